@@ -1,0 +1,1 @@
+"""The four commands: argv, settings, signals and exit codes; no logic."""

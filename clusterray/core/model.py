@@ -1,0 +1,113 @@
+"""The values every room shares: rectangles of pixels, pictures and their ids.
+
+Rows and columns are 0-based and half-open everywhere in our code; only ``povray.command`` turns
+them into POV-Ray's 1-based inclusive numbers. Pure and immutable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NewType
+
+JobId = NewType("JobId", str)
+BandId = NewType("BandId", str)
+AttemptId = NewType("AttemptId", str)
+NodeId = NewType("NodeId", str)
+"""The uuid that a node keeps in its work folder."""
+SceneId = NewType("SceneId", str)
+"""Hex SHA-256 of the canonical manifest."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Rect:
+    """A rectangle of pixels: columns ``x0 <= x < x1``, rows ``y0 <= y < y1``; never empty."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.x0 < self.x1 and 0 <= self.y0 < self.y1):
+            raise ValueError(f"not a rectangle: {self.x0},{self.y0},{self.x1},{self.y1}")
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return self.y1 - self.y0
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return self.width * self.height
+
+    def contains(self, other: Rect) -> bool:
+        """Tell whether ``other`` lies wholly inside."""
+        return (
+            self.x0 <= other.x0
+            and self.y0 <= other.y0
+            and other.x1 <= self.x1
+            and other.y1 <= self.y1
+        )
+
+    def intersection(self, other: Rect) -> Rect | None:
+        """Give the pixels both have, or None where they share none."""
+        x0, y0 = max(self.x0, other.x0), max(self.y0, other.y0)
+        x1, y1 = min(self.x1, other.x1), min(self.y1, other.y1)
+        return Rect(x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+    def split_at_row(self, row: int) -> tuple[Rect, Rect]:
+        """Cut into the rows above ``row`` and the rest; ``row`` must lie strictly inside."""
+        return Rect(self.x0, self.y0, self.x1, row), Rect(self.x0, row, self.x1, self.y1)
+
+    def as_tuple(self) -> tuple[int, int, int, int]:
+        """Give ``(x0, y0, x1, y1)``, the form that crosses the wire."""
+        return self.x0, self.y0, self.x1, self.y1
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the farm must know of one frame's geometry.
+
+    ``region`` is what the person wants of the ``width`` x ``height`` picture. ``block`` is the
+    side in pixels of POV-Ray's render blocks if the picture depends on their layout (antialiasing
+    method 1), so that cuts must fall on its multiples; None where any cut is exact.
+    """
+
+    width: int
+    height: int
+    region: Rect
+    block: int | None
+
+    def __post_init__(self) -> None:
+        if not Rect(0, 0, self.width, self.height).contains(self.region):
+            raise ValueError(f"region {self.region} lies outside {self.width}x{self.height}")
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"block size {self.block} is below 1")
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A job as it was submitted; nothing in it changes afterwards.
+
+    ``spec`` is the RenderSpec in its wire form, opaque here; ``spec_hash`` names it.
+    ``wish_bands`` is the number of bands the person asked for, None lets the farm decide.
+    ``output_name`` is the file name of the finished picture, without a folder.
+    """
+
+    key: str
+    title: str
+    owner: str
+    priority: int
+    scene: SceneId
+    spec: Mapping[str, object]
+    spec_hash: str
+    picture: Picture
+    wish_bands: int | None
+    output_name: str

@@ -1,0 +1,1 @@
+"""The server process: threads around one Farm."""

@@ -1,0 +1,1 @@
+"""All that knows POV-Ray, and nothing of networks."""

@@ -1,0 +1,1 @@
+"""How the roles talk: messages, framed sockets, FTP staging, archives, tokens."""
