@@ -1,0 +1,150 @@
+"""What the farm asks of the shells around it. Frozen values, pure.
+
+Each is an order, carried out after the farm's new state is safe. None may be answered but by a
+later event.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, Rect
+
+
+@dataclass(frozen=True, slots=True)
+class SendLease:
+    """Hand the band to the node behind ``conn``, with fresh read and write grants."""
+
+    conn: int
+    attempt: AttemptId
+    band: BandId
+    job: JobId
+    frame: int
+    rect: Rect
+    request: JobRequest
+
+
+@dataclass(frozen=True, slots=True)
+class SendKeep:
+    """Tell a node that came back to go on with the attempt, with a fresh write grant."""
+
+    conn: int
+    attempt: AttemptId
+    rect: Rect
+    request: JobRequest
+
+
+@dataclass(frozen=True, slots=True)
+class SendDrop:
+    """Tell a node that the attempt counts no more."""
+
+    conn: int
+    attempt: AttemptId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendAccepted:
+    """Tell a node that its tile is safe."""
+
+    conn: int
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class CloseConnection:
+    """Say BYE with ``reason`` and close."""
+
+    conn: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeGrants:
+    """The logins of this attempt open nothing from now on."""
+
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardTile:
+    """Delete what was uploaded for this attempt."""
+
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class BeginFrame:
+    """Make ready for the tiles of a frame."""
+
+    job: JobId
+    frame: int
+    request: JobRequest
+
+
+@dataclass(frozen=True, slots=True)
+class AddTile:
+    """Put the accepted tile of ``attempt`` into its frame."""
+
+    job: JobId
+    frame: int
+    attempt: AttemptId
+    rect: Rect
+
+
+@dataclass(frozen=True, slots=True)
+class FinishFrame:
+    """All tiles are there: write the picture."""
+
+    job: JobId
+    frame: int
+
+
+@dataclass(frozen=True, slots=True)
+class AbandonJob:
+    """Forget the frames and tiles of a job that failed or was cancelled."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class JobChanged:
+    """A person following the job would see something new."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSubmit:
+    """Tell the client its job; ``existing`` if the same submit had made it before."""
+
+    reply: int
+    job: JobId
+    existing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseSubmit:
+    """Tell the client why there is no job."""
+
+    reply: int
+    message: str
+
+
+Action: TypeAlias = (
+    SendLease
+    | SendKeep
+    | SendDrop
+    | SendAccepted
+    | CloseConnection
+    | RevokeGrants
+    | DiscardTile
+    | BeginFrame
+    | AddTile
+    | FinishFrame
+    | AbandonJob
+    | JobChanged
+    | AnswerSubmit
+    | RefuseSubmit
+)

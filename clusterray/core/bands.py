@@ -1,0 +1,83 @@
+"""Cutting a picture into bands, and covering it again; pure geometry.
+
+With antialiasing method 1 POV-Ray's pixels depend on where its render blocks lie, and blocks are
+anchored at the top-left of the rectangle rendered (POV-Ray 3.7 ``view.cpp``). So every edge of a
+band must be a multiple of the block size, or an edge of the picture. A block larger than the
+rectangle is clamped by POV-Ray to one block over all of it: the same block the whole picture has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from clusterray.core.model import Picture, Rect
+
+FREE_ROW_STEP = 8
+"""Rows between cuts where antialiasing leaves any cut exact: pieces of a few rows, not of one."""
+
+
+def row_step(picture: Picture) -> int:
+    """Give the number of rows whose multiples may be cut at."""
+    return FREE_ROW_STEP if picture.block is None else picture.block
+
+
+def render_area(picture: Picture) -> Rect:
+    """Give what must be rendered for the picture's region: the region, grown to whole blocks."""
+    region, block = picture.region, picture.block
+    if block is None:
+        return region
+    return Rect(
+        region.x0 // block * block,
+        region.y0 // block * block,
+        min(picture.width, -(-region.x1 // block) * block),
+        min(picture.height, -(-region.y1 // block) * block),
+    )
+
+
+def cut_rows(rect: Rect, step: int) -> range:
+    """Give the rows at which ``rect`` may be cut: multiples of ``step`` strictly inside it."""
+    return range((rect.y0 // step + 1) * step, rect.y1, step)
+
+
+def cut_row_for_share(rect: Rect, step: int, share: float) -> int | None:
+    """Give the row to cut at so that the upper part is about ``share`` (0..1) of the rows.
+
+    The upper part is at least one step high. None where ``rect`` should stay whole: no cut lies
+    inside, or the nearest one is its end.
+    """
+    rows = cut_rows(rect, step)
+    if not rows:
+        return None
+    wanted = rect.y0 + share * rect.height
+    nearest = round((wanted - rows[0]) / step)
+    if nearest >= len(rows):
+        return None
+    return rows[max(0, nearest)]
+
+
+def equal_bands(rect: Rect, step: int, count: int) -> list[Rect]:
+    """Cut ``rect`` into ``count`` bands as equal as ``step`` allows; fewer if it has few cuts."""
+    rows = cut_rows(rect, step)
+    count = min(count, len(rows) + 1)
+    cuts = [rows[round(index * (len(rows) + 1) / count) - 1] for index in range(1, count)]
+    edges = [rect.y0, *cuts, rect.y1]
+    return [Rect(rect.x0, top, rect.x1, bottom) for top, bottom in pairwise(edges)]
+
+
+def are_disjoint(rects: Sequence[Rect]) -> bool:
+    """Tell whether no pixel lies in two of ``rects``."""
+    ordered = sorted(rects, key=lambda rect: rect.y0)
+    for index, upper in enumerate(ordered):
+        for lower in ordered[index + 1 :]:
+            if lower.y0 >= upper.y1:
+                break
+            if upper.intersection(lower) is not None:
+                return False
+    return True
+
+
+def covers(area: Rect, rects: Iterable[Rect]) -> bool:
+    """Tell whether disjoint ``rects`` cover every pixel of ``area``."""
+    parts = (area.intersection(rect) for rect in rects)
+    return sum(part.area for part in parts if part is not None) == area.area

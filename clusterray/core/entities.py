@@ -1,0 +1,156 @@
+"""What the farm is made of: jobs, frames, bands, attempts, nodes.
+
+Mutable, and owned by one Farm: nobody else writes a field. Others may read them between two
+events. Times are the caller's monotonic seconds, named ``..._at``. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from clusterray.core.events import Fault
+from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, NodeId, Rect
+from clusterray.core.states import LIVE_ATTEMPT, OPEN_JOB, AttemptState, BandState, JobState
+
+STORY_LINES = 200
+"""How much of a band's history is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a job or an attempt failed, in words; POV-Ray's own, with file and line, if it spoke."""
+
+    fault: Fault
+    message: str
+    file: str = ""
+    line: int = 0
+    text: str = ""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try of one band on one node.
+
+    ``detached_until`` is None while its node's connection stands, else when it will be lost.
+    """
+
+    id: AttemptId
+    band: Band
+    node: NodeId
+    node_name: str
+    povray_class: str
+    leased_at: float
+    state: AttemptState = AttemptState.RENDERING
+    phase: str = "waiting"
+    done: int = 0
+    detached_until: float | None = None
+    reason: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Tell whether a result of it would count."""
+        return self.state in LIVE_ATTEMPT
+
+
+@dataclass(slots=True)
+class Band:
+    """A rectangle of one frame, the unit of work."""
+
+    id: BandId
+    frame: Frame
+    rect: Rect
+    state: BandState = BandState.WAITING
+    attempts: list[Attempt] = field(default_factory=list)
+    accepted: Attempt | None = None
+    failures: int = 0
+    failed_on: set[NodeId] = field(default_factory=set)
+    story: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
+
+    @property
+    def live_attempts(self) -> list[Attempt]:
+        """The attempts whose results would count."""
+        return [attempt for attempt in self.attempts if attempt.live]
+
+
+@dataclass(slots=True)
+class Frame:
+    """One picture of a job. ``area`` is what its bands partition, the region or a little more.
+
+    ``povray_class`` is that of the first node that took a band; only such nodes take the others,
+    until no tile of that class is accepted or in the making. ``uncovered`` counts pixels.
+    """
+
+    job: Job
+    index: int
+    area: Rect
+    povray_class: str | None = None
+    bands: dict[BandId, Band] = field(default_factory=dict)
+    waiting: dict[BandId, Band] = field(default_factory=dict)
+    uncovered: int = 0
+    stitched: bool = False
+
+    @property
+    def has_pixels(self) -> bool:
+        """Tell whether a tile of it is accepted or in the making, so that its class is settled."""
+        return any(band.accepted or band.live_attempts for band in self.bands.values())
+
+
+@dataclass(slots=True)
+class Job:
+    """What a person submitted, and how far it is."""
+
+    id: JobId
+    number: int
+    request: JobRequest
+    submitted_at: float
+    state: JobState = JobState.QUEUED
+    frames: list[Frame] = field(default_factory=list)
+    started_at: float | None = None
+    ended_at: float | None = None
+    problem: Problem | None = None
+    reason: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Tell whether it can still change."""
+        return self.state in OPEN_JOB
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Its place in the queue: higher priority first, then the older."""
+        return -self.request.priority, self.number
+
+    @property
+    def has_waiting(self) -> bool:
+        """Tell whether a band of it waits for a node."""
+        return any(frame.waiting for frame in self.frames)
+
+
+@dataclass(slots=True)
+class Node:
+    """A render machine. ``conn`` is None while it is away."""
+
+    id: NodeId
+    name: str
+    threads: int
+    povray_class: str
+    conn: int | None = None
+    draining: bool = False
+    attempts: dict[AttemptId, Attempt] = field(default_factory=dict)
+    bands_done: int = 0
+    pixels_done: int = 0
+    failures: int = 0
+    reason: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Tell whether it takes bands now or when it has a place."""
+        return self.conn is not None and not self.draining
+
+    @property
+    def has_place(self) -> bool:
+        """Tell whether it could render one more band now."""
+        return self.usable and not any(
+            attempt.state is AttemptState.RENDERING for attempt in self.attempts.values()
+        )

@@ -1,0 +1,153 @@
+"""What can happen to the farm: the only words that change it. Frozen values, pure.
+
+``conn`` is the head's number of a control connection; it is never used twice, so an event from a
+connection that was superseded is known by its number and changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from clusterray.core.model import AttemptId, JobId, JobRequest, NodeId
+
+Fault: TypeAlias = Literal["scene", "node"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """A node said HELLO. ``rendering`` and ``rendered`` are the attempts it still holds."""
+
+    conn: int
+    node: NodeId
+    name: str
+    threads: int
+    povray_class: str
+    rendering: frozenset[AttemptId] = frozenset()
+    rendered: frozenset[AttemptId] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeGone:
+    """The connection ``conn`` of a node has ended."""
+
+    conn: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDraining:
+    """The node will leave soon and wants no more work."""
+
+    conn: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptProgress:
+    """How far an attempt is, in pixels of its rectangle."""
+
+    conn: int
+    attempt: AttemptId
+    phase: str
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRendered:
+    """The node has the tile and begins to upload it; its place is free."""
+
+    conn: int
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class TileVerified:
+    """The tile of ``attempt`` lies whole at the head, its hash and pixels checked."""
+
+    attempt: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class TileRefused:
+    """What was uploaded for ``attempt`` is not its tile, and why."""
+
+    attempt: AttemptId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """The node could not render; ``fault`` says whether the scene or the node is to blame."""
+
+    conn: int
+    attempt: AttemptId
+    fault: Fault
+    message: str
+    file: str = ""
+    line: int = 0
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptHandedBack:
+    """The node gives the attempt back unfinished, nobody at fault."""
+
+    conn: int
+    attempt: AttemptId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    """A client wants this rendered; ``reply`` names whom to answer."""
+
+    reply: int
+    request: JobRequest
+
+
+@dataclass(frozen=True, slots=True)
+class JobCancelled:
+    """A person wants the job stopped."""
+
+    job: JobId
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class FrameStitched:
+    """The finished picture of a frame is written."""
+
+    job: JobId
+    frame: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFailed:
+    """The picture of a frame could not be written."""
+
+    job: JobId
+    frame: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; deadlines may be over."""
+
+
+Event: TypeAlias = (
+    NodeJoined
+    | NodeGone
+    | NodeDraining
+    | AttemptProgress
+    | AttemptRendered
+    | TileVerified
+    | TileRefused
+    | AttemptFailed
+    | AttemptHandedBack
+    | JobSubmitted
+    | JobCancelled
+    | FrameStitched
+    | FrameFailed
+    | Tick
+)

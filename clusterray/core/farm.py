@@ -1,0 +1,447 @@
+"""The farm: the one door to all state. ``handle(event, now)`` gives the actions to carry out.
+
+Owned by the task-manager thread. No I/O, no clock: time is an argument, randomness a generator
+passed in. What it holds is described in ``entities``, its states in ``states``, who gets what in
+``policy``, its invariants in ``invariants``.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable
+from typing import Protocol
+
+from clusterray.core import actions as act
+from clusterray.core import events as ev
+from clusterray.core import policy
+from clusterray.core.actions import Action
+from clusterray.core.bands import equal_bands, render_area, row_step
+from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
+from clusterray.core.invariants import check_farm
+from clusterray.core.model import AttemptId, BandId, JobId, NodeId, Rect
+from clusterray.core.states import (
+    ATTEMPT_TABLE,
+    BAND_TABLE,
+    JOB_TABLE,
+    AttemptState,
+    AttemptTrigger,
+    BandState,
+    BandTrigger,
+    JobTrigger,
+    advance,
+)
+
+MAX_FAILURES = 3
+"""A band that failed this often, on other nodes where there are some, fails its job."""
+
+
+class RandomBits(Protocol):
+    """Where ids get what makes them unguessable and unlike those of another farm."""
+
+    def getrandbits(self, k: int, /) -> int:
+        """Give ``k`` random bits."""
+
+
+class Farm:
+    """Jobs, bands, attempts and nodes, and the rules by which they change."""
+
+    def __init__(self, random: RandomBits, *, detached_s: float = 10.0, max_jobs: int = 10_000):
+        self.jobs: dict[JobId, Job] = {}
+        self.bands: dict[BandId, Band] = {}
+        self.attempts: dict[AttemptId, Attempt] = {}
+        self.nodes: dict[NodeId, Node] = {}
+        self.open_jobs: list[Job] = []
+        """Jobs that can still change, in queue order."""
+        self.hungry: dict[NodeId, Node] = {}
+        """Nodes with a place for a band, the longest waiting first."""
+        self.detached: dict[AttemptId, Attempt] = {}
+        """Live attempts whose node is away, in the order in which they will be lost."""
+        self._random = random
+        self._detached_s = detached_s
+        self._max_jobs = max_jobs
+        self._by_key: dict[str, Job] = {}
+        self._by_conn: dict[int, Node] = {}
+        self._now = 0.0
+        self._out: list[Action] = []
+        self._handlers: dict[type, Callable[..., None]] = {
+            ev.NodeJoined: self._node_joined,
+            ev.NodeGone: self._node_gone,
+            ev.NodeDraining: self._node_draining,
+            ev.AttemptProgress: self._attempt_progress,
+            ev.AttemptRendered: self._attempt_rendered,
+            ev.TileVerified: self._tile_verified,
+            ev.TileRefused: self._tile_refused,
+            ev.AttemptFailed: self._attempt_failed,
+            ev.AttemptHandedBack: self._attempt_handed_back,
+            ev.JobSubmitted: self._job_submitted,
+            ev.JobCancelled: self._job_cancelled,
+            ev.FrameStitched: self._frame_stitched,
+            ev.FrameFailed: self._frame_failed,
+            ev.Tick: self._tick,
+        }
+
+    # ---------------------------------------------------------------- the door
+
+    def handle(self, event: ev.Event, now: float) -> list[Action]:
+        """Let ``event`` happen at ``now`` (monotonic seconds); give the actions, in order."""
+        self._now, self._out = now, []
+        self._handlers[type(event)](event)
+        self._hand_out()
+        return self._out
+
+    def next_deadline(self) -> float | None:
+        """Give when a Tick is due, None if nothing is waited for."""
+        first = next(iter(self.detached.values()), None)
+        return None if first is None else first.detached_until
+
+    def check(self) -> None:
+        """Raise InvariantBroken with the stories concerned if the farm contradicts itself."""
+        check_farm(self)
+
+    def story(self, band: BandId) -> list[str]:
+        """Tell one band's history, a line an event, oldest first."""
+        return [f"{at:.3f} {line}" for at, line in self.bands[band].story]
+
+    # ---------------------------------------------------------------- nodes
+
+    def _node_joined(self, event: ev.NodeJoined) -> None:
+        node = self.nodes.get(event.node)
+        if node is None:
+            node = Node(event.node, event.name, event.threads, event.povray_class)
+            self.nodes[node.id] = node
+        if node.conn is not None:
+            self._out.append(act.CloseConnection(node.conn, "another connection took over"))
+            self._disconnect(node)
+        node.name, node.threads = event.name, event.threads
+        node.povray_class = event.povray_class
+        node.conn, node.draining, node.reason = event.conn, False, ""
+        self._by_conn[event.conn] = node
+        self._take_back(node, event)
+        self._feed(node)
+
+    def _take_back(self, node: Node, event: ev.NodeJoined) -> None:
+        """Let what the node still holds count again; the rest of what it had is lost."""
+        for attempt in list(node.attempts.values()):
+            if attempt.id in event.rendering | event.rendered:
+                self._reattach(attempt, rendered=attempt.id in event.rendered)
+            else:
+                self._end(attempt, AttemptTrigger.LOSE, "its node came back without it")
+        for held in sorted(event.rendering | event.rendered):
+            if held not in node.attempts:
+                self._answer_stale(event.conn, held)
+
+    def _reattach(self, attempt: Attempt, *, rendered: bool) -> None:
+        conn = self.nodes[attempt.node].conn
+        assert conn is not None
+        self.detached.pop(attempt.id, None)
+        attempt.detached_until = None
+        if rendered and attempt.state is AttemptState.RENDERING:
+            attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
+        elif not rendered and attempt.state is AttemptState.UPLOADING:
+            attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RERENDER)
+        self._tell(attempt.band, f"{attempt.id} counts again: {attempt.node_name} is back")
+        request = attempt.band.frame.job.request
+        self._out.append(act.SendKeep(conn, attempt.id, attempt.band.rect, request))
+
+    def _answer_stale(self, conn: int, held: AttemptId) -> None:
+        """Answer a node that holds an attempt which is no longer its own live one."""
+        attempt = self.attempts.get(held)
+        if attempt is not None and attempt.state is AttemptState.ACCEPTED:
+            self._out.append(act.SendAccepted(conn, held))
+            return
+        reason = "unknown here" if attempt is None else (attempt.reason or str(attempt.state))
+        self._out.append(act.SendDrop(conn, held, reason))
+
+    def _node_gone(self, event: ev.NodeGone) -> None:
+        node = self._by_conn.get(event.conn)
+        if node is None:
+            return
+        self._disconnect(node)
+        node.reason = event.reason
+
+    def _disconnect(self, node: Node) -> None:
+        assert node.conn is not None
+        del self._by_conn[node.conn]
+        node.conn = None
+        self.hungry.pop(node.id, None)
+        for attempt in node.attempts.values():
+            attempt.detached_until = self._now + self._detached_s
+            self.detached[attempt.id] = attempt
+            self._tell(attempt.band, f"{attempt.id} detached: {node.name} is away")
+
+    def _node_draining(self, event: ev.NodeDraining) -> None:
+        node = self._by_conn.get(event.conn)
+        if node is not None:
+            node.draining = True
+            self.hungry.pop(node.id, None)
+
+    def _feed(self, node: Node) -> None:
+        """Let the node stand in the queue of those with a place, if it has one."""
+        if node.has_place:
+            self.hungry.setdefault(node.id, node)
+        else:
+            self.hungry.pop(node.id, None)
+
+    # ---------------------------------------------------------------- attempts
+
+    def _live(self, conn: int, attempt_id: AttemptId) -> Attempt | None:
+        """Find the attempt if it is live and its node speaks over ``conn``; else answer DROP."""
+        node = self._by_conn.get(conn)
+        if node is None:
+            return None
+        attempt = node.attempts.get(attempt_id)
+        if attempt is None:
+            self._answer_stale(conn, attempt_id)
+        return attempt
+
+    def _attempt_progress(self, event: ev.AttemptProgress) -> None:
+        attempt = self._live(event.conn, event.attempt)
+        if attempt is None:
+            return
+        attempt.phase = event.phase
+        attempt.done = min(event.done, attempt.band.rect.area)
+        self._changed(attempt.band.frame.job)
+
+    def _attempt_rendered(self, event: ev.AttemptRendered) -> None:
+        attempt = self._live(event.conn, event.attempt)
+        if attempt is None or attempt.state is AttemptState.UPLOADING:
+            return
+        attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
+        attempt.phase, attempt.done = "uploading", attempt.band.rect.area
+        self._tell(attempt.band, f"{attempt.id} rendered by {attempt.node_name}, uploading")
+        self._feed(self.nodes[attempt.node])
+
+    def _tile_verified(self, event: ev.TileVerified) -> None:
+        attempt = self.attempts.get(event.attempt)
+        if attempt is None or attempt.state is not AttemptState.UPLOADING:
+            self._out.append(act.DiscardTile(event.attempt))
+            return
+        self._end(attempt, AttemptTrigger.ACCEPT, "")
+        self._accept(attempt)
+
+    def _accept(self, attempt: Attempt) -> None:
+        band, node = attempt.band, self.nodes[attempt.node]
+        frame = band.frame
+        band.state = advance(BAND_TABLE, band.state, BandTrigger.ACCEPT)
+        band.accepted = attempt
+        frame.uncovered -= band.rect.area
+        node.bands_done += 1
+        node.pixels_done += band.rect.area
+        for other in band.live_attempts:
+            self._end(other, AttemptTrigger.DROP, "another attempt was first")
+        self._out.append(act.AddTile(frame.job.id, frame.index, attempt.id, band.rect))
+        if node.conn is not None:
+            self._out.append(act.SendAccepted(node.conn, attempt.id))
+        self._tell(band, f"{attempt.id} accepted from {node.name}")
+        self._changed(frame.job)
+        if frame.uncovered == 0:
+            self._covered(frame)
+
+    def _covered(self, frame: Frame) -> None:
+        job = frame.job
+        self._out.append(act.FinishFrame(job.id, frame.index))
+        if all(other.uncovered == 0 for other in job.frames):
+            job.state = advance(JOB_TABLE, job.state, JobTrigger.COVERED)
+
+    def _tile_refused(self, event: ev.TileRefused) -> None:
+        self._out.append(act.DiscardTile(event.attempt))
+        attempt = self.attempts.get(event.attempt)
+        if attempt is not None and attempt.live:
+            self._fail(attempt, Problem("node", event.reason))
+
+    def _attempt_failed(self, event: ev.AttemptFailed) -> None:
+        attempt = self._live(event.conn, event.attempt)
+        if attempt is None:
+            return
+        self._fail(attempt, Problem(event.fault, event.message, event.file, event.line, event.text))
+
+    def _fail(self, attempt: Attempt, problem: Problem) -> None:
+        band, node = attempt.band, self.nodes[attempt.node]
+        node.failures += 1
+        self._end(attempt, AttemptTrigger.FAIL, problem.message)
+        if problem.fault == "scene":
+            self._end_job(band.frame.job, JobTrigger.FAIL, problem.message, problem)
+            return
+        band.failures += 1
+        band.failed_on.add(node.id)
+        if band.failures >= MAX_FAILURES:
+            reason = f"band {band.id} failed {band.failures} times, last on {node.name}: "
+            final = Problem("node", reason + problem.message, text=self._failure_text(band))
+            self._end_job(band.frame.job, JobTrigger.FAIL, final.message, final)
+
+    def _failure_text(self, band: Band) -> str:
+        return "\n".join(line for _, line in band.story)
+
+    def _attempt_handed_back(self, event: ev.AttemptHandedBack) -> None:
+        attempt = self._live(event.conn, event.attempt)
+        if attempt is not None:
+            self._end(attempt, AttemptTrigger.HAND_BACK, event.reason)
+
+    def _end(self, attempt: Attempt, trigger: AttemptTrigger, reason: str) -> None:
+        """Take a live attempt out of the running; its band waits again if it was the last."""
+        attempt.state = advance(ATTEMPT_TABLE, attempt.state, trigger)
+        attempt.detached_until = None
+        attempt.reason = reason
+        self.detached.pop(attempt.id, None)
+        node = self.nodes[attempt.node]
+        del node.attempts[attempt.id]
+        self._out.append(act.RevokeGrants(attempt.id))
+        if trigger is AttemptTrigger.DROP and node.conn is not None:
+            self._out.append(act.SendDrop(node.conn, attempt.id, reason))
+        self._feed(node)
+        if trigger is AttemptTrigger.ACCEPT:
+            return
+        band = attempt.band
+        self._tell(band, f"{attempt.id} {attempt.state} on {attempt.node_name}: {reason}")
+        if band.state is BandState.RUNNING and not band.live_attempts:
+            band.state = advance(BAND_TABLE, band.state, BandTrigger.RETURN)
+            band.frame.waiting[band.id] = band
+            self._changed(band.frame.job)
+        if not band.frame.has_pixels:
+            band.frame.povray_class = None
+
+    # ---------------------------------------------------------------- jobs
+
+    def _job_submitted(self, event: ev.JobSubmitted) -> None:
+        request = event.request
+        known = self._by_key.get(request.key)
+        if known is not None:
+            self._answer_again(event, known)
+            return
+        if len(self.jobs) >= self._max_jobs:
+            text = f"the head holds its limit of {self._max_jobs} jobs (setting max_jobs)"
+            self._out.append(act.RefuseSubmit(event.reply, text))
+            return
+        number = len(self.jobs) + 1
+        job = Job(JobId(f"j{number}"), number, request, self._now)
+        self.jobs[job.id] = self._by_key[request.key] = job
+        insort(self.open_jobs, job, key=lambda other: other.rank)
+        self._add_frame(job, 0)
+        self._out.append(act.AnswerSubmit(event.reply, job.id, existing=False))
+        self._changed(job)
+
+    def _answer_again(self, event: ev.JobSubmitted, known: Job) -> None:
+        if known.request == event.request:
+            self._out.append(act.AnswerSubmit(event.reply, known.id, existing=True))
+            return
+        text = f"job {known.id} was submitted under the same key with other content"
+        self._out.append(act.RefuseSubmit(event.reply, text))
+
+    def _add_frame(self, job: Job, index: int) -> None:
+        picture = job.request.picture
+        frame = Frame(job, index, render_area(picture))
+        frame.uncovered = frame.area.area
+        job.frames.append(frame)
+        for rect in equal_bands(frame.area, row_step(picture), job.request.wish_bands or 1):
+            self._add_band(frame, rect)
+        self._out.append(act.BeginFrame(job.id, index, job.request))
+
+    def _add_band(self, frame: Frame, rect: Rect) -> Band:
+        band = Band(BandId(f"b{len(self.bands) + 1}"), frame, rect)
+        self.bands[band.id] = frame.bands[band.id] = frame.waiting[band.id] = band
+        self._tell(band, f"{band.id} made: rows {rect.y0} to {rect.y1} of {frame.job.id}")
+        return band
+
+    def _job_cancelled(self, event: ev.JobCancelled) -> None:
+        job = self.jobs.get(event.job)
+        if job is not None and job.open:
+            self._end_job(job, JobTrigger.CANCEL, f"cancelled by {event.by}", None)
+
+    def _end_job(self, job: Job, trigger: JobTrigger, reason: str, problem: Problem | None) -> None:
+        job.state = advance(JOB_TABLE, job.state, trigger)
+        job.reason, job.problem, job.ended_at = reason, problem, self._now
+        self.open_jobs.remove(job)
+        for frame in job.frames:
+            for band in frame.bands.values():
+                for attempt in band.live_attempts:
+                    self._end(attempt, AttemptTrigger.DROP, f"job {job.id} {job.state}")
+                band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
+            frame.waiting.clear()
+        self._out.append(act.AbandonJob(job.id))
+        self._changed(job)
+
+    def _frame_stitched(self, event: ev.FrameStitched) -> None:
+        job = self.jobs.get(event.job)
+        if job is None or not job.open:
+            return
+        job.frames[event.frame].stitched = True
+        self._changed(job)
+        if all(frame.stitched for frame in job.frames):
+            job.state = advance(JOB_TABLE, job.state, JobTrigger.STITCHED)
+            job.ended_at = self._now
+            self.open_jobs.remove(job)
+
+    def _frame_failed(self, event: ev.FrameFailed) -> None:
+        job = self.jobs.get(event.job)
+        if job is not None and job.open:
+            problem = Problem("node", event.reason)
+            self._end_job(job, JobTrigger.FAIL, event.reason, problem)
+
+    # ---------------------------------------------------------------- time and work
+
+    def _tick(self, event: ev.Tick) -> None:
+        for attempt in list(self.detached.values()):
+            if attempt.detached_until is None or attempt.detached_until > self._now:
+                break
+            self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} stayed away")
+
+    def _hand_out(self) -> None:
+        """Give every node with a place the band that the policy says, while there is one."""
+        for node in list(self.hungry.values()):
+            band = policy.choose_band(node, self.open_jobs, self.nodes.values())
+            if band is None:
+                band = self._take_over(node)
+            if band is not None:
+                self._lease(node, band)
+
+    def _take_over(self, node: Node) -> Band | None:
+        """Let a node with nothing to do have the band of one that is away."""
+        attempt = policy.choose_detached(node, self.open_jobs) if self.detached else None
+        if attempt is None:
+            return None
+        self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} is away, {node.name} is dry")
+        return attempt.band if attempt.band.state is BandState.WAITING else None
+
+    def _lease(self, node: Node, band: Band) -> None:
+        assert node.conn is not None
+        row = policy.cut_row(node, band, self.nodes.values())
+        if row is not None:
+            self._cut(band, row)
+        frame, job = band.frame, band.frame.job
+        attempt_id = AttemptId(f"a{len(self.attempts) + 1}-{self._random.getrandbits(32):08x}")
+        attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
+        self.attempts[attempt_id] = node.attempts[attempt_id] = attempt
+        band.attempts.append(attempt)
+        band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
+        del frame.waiting[band.id]
+        frame.povray_class = node.povray_class
+        self.hungry.pop(node.id)
+        self._start(job)
+        self._tell(band, f"{attempt_id} leased to {node.name}")
+        self._out.append(
+            act.SendLease(
+                node.conn, attempt_id, band.id, job.id, frame.index, band.rect, job.request
+            )
+        )
+
+    def _start(self, job: Job) -> None:
+        if job.started_at is None:
+            job.started_at = self._now
+            job.state = advance(JOB_TABLE, job.state, JobTrigger.LEASED)
+        self._changed(job)
+
+    def _cut(self, band: Band, row: int) -> Band:
+        """Cut a waiting band: it keeps what is above ``row``, a new band gets the rest."""
+        band.rect, lower = band.rect.split_at_row(row)
+        self._tell(band, f"{band.id} cut at row {row}")
+        return self._add_band(band.frame, lower)
+
+    # ---------------------------------------------------------------- telling
+
+    def _tell(self, band: Band, line: str) -> None:
+        band.story.append((self._now, line))
+
+    def _changed(self, job: Job) -> None:
+        action = act.JobChanged(job.id)
+        if action not in self._out:
+            self._out.append(action)

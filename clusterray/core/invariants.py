@@ -1,0 +1,155 @@
+"""The farm's numbered invariants, checked after every event in tests; pure.
+
+ARCHITECTURE.md lists them for the reader; a test compares the numbers and the words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from clusterray.core.bands import are_disjoint, covers
+from clusterray.core.entities import Band, Frame
+from clusterray.core.states import AttemptState, BandState, JobState
+
+if TYPE_CHECKING:
+    from clusterray.core.farm import Farm
+
+
+class InvariantBroken(Exception):
+    """The farm contradicts itself; the message names the invariant and tells the stories."""
+
+
+def check_farm(farm: Farm) -> None:
+    """Raise InvariantBroken for the first invariant that does not hold."""
+    for invariant in INVARIANTS:
+        for complaint, bands in invariant(farm):
+            stories = "\n".join("\n".join(farm.story(band.id)) for band in bands)
+            raise InvariantBroken(f"{invariant.__doc__}\n{complaint}\n{stories}")
+
+
+Complaints = Iterator[tuple[str, list[Band]]]
+
+
+def _band_states(farm: Farm) -> Complaints:
+    """1. A band is waiting without a live attempt, running on one, covered by one, or void."""
+    for band in farm.bands.values():
+        live = bool(band.live_attempts)
+        fits = {
+            BandState.WAITING: not live and band.accepted is None,
+            BandState.RUNNING: live and band.accepted is None,
+            BandState.COVERED: not live and band.accepted is not None,
+            BandState.VOID: not live and not band.frame.job.open,
+        }
+        if not fits[band.state]:
+            yield f"{band.id} is {band.state} with live attempts: {live}", [band]
+
+
+def _node_and_attempt(farm: Farm) -> Complaints:
+    """2. A node lists an attempt if and only if the attempt is live and names the node."""
+    for attempt in farm.attempts.values():
+        if (attempt.id in farm.nodes[attempt.node].attempts) is not attempt.live:
+            yield f"{attempt.id} is {attempt.state}, {attempt.node_name} differs", [attempt.band]
+    for node in farm.nodes.values():
+        for attempt in node.attempts.values():
+            if attempt.node != node.id:
+                yield f"{node.name} lists {attempt.id} of another node", [attempt.band]
+
+
+def _partition(farm: Farm) -> Complaints:
+    """3. The bands of a frame are disjoint and together cover its area."""
+    for frame in _frames(farm):
+        rects = [band.rect for band in frame.bands.values()]
+        if not are_disjoint(rects) or not covers(frame.area, rects):
+            yield f"{frame.job.id}: the bands are no partition", list(frame.bands.values())
+
+
+def _covered(farm: Farm) -> Complaints:
+    """4. A frame lacks the pixels of its uncovered bands; a stitched or done job lacks none."""
+    for frame in _frames(farm):
+        if frame.job.state in (JobState.FAILED, JobState.CANCELLED):
+            continue
+        bands = list(frame.bands.values())
+        lacking = sum(band.rect.area for band in bands if band.state is not BandState.COVERED)
+        finished = frame.job.state in (JobState.STITCHING, JobState.DONE)
+        if lacking != frame.uncovered or (finished and lacking):
+            yield f"{frame.job.id} lacks {lacking}, says {frame.uncovered}", bands
+
+
+def _alike(farm: Farm) -> Complaints:
+    """5. All live and accepted attempts of a frame are of the frame's one POV-Ray class."""
+    for frame in _frames(farm):
+        for band in frame.bands.values():
+            for attempt in band.attempts:
+                counts = attempt.live or attempt is band.accepted
+                if counts and attempt.povray_class != frame.povray_class:
+                    yield f"{attempt.id} is of class {attempt.povray_class}", [band]
+
+
+def _deadlines(farm: Farm) -> Complaints:
+    """6. A live attempt has a connected node, or else a deadline and a place in ``detached``."""
+    for attempt in farm.attempts.values():
+        away = attempt.live and farm.nodes[attempt.node].conn is None
+        if away is not (attempt.id in farm.detached):
+            yield f"{attempt.id}: away {away}, but detached differs", [attempt.band]
+        if away is not (attempt.detached_until is not None):
+            yield f"{attempt.id}: away {away}, deadline {attempt.detached_until}", [attempt.band]
+
+
+def _ended(farm: Farm) -> Complaints:
+    """7. An ended job has no live attempt and no waiting band, and is not in the queue."""
+    for job in farm.jobs.values():
+        if job.open is not (job in farm.open_jobs):
+            yield f"{job.id} is {job.state}, the queue differs", []
+        bands = [band for frame in job.frames for band in frame.bands.values()]
+        busy = [band for band in bands if band.live_attempts]
+        if not job.open and (busy or job.has_waiting):
+            yield f"{job.id} is {job.state} but has work", busy
+
+
+def _indexes(farm: Farm) -> Complaints:
+    """8. The waiting bands and the nodes with a place are just those that the indexes list."""
+    for frame in _frames(farm):
+        for band in frame.bands.values():
+            if (band.state is BandState.WAITING) is not (band.id in frame.waiting):
+                yield f"{band.id} is {band.state}, the index differs", [band]
+    for node in farm.nodes.values():
+        if node.has_place is not (node.id in farm.hungry):
+            yield f"{node.name}: place {node.has_place}, the index differs", []
+
+
+def _one_place(farm: Farm) -> Complaints:
+    """9. A node renders at most one attempt at a time, and a band has at most one live attempt."""
+    for node in farm.nodes.values():
+        states = [attempt.state for attempt in node.attempts.values()]
+        if states.count(AttemptState.RENDERING) > 1:
+            yield f"{node.name} renders several", [a.band for a in node.attempts.values()]
+    for band in farm.bands.values():
+        if len(band.live_attempts) > 1:
+            yield f"{band.id} has several live attempts", [band]
+
+
+def _queue_order(farm: Farm) -> Complaints:
+    """10. The queue is in order of priority, then age."""
+    ranks = [job.rank for job in farm.open_jobs]
+    if ranks != sorted(ranks):
+        yield f"the queue is {ranks}", []
+
+
+def _frames(farm: Farm) -> Iterator[Frame]:
+    for job in farm.jobs.values():
+        yield from job.frames
+
+
+INVARIANTS: tuple[Callable[[Farm], Complaints], ...] = (
+    _band_states,
+    _node_and_attempt,
+    _partition,
+    _covered,
+    _alike,
+    _deadlines,
+    _ended,
+    _indexes,
+    _one_place,
+    _queue_order,
+)

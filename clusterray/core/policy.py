@@ -1,0 +1,76 @@
+"""Who gets which band, and how much of it; pure functions over the farm's entities.
+
+Jobs go by priority and then by age; a node for which the first job has nothing gets the next
+one's. Within a frame the topmost waiting band is cut so that the asking node takes a share of
+what is left by its threads (guided self-scheduling): large pieces first, small ones at the end,
+so that unlike machines finish together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from clusterray.core.bands import cut_row_for_share, row_step
+from clusterray.core.entities import Attempt, Band, Frame, Job, Node
+from clusterray.core.states import AttemptState
+
+SHARE_DIVISOR = 3
+"""A node takes its fair share of the rows left, divided by this. Polychronopoulos & Kuck 1987
+divide by 1, which trusts that all rows cost the same; a picture's rows do not."""
+
+
+def may_render(node: Node, frame: Frame) -> bool:
+    """Tell whether the node's POV-Ray is of the frame's class, or would be its first."""
+    return frame.povray_class is None or frame.povray_class == node.povray_class
+
+
+def choose_band(node: Node, jobs: Iterable[Job], nodes: Collection[Node]) -> Band | None:
+    """Give the waiting band that ``node`` should take from ``jobs``, which come in queue order."""
+    for job in jobs:
+        for frame in job.frames:
+            if not may_render(node, frame):
+                continue
+            for band in frame.waiting.values():
+                if node.id not in band.failed_on or not _others_left(band, nodes):
+                    return band
+    return None
+
+
+def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
+    """Give a detached attempt whose band a node with nothing else to do should take over.
+
+    One that was rendered already is left its time: its tile may lie whole at the head.
+    """
+    for job in jobs:
+        for frame in job.frames:
+            if not may_render(node, frame):
+                continue
+            for band in frame.bands.values():
+                for attempt in band.live_attempts:
+                    away = attempt.detached_until is not None
+                    if away and attempt.state is AttemptState.RENDERING:
+                        return attempt
+    return None
+
+
+def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
+    """Give the row at which to cut ``band`` before ``node`` takes its upper part; None: take all.
+
+    A job whose owner wished for a number of bands was cut when it came and is not cut again.
+    """
+    frame = band.frame
+    request = frame.job.request
+    if request.wish_bands is not None:
+        return None
+    threads = sum(other.threads for other in nodes if other.usable and may_render(other, frame))
+    left = sum(waiting.rect.area for waiting in frame.waiting.values())
+    wanted = left * node.threads / (SHARE_DIVISOR * max(threads, node.threads))
+    return cut_row_for_share(band.rect, row_step(request.picture), wanted / band.rect.area)
+
+
+def _others_left(band: Band, nodes: Collection[Node]) -> bool:
+    """Tell whether some node that has not failed this band could take it."""
+    return any(
+        other.usable and other.id not in band.failed_on and may_render(other, band.frame)
+        for other in nodes
+    )

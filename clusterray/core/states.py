@@ -1,0 +1,152 @@
+"""The states of jobs, bands and attempts, as tables.
+
+Two rules. (1) A state changes only through ``advance`` with a trigger of its table; a pair that
+the table lacks is an ``IllegalTransition`` and nothing has changed. (2) A state with no way out is
+final. ARCHITECTURE.md shows the same tables; a test compares them. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TypeVar
+
+
+class JobState(StrEnum):
+    """Where a job is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    STITCHING = "stitching"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class BandState(StrEnum):
+    """Where a band is; see invariant 1 of the farm."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    COVERED = "covered"
+    VOID = "void"
+
+
+class AttemptState(StrEnum):
+    """Where an attempt is. RENDERING holds its node's place, UPLOADING has freed it."""
+
+    RENDERING = "rendering"
+    UPLOADING = "uploading"
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+    HANDED_BACK = "handed-back"
+    LOST = "lost"
+    DROPPED = "dropped"
+
+
+class JobTrigger(StrEnum):
+    """What moves a job."""
+
+    LEASED = "first band leased"
+    COVERED = "every band covered"
+    STITCHED = "picture written"
+    FAIL = "failed"
+    CANCEL = "cancelled"
+
+
+class BandTrigger(StrEnum):
+    """What moves a band."""
+
+    LEASE = "leased to a node"
+    RETURN = "no live attempt left"
+    ACCEPT = "tile accepted"
+    JOB_ENDED = "job failed or cancelled"
+
+
+class AttemptTrigger(StrEnum):
+    """What moves an attempt."""
+
+    RENDERED = "rendered, upload announced"
+    RERENDER = "node came back without the finished tile"
+    ACCEPT = "tile verified and accepted"
+    FAIL = "failed on its node, or its tile was refused"
+    HAND_BACK = "handed back by its node"
+    LOSE = "its node is gone or forgot it"
+    DROP = "counts no more"
+
+
+JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
+    JobState.QUEUED: {
+        JobTrigger.LEASED: JobState.RUNNING,
+        JobTrigger.FAIL: JobState.FAILED,
+        JobTrigger.CANCEL: JobState.CANCELLED,
+    },
+    JobState.RUNNING: {
+        JobTrigger.COVERED: JobState.STITCHING,
+        JobTrigger.FAIL: JobState.FAILED,
+        JobTrigger.CANCEL: JobState.CANCELLED,
+    },
+    JobState.STITCHING: {
+        JobTrigger.STITCHED: JobState.DONE,
+        JobTrigger.FAIL: JobState.FAILED,
+        JobTrigger.CANCEL: JobState.CANCELLED,
+    },
+    JobState.DONE: {},
+    JobState.FAILED: {},
+    JobState.CANCELLED: {},
+}
+
+BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
+    BandState.WAITING: {
+        BandTrigger.LEASE: BandState.RUNNING,
+        BandTrigger.JOB_ENDED: BandState.VOID,
+    },
+    BandState.RUNNING: {
+        BandTrigger.RETURN: BandState.WAITING,
+        BandTrigger.ACCEPT: BandState.COVERED,
+        BandTrigger.JOB_ENDED: BandState.VOID,
+    },
+    BandState.COVERED: {BandTrigger.JOB_ENDED: BandState.VOID},
+    BandState.VOID: {},
+}
+
+ATTEMPT_TABLE: Mapping[AttemptState, Mapping[AttemptTrigger, AttemptState]] = {
+    AttemptState.RENDERING: {
+        AttemptTrigger.RENDERED: AttemptState.UPLOADING,
+        AttemptTrigger.FAIL: AttemptState.FAILED,
+        AttemptTrigger.HAND_BACK: AttemptState.HANDED_BACK,
+        AttemptTrigger.LOSE: AttemptState.LOST,
+        AttemptTrigger.DROP: AttemptState.DROPPED,
+    },
+    AttemptState.UPLOADING: {
+        AttemptTrigger.RERENDER: AttemptState.RENDERING,
+        AttemptTrigger.ACCEPT: AttemptState.ACCEPTED,
+        AttemptTrigger.FAIL: AttemptState.FAILED,
+        AttemptTrigger.HAND_BACK: AttemptState.HANDED_BACK,
+        AttemptTrigger.LOSE: AttemptState.LOST,
+        AttemptTrigger.DROP: AttemptState.DROPPED,
+    },
+    AttemptState.ACCEPTED: {},
+    AttemptState.FAILED: {},
+    AttemptState.HANDED_BACK: {},
+    AttemptState.LOST: {},
+    AttemptState.DROPPED: {},
+}
+
+LIVE_ATTEMPT = frozenset(state for state, ways in ATTEMPT_TABLE.items() if ways)
+OPEN_JOB = frozenset(state for state, ways in JOB_TABLE.items() if ways)
+
+S = TypeVar("S", bound=StrEnum)
+T = TypeVar("T", bound=StrEnum)
+
+
+class IllegalTransition(Exception):
+    """The table has no such way; the state is unchanged."""
+
+
+def advance(table: Mapping[S, Mapping[T, S]], state: S, trigger: T) -> S:
+    """Give the state that ``trigger`` leads to; raises IllegalTransition if there is none."""
+    target = table[state].get(trigger)
+    if target is None:
+        raise IllegalTransition(f"{type(state).__name__} {state} has no way out by {trigger!r}")
+    return target

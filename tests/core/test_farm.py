@@ -1,0 +1,370 @@
+"""The farm's rules, one conversation each; invariants are checked after every event."""
+
+from __future__ import annotations
+
+import pytest
+
+from clusterray.core import actions as act
+from clusterray.core import events as ev
+from clusterray.core.entities import Band
+from clusterray.core.invariants import INVARIANTS, InvariantBroken
+from clusterray.core.model import AttemptId, JobId, NodeId, Rect
+from clusterray.core.states import AttemptState, BandState, JobState
+from tests.core.world import Held, World, picture, request
+
+
+def state(world: World, job: JobId) -> JobState:
+    return world.farm.jobs[job].state
+
+
+def bands(world: World, job: JobId) -> list[Band]:
+    return list(world.farm.jobs[job].frames[0].bands.values())
+
+
+def sent(actions: list[act.Action], kind: type[act.Action]) -> list[act.Action]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def test_one_node_renders_a_job_from_top_to_bottom() -> None:
+    world = World()
+    conn = world.join("pi")
+    job = world.submit(request())
+    assert state(world, job) is JobState.RUNNING
+    tops = []
+    while world.rendering(conn):
+        (attempt,) = world.rendering(conn)
+        tops.append(world.farm.attempts[attempt].band.rect.y0)
+        world.finish(conn, attempt)
+    assert tops == sorted(tops)
+    assert state(world, job) is JobState.STITCHING
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+    assert sum(rect.area for rect in world.tiles[job]) == 64 * 256
+
+
+def test_a_node_that_joins_in_the_middle_gets_work_at_once() -> None:
+    world = World()
+    world.join("first")
+    world.submit(request())
+    late = world.join("late")
+    assert len(world.rendering(late)) == 1
+
+
+def test_the_stronger_node_gets_the_larger_band() -> None:
+    world = World()
+    strong, weak = world.join("desktop", threads=8), world.join("pi", threads=1)
+    world.submit(request(shape=picture(64, 32 * 40)))
+    heights = {
+        conn: world.farm.attempts[world.rendering(conn)[0]].band.rect.height
+        for conn in (strong, weak)
+    }
+    assert heights[strong] >= 4 * heights[weak]
+
+
+def test_a_wished_number_of_bands_is_kept() -> None:
+    world = World()
+    world.join("pi")
+    job = world.submit(request(wish_bands=3))
+    assert [band.rect.height for band in bands(world, job)] == [96, 64, 96]
+    world.work_off()
+    assert len(bands(world, job)) == 3
+
+
+def test_jobs_go_by_priority_then_age_and_no_node_idles_while_work_waits() -> None:
+    world = World()
+    small = picture(64, 32)
+    low = world.submit(request("low", shape=small))
+    old = world.submit(request("old", shape=small, priority=5))
+    young = world.submit(request("young", shape=small, priority=5))
+    order = []
+    for name in ("n1", "n2", "n3"):
+        (attempt,) = world.rendering(world.join(name))
+        order.append(world.farm.attempts[attempt].band.frame.job.id)
+    assert order == [old, young, low]
+
+
+def test_a_node_of_another_class_gets_another_frame_never_the_same() -> None:
+    world = World()
+    world.join("debian", povray_class="3.7.0.10")
+    first = world.submit(request("first"))
+    other = world.join("elder", povray_class="3.7.0.8")
+    assert world.rendering(other) == []
+    world.submit(request("second"))
+    (attempt,) = world.rendering(other)
+    assert world.farm.attempts[attempt].band.frame.job.id != first
+    world.work_off()
+    assert all(job.state is JobState.DONE for job in world.farm.jobs.values())
+
+
+def test_the_class_is_free_again_when_its_only_node_left_nothing() -> None:
+    world = World()
+    conn = world.join("debian", povray_class="A")
+    job = world.submit(request())
+    world.join("pi", povray_class="B")
+    world.gone(conn, killed=True)
+    world.now += 11
+    world.do(ev.Tick())
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+
+
+def test_a_scene_fault_fails_the_job_at_once_and_the_next_goes_on() -> None:
+    world = World()
+    one, two = world.join("one"), world.join("two")
+    bad = world.submit(request("bad"))
+    good = world.submit(request("good"))
+    (attempt,) = world.rendering(one)
+    actions = world.do(
+        ev.AttemptFailed(one, attempt, "scene", "Parse Error: no.", "a.pov", 3, "text")
+    )
+    assert state(world, bad) is JobState.FAILED
+    problem = world.farm.jobs[bad].problem
+    assert problem is not None
+    assert (problem.file, problem.line, problem.message) == ("a.pov", 3, "Parse Error: no.")
+    assert [drop.conn for drop in sent(actions, act.SendDrop)] == [two]  # type: ignore[union-attr]
+    assert act.AbandonJob(bad) in actions
+    world.held["one"] = Held(set(world.held["one"].rendering) - {attempt})
+    world.work_off()
+    assert state(world, good) is JobState.DONE
+
+
+def test_a_nodes_fault_is_tried_on_another_node_first() -> None:
+    world = World()
+    bad = world.join("bad")
+    world.join("good")
+    job = world.submit(request(shape=picture(64, 64), wish_bands=2))
+    (attempt,) = world.rendering(bad)
+    band = world.farm.attempts[attempt].band
+    world.forget(bad, attempt)
+    world.do(ev.AttemptFailed(bad, attempt, "node", "disk full"))
+    assert band.state is BandState.WAITING
+    assert world.rendering(bad) == []
+    world.work_off()
+    assert band.accepted is not None
+    assert band.accepted.node == NodeId("good")
+    assert state(world, job) is JobState.DONE
+
+
+def test_a_lone_node_may_try_again_and_three_failures_fail_the_job_with_the_story() -> None:
+    world = World()
+    conn = world.join("only")
+    job = world.submit(request(shape=picture(64, 32)))
+    for _ in range(3):
+        (attempt,) = world.rendering(conn)
+        world.forget(conn, attempt)
+        world.do(ev.AttemptFailed(conn, attempt, "node", "no fonts"))
+    assert state(world, job) is JobState.FAILED
+    problem = world.farm.jobs[job].problem
+    assert problem is not None
+    assert "no fonts" in problem.message
+    assert problem.text.count("leased to only") == 3
+
+
+def test_a_refused_tile_counts_as_the_nodes_failure() -> None:
+    world = World()
+    conn = world.join("only")
+    job = world.submit(request(shape=picture(64, 32)))
+    (attempt,) = world.rendering(conn)
+    world.rendered(conn, attempt)
+    world.held["only"] = Held()
+    actions = world.do(ev.TileRefused(attempt, "the tile is 3 rows short"))
+    assert act.DiscardTile(attempt) in actions
+    assert world.farm.attempts[attempt].state is AttemptState.FAILED
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+
+
+def test_an_upload_frees_the_place_for_the_next_band() -> None:
+    world = World()
+    conn = world.join("pi")
+    world.submit(request())
+    (attempt,) = world.rendering(conn)
+    world.rendered(conn, attempt)
+    assert len(world.rendering(conn)) == 1
+    assert world.rendering(conn) != [attempt]
+
+
+def test_a_closed_connection_detaches_and_its_return_counts_again() -> None:
+    world = World()
+    conn = world.join("pi")
+    world.submit(request())
+    (attempt,) = world.rendering(conn)
+    world.gone(conn)
+    assert world.farm.next_deadline() == world.now + 10
+    back = world.join("pi")
+    assert world.farm.next_deadline() is None
+    assert world.rendering(back) == [attempt]
+    assert any(isinstance(a, act.SendKeep) and a.attempt == attempt for a in world.log)
+    world.work_off()
+    assert all(job.state is JobState.DONE for job in world.farm.jobs.values())
+
+
+def test_a_detached_band_is_lost_after_ten_seconds_and_its_late_return_dropped() -> None:
+    world = World()
+    conn = world.join("pi")
+    world.submit(request(shape=picture(64, 32)))
+    (attempt,) = world.rendering(conn)
+    world.gone(conn)
+    world.now += 9.9
+    world.do(ev.Tick())
+    assert world.farm.attempts[attempt].live
+    world.now += 0.2
+    actions = world.do(ev.Tick())
+    assert act.RevokeGrants(attempt) in actions
+    other = world.join("other")
+    assert len(world.rendering(other)) == 1
+    late = world.join("pi")
+    assert attempt not in world.held["pi"].rendering
+    assert world.rendering(late) == []
+
+
+def test_in_the_tail_a_dry_node_takes_a_detached_band_at_once() -> None:
+    world = World()
+    conn, dry = world.join("gone"), world.join("dry")
+    world.submit(request(shape=picture(64, 32)))
+    (lost,) = world.rendering(conn)
+    assert world.rendering(dry) == []
+    world.gone(conn)
+    assert len(world.rendering(dry)) == 1
+    assert world.farm.attempts[lost].state is AttemptState.LOST
+
+
+def test_a_tile_that_was_whole_counts_though_its_node_died() -> None:
+    world = World()
+    conn, _dry = world.join("pi"), world.join("dry")
+    job = world.submit(request(shape=picture(64, 32)))
+    (attempt,) = world.rendering(conn)
+    world.rendered(conn, attempt)
+    world.gone(conn, killed=True)
+    world.do(ev.TileVerified(attempt))
+    assert world.farm.attempts[attempt].state is AttemptState.ACCEPTED
+    assert state(world, job) is JobState.STITCHING
+
+
+def test_a_node_that_missed_the_answer_is_told_again() -> None:
+    world = World()
+    conn = world.join("pi")
+    world.submit(request(shape=picture(64, 32)))
+    (attempt,) = world.rendering(conn)
+    world.rendered(conn, attempt)
+    world.gone(conn)
+    world.do(ev.TileVerified(attempt))
+    again = world.join("pi")
+    assert act.SendAccepted(again, attempt) in world.log
+
+
+def test_a_second_hello_of_a_node_supersedes_the_first_connection() -> None:
+    world = World()
+    first = world.join("pi")
+    world.submit(request())
+    (attempt,) = world.rendering(first)
+    second = world.join("pi")
+    assert act.CloseConnection(first, "another connection took over") in world.log
+    assert world.rendering(second) == [attempt]
+    world.do(ev.NodeGone(first, "closed"))
+    assert world.farm.nodes[NodeId("pi")].conn == second
+    world.do(ev.AttemptFailed(first, attempt, "scene", "from the dead"))
+    assert world.farm.attempts[attempt].live
+
+
+def test_cancel_drops_everywhere_and_discards_what_comes_late() -> None:
+    world = World()
+    one, two = world.join("one"), world.join("two")
+    job = world.submit(request())
+    attempts = world.rendering(one) + world.rendering(two)
+    actions = world.do(ev.JobCancelled(job, "ann"))
+    assert {drop.attempt for drop in sent(actions, act.SendDrop)} == set(attempts)  # type: ignore[union-attr]
+    assert state(world, job) is JobState.CANCELLED
+    late = world.do(ev.TileVerified(attempts[0]))
+    assert act.DiscardTile(attempts[0]) in late
+    assert not sent(late, act.AddTile)
+    assert not world.farm.handle(ev.JobCancelled(job, "ann"), world.now)
+
+
+def test_drain_gives_no_more_and_handback_returns_the_band() -> None:
+    world = World()
+    conn = world.join("pi")
+    job = world.submit(request(shape=picture(64, 64), wish_bands=2))
+    (attempt,) = world.rendering(conn)
+    world.do(ev.NodeDraining(conn))
+    world.forget(conn, attempt)
+    world.do(ev.AttemptHandedBack(conn, attempt, "draining"))
+    assert world.rendering(conn) == []
+    world.gone(conn)
+    world.join("other")
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+
+
+def test_the_same_submit_twice_is_one_job_and_another_content_is_refused() -> None:
+    world = World()
+    job = world.submit(request("k"))
+    assert world.submit(request("k")) == job
+    assert "other content" in world.submit(request("k", priority=1))
+    assert len(world.farm.jobs) == 1
+
+
+def test_more_jobs_than_the_limit_are_refused() -> None:
+    world = World(max_jobs=1)
+    world.submit(request("a"))
+    assert "limit of 1" in world.submit(request("b"))
+
+
+def test_a_stitch_that_fails_fails_the_job() -> None:
+    world = World()
+    conn = world.join("pi")
+    job = world.submit(request(shape=picture(64, 32)))
+    world.finish(conn, world.rendering(conn)[0])
+    world.do(ev.FrameFailed(job, 0, "the disk of the head is full"))
+    assert state(world, job) is JobState.FAILED
+    assert world.farm.jobs[job].reason == "the disk of the head is full"
+
+
+def test_a_stale_word_changes_nothing_and_is_answered_drop() -> None:
+    world = World()
+    conn = world.join("pi")
+    world.submit(request())
+    before = [band.state for band in world.farm.bands.values()]
+    stale = AttemptId("a9-0000")
+    for event in (
+        ev.AttemptProgress(conn, stale, "rendering", 5),
+        ev.AttemptRendered(conn, stale),
+        ev.AttemptHandedBack(conn, stale, "?"),
+        ev.AttemptFailed(conn, stale, "scene", "?"),
+    ):
+        assert sent(world.do(event), act.SendDrop)
+    assert [band.state for band in world.farm.bands.values()] == before
+
+
+def test_progress_is_bounded_by_the_band() -> None:
+    world = World()
+    conn = world.join("pi")
+    job = world.submit(request(shape=picture(64, 32)))
+    (attempt,) = world.rendering(conn)
+    actions = world.do(ev.AttemptProgress(conn, attempt, "rendering", 10**9))
+    assert world.farm.attempts[attempt].done == 64 * 32
+    assert act.JobChanged(job) in actions
+
+
+def test_a_region_grows_to_whole_blocks() -> None:
+    world = World()
+    world.join("pi")
+    job = world.submit(request(shape=picture(64, 256, region=Rect(3, 40, 9, 41))))
+    world.work_off()
+    assert world.tiles[job] == [Rect(0, 32, 32, 64)]
+
+
+def test_a_broken_farm_is_caught_with_the_story() -> None:
+    world = World()
+    conn = world.join("pi")
+    world.submit(request())
+    (attempt,) = world.rendering(conn)
+    band = world.farm.attempts[attempt].band
+    band.state = BandState.WAITING
+    with pytest.raises(InvariantBroken, match=r"(?s)^1\..*leased to pi"):
+        world.farm.check()
+
+
+def test_the_invariants_are_numbered() -> None:
+    for number, invariant in enumerate(INVARIANTS, start=1):
+        assert (invariant.__doc__ or "").startswith(f"{number}. ")

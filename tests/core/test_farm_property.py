@@ -1,0 +1,160 @@
+"""Any order of join, leave, finish, fail, detach, return and cancel: no band lost or doubled."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from clusterray.core import events as ev
+from clusterray.core.model import AttemptId, JobId
+from clusterray.core.states import JobState
+from tests.core.world import Held, World, picture, request
+
+NAMES = ["pi", "desk", "attic", "cellar"]
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """The world does what it likes; each step checks every invariant (World.do)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(seed=7)
+        self.jobs: list[JobId] = []
+        self.seen: list[AttemptId] = []
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        threads=st.integers(1, 8),
+        povray_class=st.sampled_from(["A", "A", "A", "B"]),
+    )
+    def join(self, name: str, threads: int, povray_class: str) -> None:
+        self.world.join(name, threads=threads, povray_class=povray_class)
+
+    @rule(
+        width=st.integers(1, 80),
+        height=st.integers(1, 400),
+        block=st.sampled_from([None, 4, 32, 500]),
+        priority=st.integers(-1, 1),
+        wish=st.one_of(st.none(), st.integers(1, 9)),
+    )
+    def submit(
+        self, width: int, height: int, block: int | None, priority: int, wish: int | None
+    ) -> None:
+        shape = picture(width, height, block)
+        key = f"k{len(self.jobs)}"
+        self.jobs.append(
+            self.world.submit(request(key, shape=shape, priority=priority, wish_bands=wish))
+        )
+
+    def _conn(self, data: st.DataObject) -> int | None:
+        conns = sorted(self.world.conns)
+        return data.draw(st.sampled_from(conns)) if conns else None
+
+    def _attempt(self, data: st.DataObject, conn: int) -> AttemptId | None:
+        held = self.world.held[self.world.conns[conn]]
+        mine = sorted(held.rendering | held.rendered)
+        known = mine + sorted(self.world.farm.attempts)[:20]
+        return data.draw(st.sampled_from(known)) if known else None
+
+    @rule(data=st.data(), killed=st.booleans())
+    def leave(self, data: st.DataObject, killed: bool) -> None:
+        conn = self._conn(data)
+        if conn is not None:
+            self.world.gone(conn, killed=killed)
+
+    @rule(data=st.data())
+    def word_of_a_dead_connection(self, data: st.DataObject) -> None:
+        attempts = sorted(self.world.farm.attempts)
+        if attempts:
+            attempt = data.draw(st.sampled_from(attempts))
+            self.world.do(ev.AttemptFailed(-1, attempt, "scene", "from the dead"))
+        self.world.do(ev.NodeGone(-1, "again"))
+
+    @rule(data=st.data())
+    def rendered(self, data: st.DataObject) -> None:
+        conn = self._conn(data)
+        if conn is None:
+            return
+        for attempt in self.world.rendering(conn):
+            self.world.rendered(conn, attempt)
+
+    @rule(data=st.data())
+    def any_word(self, data: st.DataObject) -> None:
+        """A duplicate, early, late or foreign report of any attempt."""
+        conn = self._conn(data)
+        attempt = None if conn is None else self._attempt(data, conn)
+        if conn is None or attempt is None:
+            return
+        words: list[ev.Event] = [
+            ev.AttemptProgress(conn, attempt, "rendering", 10),
+            ev.AttemptRendered(conn, attempt),
+            ev.AttemptFailed(conn, attempt, "node", "bad luck"),
+            ev.AttemptHandedBack(conn, attempt, "give back"),
+            ev.NodeDraining(conn),
+        ]
+        word = data.draw(st.sampled_from(words))
+        if not isinstance(word, ev.AttemptProgress | ev.AttemptRendered | ev.NodeDraining):
+            self.world.forget(conn, attempt)
+        self.world.do(word)
+
+    @rule(data=st.data(), whole=st.booleans())
+    def tile_arrives(self, data: st.DataObject, whole: bool) -> None:
+        attempts = sorted(self.world.farm.attempts)
+        if attempts:
+            attempt = data.draw(st.sampled_from(attempts))
+            event = ev.TileVerified(attempt) if whole else ev.TileRefused(attempt, "torn")
+            self.world.do(event)
+
+    @rule(data=st.data())
+    def scene_fault(self, data: st.DataObject) -> None:
+        conn = self._conn(data)
+        if conn is None:
+            return
+        for attempt in self.world.rendering(conn)[:1]:
+            self.world.forget(conn, attempt)
+            self.world.do(ev.AttemptFailed(conn, attempt, "scene", "Parse Error"))
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.jobs)
+    def cancel(self, data: st.DataObject) -> None:
+        self.world.do(ev.JobCancelled(data.draw(st.sampled_from(self.jobs)), "ann"))
+
+    @rule()
+    def stitched(self) -> None:
+        if self.world.stitching:
+            self.world.do(ev.FrameStitched(*self.world.stitching.pop()))
+
+    @rule(seconds=st.floats(0, 12))
+    def time_passes(self, seconds: float) -> None:
+        self.world.now += seconds
+        self.world.do(ev.Tick())
+
+    @invariant()
+    def nobody_idles_while_work_waits(self) -> None:
+        for node in self.world.farm.hungry.values():
+            for job in self.world.farm.open_jobs:
+                for frame in job.frames:
+                    if frame.povray_class in (None, node.povray_class):
+                        assert all(node.id in band.failed_on for band in frame.waiting.values())
+
+    def teardown(self) -> None:
+        """However it went, a fresh node of each class brings every open job to its end."""
+        world = self.world
+        for conn in list(world.conns):
+            world.gone(conn, killed=True)
+        world.now += 11
+        world.do(ev.Tick())
+        for name in ("fresh-a", "fresh-b"):
+            world.held[name] = Held()
+            world.join(name, povray_class=name[-1].upper())
+        world.work_off()
+        for job in world.farm.jobs.values():
+            assert not job.open
+            if job.state is JobState.DONE:
+                areas = world.tiles[job.id]
+                assert sum(rect.area for rect in areas) == job.frames[0].area.area
+
+
+AnyOrder.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
+TestAnyOrder = AnyOrder.TestCase

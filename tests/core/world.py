@@ -1,0 +1,159 @@
+"""A farm with make-believe nodes around it: what the shells do, without sockets or clocks."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from clusterray.core import actions as act
+from clusterray.core import events as ev
+from clusterray.core.farm import Farm
+from clusterray.core.model import AttemptId, JobId, JobRequest, NodeId, Picture, Rect, SceneId
+
+
+def picture(
+    width: int = 64, height: int = 256, block: int | None = 32, region: Rect | None = None
+) -> Picture:
+    return Picture(width, height, region or Rect(0, 0, width, height), block)
+
+
+def request(
+    key: str = "k1",
+    *,
+    shape: Picture | None = None,
+    priority: int = 0,
+    wish_bands: int | None = None,
+) -> JobRequest:
+    return JobRequest(
+        key=key,
+        title=key,
+        owner="ann@desk",
+        priority=priority,
+        scene=SceneId("0" * 64),
+        spec={"input": "a.pov"},
+        spec_hash="h",
+        picture=shape or picture(),
+        wish_bands=wish_bands,
+        output_name="a.png",
+    )
+
+
+@dataclass
+class Held:
+    """What a make-believe node believes it holds."""
+
+    rendering: set[AttemptId] = field(default_factory=set)
+    rendered: set[AttemptId] = field(default_factory=set)
+
+
+class World:
+    """Drives a Farm and keeps what each node and the head's disk would hold."""
+
+    def __init__(self, seed: int = 1, **farm_settings: float) -> None:
+        self.farm = Farm(random.Random(seed), **farm_settings)  # type: ignore[arg-type]
+        self.now = 100.0
+        self.conns: dict[int, str] = {}
+        self.held: dict[str, Held] = {}
+        self.answers: dict[int, str] = {}
+        self.stitching: list[tuple[JobId, int]] = []
+        self.tiles: dict[JobId, list[Rect]] = {}
+        self.log: list[act.Action] = []
+        self._next = 0
+
+    def number(self) -> int:
+        self._next += 1
+        return self._next
+
+    def do(self, event: ev.Event) -> list[act.Action]:
+        """Let the event happen, check the farm, and let the make-believe shells act."""
+        actions = self.farm.handle(event, self.now)
+        self.farm.check()
+        self.log += actions
+        for action in actions:
+            self._perform(action)
+        return actions
+
+    def _perform(self, action: act.Action) -> None:
+        match action:
+            case act.SendLease(conn=conn, attempt=attempt):
+                self.held[self.conns[conn]].rendering.add(attempt)
+            case (
+                act.SendDrop(conn=conn, attempt=attempt)
+                | act.SendAccepted(conn=conn, attempt=attempt)
+            ):
+                self.forget(conn, attempt)
+            case act.CloseConnection(conn=conn):
+                self.conns.pop(conn, None)
+            case act.AnswerSubmit(reply=reply, job=job):
+                self.answers[reply] = job
+            case act.RefuseSubmit(reply=reply, message=message):
+                self.answers[reply] = message
+            case act.FinishFrame(job=job, frame=frame):
+                self.stitching.append((job, frame))
+            case act.AddTile(job=job, rect=rect):
+                self.tiles.setdefault(job, []).append(rect)
+            case _:
+                pass
+
+    def forget(self, conn: int, attempt: AttemptId) -> None:
+        held = self.held[self.conns[conn]]
+        held.rendering.discard(attempt)
+        held.rendered.discard(attempt)
+
+    def join(self, name: str, *, threads: int = 1, povray_class: str = "3.7") -> int:
+        conn = self.number()
+        held = self.held.setdefault(name, Held())
+        self.conns[conn] = name
+        self.do(
+            ev.NodeJoined(
+                conn,
+                NodeId(name),
+                name,
+                threads,
+                povray_class,
+                frozenset(held.rendering),
+                frozenset(held.rendered),
+            )
+        )
+        return conn
+
+    def gone(self, conn: int, *, killed: bool = False) -> None:
+        name = self.conns.pop(conn)
+        if killed:
+            self.held[name] = Held()
+        self.do(ev.NodeGone(conn, "closed"))
+
+    def submit(self, job_request: JobRequest) -> JobId:
+        reply = self.number()
+        self.do(ev.JobSubmitted(reply, job_request))
+        return JobId(self.answers[reply])
+
+    def rendering(self, conn: int) -> list[AttemptId]:
+        return sorted(self.held[self.conns[conn]].rendering)
+
+    def rendered(self, conn: int, attempt: AttemptId) -> None:
+        held = self.held[self.conns[conn]]
+        held.rendering.discard(attempt)
+        held.rendered.add(attempt)
+        self.do(ev.AttemptRendered(conn, attempt))
+
+    def finish(self, conn: int, attempt: AttemptId) -> None:
+        """Render, upload and verify one attempt."""
+        self.rendered(conn, attempt)
+        self.do(ev.TileVerified(attempt))
+
+    def work_off(self) -> None:
+        """Let every node finish all it gets, and every frame be stitched."""
+        busy = True
+        while busy:
+            busy = False
+            for conn in list(self.conns):
+                for attempt in self.rendering(conn):
+                    busy = True
+                    self.finish(conn, attempt)
+                for attempt in sorted(self.held[self.conns[conn]].rendered):
+                    busy = True
+                    self.do(ev.TileVerified(attempt))
+            while self.stitching:
+                busy = True
+                self.do(ev.FrameStitched(*self.stitching.pop()))
