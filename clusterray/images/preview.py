@@ -1,0 +1,79 @@
+"""What a person sees of a picture that is still being made: small, with its holes hatched.
+
+A tile is scaled once, when it comes; the whole picture is never scaled again. Owned by the thread
+that owns the FrameWriter. Knows nothing of files or of what the pixels cost.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Final
+
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from clusterray.core.model import Rect
+
+MAX_SIDE: Final = 1024
+"""Longer side of the kept preview, in pixels; asking for more gives this much."""
+
+_HATCH_STEP: Final = 12
+_HATCH_DARK: Final = (52, 52, 58)
+_HATCH_LIGHT: Final = (78, 78, 86)
+
+
+class Preview:
+    """The small picture of a ``width`` x ``height`` frame, filled in tile by tile."""
+
+    def __init__(self, width: int, height: int) -> None:
+        """Begin with nothing but the hatch."""
+        self._scale = min(1.0, MAX_SIDE / max(width, height))
+        size = (self._shrunk(width), self._shrunk(height))
+        self._alpha = False
+        self._canvas = _hatch(size)
+
+    def _shrunk(self, length: int) -> int:
+        return max(1, round(length * self._scale))
+
+    def add(self, tile: Image.Image, rect: Rect) -> None:
+        """Draw ``tile``, an 8-bit picture of the frame's pixels ``rect``."""
+        width, height = self._canvas.size
+        x0, x1 = self._span(rect.x0, rect.x1, width)
+        y0, y1 = self._span(rect.y0, rect.y1, height)
+        self._alpha = self._alpha or "A" in tile.getbands()
+        if (x1 - x0, y1 - y0) != tile.size:
+            # Whole multiples first: an average over all pixels, at a tenth of a filter's cost.
+            tile = tile.resize((x1 - x0, y1 - y0), Image.Resampling.BOX, reducing_gap=2.0)
+        self._canvas.paste(tile.convert("RGBA"), (x0, y0))
+
+    def _span(self, start: int, end: int, length: int) -> tuple[int, int]:
+        """Give the preview's pixels that the frame's pixels start..end touch; at least one."""
+        first = min(math.floor(start * self._scale), length - 1)
+        return first, max(first + 1, min(math.ceil(end * self._scale), length))
+
+    def png(self, max_side: int, colour: tuple[tuple[bytes, bytes], ...]) -> bytes:
+        """Give the preview as a PNG no side of which is over ``max_side`` pixels.
+
+        ``colour`` are the frame's colour chunks: the values mean here what they mean there.
+        """
+        image = self._canvas if self._alpha else self._canvas.convert("RGB")
+        shrink = min(1.0, max(1, max_side) / max(image.size))
+        if shrink < 1.0:
+            width, height = (max(1, round(side * shrink)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.BOX)
+        extra = PngImagePlugin.PngInfo()
+        for kind, body in colour:
+            if kind != b"sBIT":
+                extra.add(kind, body)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", pnginfo=extra, compress_level=1)
+        return buffer.getvalue()
+
+
+def _hatch(size: tuple[int, int]) -> Image.Image:
+    image = Image.new("RGBA", size, _HATCH_DARK)
+    draw = ImageDraw.Draw(image)
+    width, height = size
+    for x in range(-height, width, _HATCH_STEP):
+        draw.line((x, height, x + height, 0), fill=_HATCH_LIGHT, width=2)
+    return image

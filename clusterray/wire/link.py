@@ -1,0 +1,399 @@
+"""One framed, heartbeating socket between two roles.
+
+A Link has one owner: the connection's thread, which alone reads, writes, polls and decodes. Other
+threads may ``send``, ``wake`` and ``close``; they only leave a note under the lock and ring the
+bell. Knows nothing of what the messages mean but for ``Beat``, which it sends and swallows itself.
+
+A peer that reads too slowly is dropped when the bounded outbox is full, one that says nothing for
+``silent_s`` is given up; neither is ever waited for.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from clusterray.wire.protocol import (
+    MAX_FRAME_BYTES,
+    AnyMessage,
+    Beat,
+    FrameDecoder,
+    Message,
+    ProtocolError,
+    encode,
+)
+
+_READ_BYTES: Final = 1 << 16
+_READS_PER_PASS: Final = 32
+_WRITE_BYTES: Final = 1 << 16
+_INBOX_MESSAGES: Final = 1024
+"""Messages kept for an owner that only calls ``service``; more stay in the kernel's buffer."""
+
+_CLOSED_HERE: Final = "the connection was closed on this side"
+
+
+class LinkClosed(Exception):
+    """The connection is over; ``reason`` is a sentence without a full stop."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def connect(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Open a TCP connection, IPv4 or IPv6; raises OSError (TimeoutError included)."""
+    sock = socket.create_connection((host, port), timeout=timeout_s)
+    sock.settimeout(None)
+    return sock
+
+
+def _peer_name(sock: socket.socket) -> str:
+    try:
+        address = sock.getpeername()
+    except OSError:
+        return "a closed connection"
+    if not isinstance(address, tuple):
+        return "this machine"
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Link:
+    """A socket that carries messages both ways; see the module for who may call what.
+
+    Times are seconds of ``clock``. ``outbox_bytes`` bounds what waits to be written.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        heartbeat_s: float = 4.0,
+        silent_s: float = 16.0,
+        outbox_bytes: int = 8 << 20,
+    ) -> None:
+        """Take over ``sock``, which the link closes in the end."""
+        self.peer = _peer_name(sock)
+        self.heartbeat_s = heartbeat_s
+        self.silent_s = silent_s
+        self._clock = clock
+        self._sock = sock
+        self._bell_in, self._bell_out = socket.socketpair()
+        for each in (sock, self._bell_in, self._bell_out):
+            each.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            # A lease or a heartbeat is one small packet; Nagle would hold it for a round trip.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._poll.register(self._bell_out, select.POLLIN)
+
+        # Guards _outbox, _outbox_left, _closed, _released, _inside, _woken and _rung: what other
+        # threads leave here. Held for a few instructions, never across a system call that blocks.
+        self._lock = threading.Lock()
+        self._outbox: deque[bytes] = deque()
+        self._outbox_left = outbox_bytes
+        self._closed: str | None = None
+        self._released = False
+        self._inside = False
+        self._woken = False
+        self._rung = False
+
+        # The owner's alone.
+        self._decoder = FrameDecoder()
+        self._inbox: deque[AnyMessage] = deque()
+        self._ended: str | None = None
+        self._writing = memoryview(b"")
+        self._write_failed = False
+        self._write_waits_for = select.POLLOUT
+        self._read_waits_for = select.POLLIN
+        self._sent_at = self._heard_at = clock()
+
+    # ------------------------------------------------------------ any thread
+
+    def send(self, message: Message) -> None:
+        """Put ``message`` into the outbox; the owner writes it.
+
+        Raises LinkClosed if the link is closed or this message overfills the outbox, which closes
+        it; ProtocolError if the message is over the frame limit.
+        """
+        frame = encode(message)
+        with self._lock:
+            if self._closed is None and len(frame) > self._outbox_left:
+                self._close_locked(f"{self.peer} reads too slowly")
+            if self._closed is not None:
+                raise LinkClosed(self._closed)
+            self._outbox.append(frame)
+            self._outbox_left -= len(frame)
+            self._ring()
+
+    def wake(self) -> None:
+        """Make the owner's running or next ``receive`` return None at once."""
+        with self._lock:
+            self._woken = True
+            self._ring()
+
+    def close(self, reason: str = _CLOSED_HERE) -> None:
+        """Close the connection; what is still in the outbox is lost (see ``flush``).
+
+        The owner, if it waits, raises LinkClosed with ``reason``. Later calls change nothing.
+        """
+        with self._lock:
+            self._close_locked(reason)
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the link was closed on this side."""
+        with self._lock:
+            return self._closed is not None
+
+    # ------------------------------------------------------------ the owner's thread
+
+    def receive(self, timeout_s: float | None) -> AnyMessage | None:
+        """Give the next message, or None after ``timeout_s`` seconds or a ``wake``.
+
+        None for ``timeout_s`` waits for ever, 0 only looks. Meanwhile the outbox is written and
+        heartbeats are sent. Raises LinkClosed once what arrived before the end has been given, and
+        ProtocolError for bytes that are no message, after which the link can still send.
+        """
+        deadline = None if timeout_s is None else self._clock() + timeout_s
+        with self._owned():
+            while True:
+                self._pass()
+                if self._inbox:
+                    return self._inbox.popleft()
+                if self._ended is not None:
+                    raise LinkClosed(self._ended)
+                if self._take_wake():
+                    return None
+                now = self._clock()
+                if deadline is not None and now >= deadline:
+                    return None
+                self._wait(self._next_duty(deadline) - now)
+
+    def service(self) -> None:
+        """Read, write and send heartbeats without waiting, in the middle of other work.
+
+        What arrives stays for the next ``receive``. Raises as ``receive`` does.
+        """
+        with self._owned():
+            self._pass()
+            if self._ended is not None and not self._inbox:
+                raise LinkClosed(self._ended)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Write the outbox, for at most ``timeout_s`` seconds; tell whether all of it went out."""
+        deadline = self._clock() + timeout_s
+        try:
+            with self._owned():
+                while True:
+                    self._answer_bell()
+                    self._write_outbox()
+                    if self._write_failed:
+                        return False
+                    if not self._has_output():
+                        return True
+                    now = self._clock()
+                    if now >= deadline:
+                        return False
+                    self._wait(deadline - now, reading=False)
+        except LinkClosed:
+            return False
+
+    def trust_peer(self) -> None:
+        """Accept frames up to the full limit, not only of a HELLO's size.
+
+        The head calls it once the peer has shown its secret, a peer as soon as it has connected.
+        """
+        self._decoder.limit = MAX_FRAME_BYTES
+
+    # ------------------------------------------------------------ under the lock
+
+    def _ring(self) -> None:
+        if self._rung or self._released:
+            return
+        self._rung = True
+        with suppress(BlockingIOError):
+            self._bell_in.send(b"\0")
+
+    def _close_locked(self, reason: str) -> None:
+        if self._closed is not None:
+            return
+        self._closed = reason
+        self._outbox.clear()
+        if self._inside:
+            # The owner is at work on the socket; closing it here could give its number to another
+            # connection under the owner's hands. It closes the socket on its way out.
+            self._ring()
+            return
+        self._release()
+
+    def _release(self) -> None:
+        if self._released:
+            return
+        self._released = True
+        for each in (self._sock, self._bell_in, self._bell_out):
+            each.close()
+
+    # ------------------------------------------------------------ the owner's inner work
+
+    @contextmanager
+    def _owned(self) -> Iterator[None]:
+        with self._lock:
+            if self._closed is not None:
+                raise LinkClosed(self._closed)
+            self._inside = True
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._inside = False
+            if self._closed is not None:
+                self._release()
+
+    def _pass(self) -> None:
+        """Do everything that can be done without waiting."""
+        self._answer_bell()
+        self._read_socket()
+        now = self._clock()
+        if self._ended is None and now - self._heard_at >= self.silent_s:
+            self._ended = f"nothing was heard from {self.peer} for {self.silent_s:g} s"
+        self._write_outbox()
+        if now - self._sent_at >= self.heartbeat_s and not self._has_output():
+            # With output waiting a beat would not arrive any sooner.
+            self._queue_beat()
+            self._write_outbox()
+
+    def _answer_bell(self) -> None:
+        with self._lock:
+            if self._rung:
+                self._rung = False
+                with suppress(BlockingIOError):
+                    self._bell_out.recv(64)
+            if self._closed is not None:
+                raise LinkClosed(self._closed)
+
+    def _take_wake(self) -> bool:
+        with self._lock:
+            woken, self._woken = self._woken, False
+            return woken
+
+    def _queue_beat(self) -> None:
+        frame = encode(Beat())
+        with self._lock:
+            self._outbox.append(frame)
+            self._outbox_left -= len(frame)
+
+    def _read_socket(self) -> None:
+        for _ in range(_READS_PER_PASS):
+            if self._ended is not None:
+                return
+            if len(self._inbox) >= _INBOX_MESSAGES:
+                # We do not listen, so silence proves nothing.
+                self._heard_at = self._clock()
+                return
+            data = self._read_some()
+            if data is None:
+                return
+            self._take_bytes(data)
+
+    def _take_bytes(self, data: bytes) -> None:
+        if not data:
+            self._ended = f"{self.peer} closed the connection"
+            return
+        self._heard_at = self._clock()
+        try:
+            messages = self._decoder.feed(data)
+        except ProtocolError:
+            # The decoder stays broken: whatever follows can no longer be cut into frames.
+            self._ended = f"{self.peer} sent what is no message"
+            raise
+        self._inbox.extend(message for message in messages if not isinstance(message, Beat))
+
+    def _write_outbox(self) -> None:
+        while not self._write_failed:
+            if not self._writing:
+                self._writing = self._take_output()
+            if not self._writing:
+                return
+            count = self._write_some(self._writing)
+            if count == 0:
+                return
+            self._writing = self._writing[count:]
+            self._sent_at = self._clock()
+            with self._lock:
+                self._outbox_left += count
+
+    def _take_output(self) -> memoryview:
+        frames, size = [], 0
+        with self._lock:
+            while self._outbox and size < _WRITE_BYTES:
+                frames.append(self._outbox.popleft())
+                size += len(frames[-1])
+        return memoryview(b"".join(frames))
+
+    def _has_output(self) -> bool:
+        with self._lock:
+            return bool(self._writing or self._outbox)
+
+    def _next_duty(self, deadline: float | None) -> float:
+        duties = [self._heard_at + self.silent_s]
+        if not self._has_output():
+            duties.append(self._sent_at + self.heartbeat_s)
+        if deadline is not None:
+            duties.append(deadline)
+        return min(duties)
+
+    def _wait(self, seconds: float, *, reading: bool = True) -> None:
+        if reading and isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
+            # Already decrypted: poll would not report it.
+            return
+        events = self._read_waits_for if reading else 0
+        if not self._write_failed and self._has_output():
+            events |= self._write_waits_for
+        self._poll.modify(self._sock, events)
+        # Rounded up, or the last part of a millisecond would be spent spinning.
+        self._poll.poll(max(0, math.ceil(seconds * 1000)))
+
+    # ------------------------------------------------------------ the two that touch the socket
+
+    def _read_some(self) -> bytes | None:
+        """Give what has arrived, b"" at the end, None if nothing has."""
+        self._read_waits_for = select.POLLIN
+        try:
+            return self._sock.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return None
+        except ssl.SSLWantWriteError:
+            self._read_waits_for = select.POLLOUT
+            return None
+        except OSError as error:
+            self._ended = f"the connection to {self.peer} broke: {error.strerror or error}"
+            return None
+
+    def _write_some(self, data: memoryview) -> int:
+        """Write what the socket takes now; 0 if it takes nothing or is broken."""
+        self._write_waits_for = select.POLLOUT
+        try:
+            return self._sock.send(data)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError):
+            return 0
+        except ssl.SSLWantReadError:
+            self._write_waits_for = select.POLLIN
+            return 0
+        except OSError:
+            # What the peer said before it went is still to be read; the end follows it.
+            self._write_failed = True
+            return 0
