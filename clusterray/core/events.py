@@ -11,7 +11,8 @@ from typing import Literal, TypeAlias
 
 from clusterray.core.model import AttemptId, JobId, JobRequest, NodeId
 
-Fault: TypeAlias = Literal["scene", "node"]
+Fault: TypeAlias = Literal["scene", "node", "head"]
+"""Whose fault it is that something failed."""
 
 
 @dataclass(frozen=True, slots=True)

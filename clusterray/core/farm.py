@@ -45,7 +45,14 @@ class RandomBits(Protocol):
 class Farm:
     """Jobs, bands, attempts and nodes, and the rules by which they change."""
 
-    def __init__(self, random: RandomBits, *, detached_s: float = 10.0, max_jobs: int = 10_000):
+    def __init__(
+        self,
+        random: RandomBits,
+        *,
+        detached_s: float = 10.0,
+        max_jobs: int = 10_000,
+        first_number: int = 1,
+    ) -> None:
         self.jobs: dict[JobId, Job] = {}
         self.bands: dict[BandId, Band] = {}
         self.attempts: dict[AttemptId, Attempt] = {}
@@ -59,6 +66,7 @@ class Farm:
         self._random = random
         self._detached_s = detached_s
         self._max_jobs = max_jobs
+        self._next_number = first_number
         self._by_key: dict[str, Job] = {}
         self._by_conn: dict[int, Node] = {}
         self._now = 0.0
@@ -312,7 +320,7 @@ class Farm:
             text = f"the head holds its limit of {self._max_jobs} jobs (setting max_jobs)"
             self._out.append(act.RefuseSubmit(event.reply, text))
             return
-        number = len(self.jobs) + 1
+        number, self._next_number = self._next_number, self._next_number + 1
         job = Job(JobId(f"j{number}"), number, request, self._now)
         self.jobs[job.id] = self._by_key[request.key] = job
         insort(self.open_jobs, job, key=lambda other: other.rank)
@@ -374,7 +382,7 @@ class Farm:
     def _frame_failed(self, event: ev.FrameFailed) -> None:
         job = self.jobs.get(event.job)
         if job is not None and job.open:
-            problem = Problem("node", event.reason)
+            problem = Problem("head", event.reason)
             self._end_job(job, JobTrigger.FAIL, event.reason, problem)
 
     # ---------------------------------------------------------------- time and work

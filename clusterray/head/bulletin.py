@@ -1,0 +1,124 @@
+"""What people are told of the farm: the views of jobs and nodes, and who follows which job.
+
+Owned by the task-manager thread, which notes what changed and calls ``publish``; ``farm_view`` is
+replaced as a whole and may be read on any thread. A view costs time, so each job is shown at most
+twice a second, and at once when it has ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from clusterray.core.entities import Job
+from clusterray.core.farm import Farm
+from clusterray.core.model import JobId, NodeId
+from clusterray.head.views import FarmView, NodeCard, job_view, node_view
+from clusterray.wire.protocol import JobStatus, JobView, Message
+
+PUBLISH_EVERY_S = 0.5
+JOBS_SHOWN = 200
+"""How many of the newest jobs the status page and ``jobs`` show."""
+
+
+class Bulletin:
+    """The published views; ``send`` leaves a message for a connection by its number."""
+
+    def __init__(
+        self, farm: Farm, clock: Callable[[], float], send: Callable[[int, Message], None]
+    ) -> None:
+        self.farm_view = FarmView()
+        self._farm = farm
+        self._clock = clock
+        self._send = send
+        self._cards: dict[NodeId, NodeCard] = {}
+        self._created: dict[JobId, float] = {}
+        self._followers: dict[JobId, set[tuple[int, int]]] = {}
+        self._job_views: dict[JobId, JobView] = {}
+        self._dirty: dict[JobId, None] = {}
+        self._published_at: dict[JobId, float] = {}
+        self._stale = True
+        self._farm_view_at = 0.0
+
+    # ---------------------------------------------------------------- notes
+
+    def job_made(self, job: JobId) -> None:
+        """Note the wall time of a job's submission."""
+        self._created[job] = time.time()
+
+    def job_changed(self, job: JobId) -> None:
+        """A follower of the job would see something new."""
+        self._dirty.setdefault(job)
+
+    def node_met(self, node: NodeId, card: NodeCard) -> None:
+        """Note what a node said of itself."""
+        self._cards[node] = card
+        self.nodes_changed()
+
+    def nodes_changed(self) -> None:
+        """A node came or went: the notes of waiting jobs may read otherwise now."""
+        self.anything_changed()
+        for job in self._farm.open_jobs:
+            self._dirty.setdefault(job.id)
+
+    def anything_changed(self) -> None:
+        """The view of the whole farm is out of date."""
+        self._stale = True
+
+    def follow(self, job: Job, conn: int, request: int) -> None:
+        """Send this job's views to ``conn`` until it has ended."""
+        if job.open:
+            self._followers.setdefault(job.id, set()).add((conn, request))
+
+    def unfollow(self, conn: int) -> None:
+        """Forget a connection."""
+        for followers in self._followers.values():
+            followers.difference_update([who for who in followers if who[0] == conn])
+
+    # ---------------------------------------------------------------- views
+
+    def view_of(self, job: Job) -> JobView:
+        """Show one job as it stands now."""
+        created = self._created[job.id]
+        return job_view(job, self._farm, now=self._clock(), created=created)
+
+    def next_due(self) -> float | None:
+        """Give when ``publish`` has something to do, None if nothing changed."""
+        due = [self._due_at(job) for job in self._dirty]
+        if self._stale:
+            due.append(self._farm_view_at + PUBLISH_EVERY_S)
+        return min(due, default=None)
+
+    def publish(self) -> None:
+        """Publish what is due."""
+        now = self._clock()
+        for job_id in [job for job in self._dirty if now >= self._due_at(job)]:
+            del self._dirty[job_id]
+            self._published_at[job_id] = now
+            self._publish_job(self._farm.jobs[job_id])
+        if self._stale and now >= self._farm_view_at + PUBLISH_EVERY_S:
+            self.refresh()
+
+    def refresh(self) -> FarmView:
+        """Make the view of the whole farm anew, publish and give it."""
+        jobs = list(self._farm.jobs.values())[-JOBS_SHOWN:][::-1]
+        nodes = sorted(self._farm.nodes.values(), key=lambda node: (node.name, node.id))
+        self.farm_view = FarmView(
+            jobs=tuple(self._job_views.get(job.id) or self.view_of(job) for job in jobs),
+            nodes=tuple(node_view(node, self._cards[node.id]) for node in nodes),
+            at=time.time(),
+        )
+        self._stale, self._farm_view_at = False, self._clock()
+        return self.farm_view
+
+    def _due_at(self, job: JobId) -> float:
+        if not self._farm.jobs[job].open:
+            return 0.0
+        return self._published_at.get(job, 0.0) + PUBLISH_EVERY_S
+
+    def _publish_job(self, job: Job) -> None:
+        view = self._job_views[job.id] = self.view_of(job)
+        for conn, request in self._followers.get(job.id, ()):
+            self._send(conn, JobStatus(request, view))
+        if not job.open:
+            self._followers.pop(job.id, None)

@@ -1,0 +1,244 @@
+"""The conversation with a submitter or a command: scenes are taken in here, the rest is asked.
+
+Runs on the connection's own thread.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from clusterray.core.errors import ClusterRayError, SceneFault
+from clusterray.core.model import JobRequest, SceneId
+from clusterray.head.conversation import Conversation, Introduction, Services
+from clusterray.head.grants import FileGrant
+from clusterray.head.letters import Asked, ClientOpened, Hold, NewJob, TokenRevoked
+from clusterray.head.uploads import Announced, arrived_whole
+from clusterray.povray.spec import RenderSpec
+from clusterray.wire import protocol as msg
+from clusterray.wire.archive import missing_ranges, scene_id
+from clusterray.wire.link import Link
+from clusterray.wire.protocol import AnyMessage, Entry, Grant, ProtocolError
+
+TAR_MEMBER_BYTES = 4096 + 1024
+"""Room for the headers of one member of an uploaded tar, long names included."""
+HOLD_SECONDS = 30.0
+UPLOAD_FILE = "scene.tar"
+
+
+@dataclass(slots=True)
+class _Offered:
+    """A scene under way from this client."""
+
+    offer: msg.Offer
+    entries: list[Entry]
+    parts: int = 0
+    upload: FileGrant | None = None
+
+
+class ClientTalk(Conversation):
+    """A submitter or a command: scenes are taken in here, the rest is asked of the farm."""
+
+    role = "client"
+
+    def __init__(self, number: int, link: Link, services: Services, card: Introduction) -> None:
+        super().__init__(number, link, services, card)
+        self._offered: _Offered | None = None
+        self._ready: set[str] = set()
+        self._handlers = {
+            msg.Offer: self._offer,
+            msg.Manifest: self._manifest,
+            msg.Staged: self._staged,
+            msg.Submit: self._submit,
+            msg.ListTokens: self._list_tokens,
+            msg.MakeToken: self._make_token,
+            msg.RevokeToken: self._revoke_token,
+        }
+        for question in (
+            msg.Follow,
+            msg.Fetch,
+            msg.Cancel,
+            msg.ListJobs,
+            msg.ListNodes,
+            msg.Show,
+        ):
+            self._handlers[question] = self._ask
+
+    def _open(self) -> None:
+        self._post(ClientOpened(self._number, self, self._record.id))
+
+    def ended(self) -> None:
+        """Nothing half uploaded stays."""
+        self._drop_offer()
+
+    def _take(self, message: AnyMessage) -> None:
+        try:
+            super()._take(message)
+        except ClusterRayError as fault:
+            self._refuse(message, fault)
+
+    def _refuse(self, message: Any, fault: ClusterRayError) -> None:
+        self._link.send(
+            msg.Refused(
+                message.request,
+                fault.exit_code,
+                fault.message,
+                fault.file or "",
+                fault.line or 0,
+            )
+        )
+
+    def _ask(self, question: Any) -> None:
+        self._post(Asked(self._number, question, self._hello.name))
+
+    # ------------------------------------------------ scenes
+
+    def _offer(self, offer: msg.Offer) -> None:
+        self._drop_offer()
+        settings = self._services.settings
+        if offer.files > settings.max_scene_files or offer.bytes > settings.max_scene_bytes:
+            raise SceneFault(
+                f"a scene of {offer.files} files and {offer.bytes} bytes is over this head's "
+                f"limits of {settings.max_scene_files} files and {settings.max_scene_bytes} "
+                "bytes (settings max_scene_files, max_scene_bytes)"
+            )
+        self._offered = _Offered(offer, [])
+
+    def _manifest(self, part: msg.Manifest) -> None:
+        offered = self._offered
+        if offered is None or part.request != offered.offer.request or part.part != offered.parts:
+            raise ProtocolError("a manifest part that belongs to no offer")
+        offered.parts += 1
+        offered.entries += part.entries
+        if len(offered.entries) > offered.offer.files:
+            raise ProtocolError("more manifest entries than were offered")
+        if offered.parts == offered.offer.parts:
+            self._answer_offer(offered)
+
+    def _answer_offer(self, offered: _Offered) -> None:
+        scene = SceneId(offered.offer.scene)
+        if scene_id(offered.entries) != scene:
+            raise SceneFault("the manifest is not the one that the scene's id names; submit again")
+        hold = Hold(self._number, scene, threading.Event())
+        self._post(hold)
+        if not hold.done.wait(HOLD_SECONDS):
+            raise SceneFault("the head is too busy to take the scene in; submit again")
+        if self._services.scenes.has(scene):
+            self._nothing_needed(offered)
+            return
+        missing = self._services.scenes.missing(offered.entries)
+        if not missing:
+            self._assemble(offered)
+            self._nothing_needed(offered)
+            return
+        write = self._grant_upload(offered, missing)
+        self._link.send(msg.Need(offered.offer.request, missing_ranges(missing), write))
+
+    def _nothing_needed(self, offered: _Offered) -> None:
+        self._offered = None
+        self._ready.add(offered.offer.scene)
+        self._link.send(msg.Need(offered.offer.request, []))
+
+    def _grant_upload(self, offered: _Offered, missing: list[int]) -> Grant:
+        size = sum(offered.entries[index].size + TAR_MEMBER_BYTES for index in missing)
+        offered.upload = FileGrant(
+            user=f"s-{self._number}-{offered.offer.request}",
+            password=secrets.token_hex(16),
+            path=UPLOAD_FILE,
+            real=self._services.scenes.begin_upload(SceneId(offered.offer.scene)),
+            mode="write",
+            max_bytes=size + 65_536,
+        )
+        self._services.ftp.grant(offered.upload)
+        return Grant(offered.upload.user, offered.upload.password, offered.upload.path)
+
+    def _staged(self, staged: msg.Staged) -> None:
+        offered = self._offered
+        if offered is None or offered.upload is None or staged.request != offered.offer.request:
+            raise ProtocolError("STAGED without an offer")
+        announced = Announced(staged.size, staged.sha256)
+        self._services.ftp.revoke(offered.upload.user)
+        if not arrived_whole(offered.upload.real, announced, self._link.service):
+            raise SceneFault("the scene arrived damaged; submit again")
+        self._assemble(offered)
+        self._offered = None
+        self._ready.add(offered.offer.scene)
+        self._link.send(msg.SceneReady(offered.offer.request, offered.offer.scene))
+
+    def _assemble(self, offered: _Offered) -> None:
+        scene = SceneId(offered.offer.scene)
+        upload = offered.upload
+        self._services.scenes.assemble(
+            scene, offered.entries, upload.real if upload else None, self._link.service
+        )
+        offered.upload = None
+
+    def _drop_offer(self) -> None:
+        offered, self._offered = self._offered, None
+        if offered is not None and offered.upload is not None:
+            self._services.ftp.revoke(offered.upload.user)
+            self._services.scenes.discard_upload(offered.upload.real)
+
+    # ------------------------------------------------ jobs
+
+    def _submit(self, submit: msg.Submit) -> None:
+        if submit.scene not in self._ready:
+            raise SceneFault("the scene is not here yet: offer it first")
+        spec = RenderSpec.from_wire(submit.spec)
+        request = JobRequest(
+            key=submit.key,
+            title=submit.title or spec.input,
+            owner=submit.owner or self._hello.name,
+            priority=submit.priority,
+            scene=SceneId(submit.scene),
+            spec=submit.spec,
+            spec_hash=spec.digest(),
+            picture=spec.picture(),
+            wish_bands=submit.bands,
+            output_name=_plain_name(submit.output_name),
+        )
+        self._check_size(request)
+        self._post(NewJob(self._number, submit.request, request, spec))
+
+    def _check_size(self, request: JobRequest) -> None:
+        limit = self._services.settings.max_pixels
+        pixels = request.picture.width * request.picture.height
+        if pixels > limit:
+            raise SceneFault(
+                f"{request.picture.width}x{request.picture.height} is {pixels} pixels, "
+                f"over this head's limit of {limit} (setting max_pixels)"
+            )
+
+    # ------------------------------------------------ tokens
+
+    def _admin(self) -> None:
+        if self._record.role != "admin":
+            raise SceneFault("only an admin token may see, make or revoke tokens")
+
+    def _list_tokens(self, question: msg.ListTokens) -> None:
+        self._admin()
+        views = [
+            msg.TokenView(record.id, record.role, record.name, record.created)
+            for record in self._services.tokens.list()
+        ]
+        self._link.send(msg.Tokens(question.request, views))
+
+    def _make_token(self, question: msg.MakeToken) -> None:
+        self._admin()
+        record, text = self._services.tokens.make(question.role, question.name)
+        self._link.send(msg.TokenMade(question.request, record.id, text))
+
+    def _revoke_token(self, question: msg.RevokeToken) -> None:
+        self._admin()
+        record = self._services.tokens.revoke(question.id)
+        self._link.send(msg.Ok(question.request, f"token {record.id} ({record.name}) is revoked"))
+        self._post(TokenRevoked(record.id))
+
+
+def _plain_name(name: str) -> str:
+    """Give the output's file name if it is one; raises SceneFault."""
+    if not name or "/" in name or "\0" in name or name in (".", "..") or name.startswith("."):
+        raise SceneFault(f"{name!r} is not a plain file name for the picture")
+    return name

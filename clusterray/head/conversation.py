@@ -1,0 +1,119 @@
+"""What the conversations with nodes and clients share.
+
+Runs on the connection's own thread; the task manager only leaves messages in its outbox, by the
+two methods of ``letters.Outlet``. Must not touch the farm.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from clusterray.head.ftp_server import FtpServer
+from clusterray.head.scene_store import SceneStore
+from clusterray.head.settings import HeadSettings
+from clusterray.head.task_manager import TaskManager
+from clusterray.head.tokens import TokenRecord, TokenStore
+from clusterray.head.uploads import Expected
+from clusterray.wire import protocol as msg
+from clusterray.wire.link import Link, LinkClosed
+from clusterray.wire.protocol import AnyMessage, Hello, Message, ProtocolError
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a connection may use of the head; all of it is safe on any thread."""
+
+    settings: HeadSettings
+    farm_id: str
+    ftp_port: int
+    http_port: int
+    task_manager: TaskManager
+    tokens: TokenStore
+    ftp: FtpServer
+    scenes: SceneStore
+
+
+class Refusal(Exception):
+    """The peer is told why, and the connection closed; ``retry``: it may come back unchanged."""
+
+    def __init__(self, reason: str, *, retry: bool) -> None:
+        super().__init__(reason)
+        self.retry = retry
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What a peer said of itself and the token it showed."""
+
+    hello: Hello
+    record: TokenRecord
+
+
+class Conversation:
+    """What node and client conversations share: the outlet that the task manager writes to."""
+
+    role: ClassVar[str] = "peer"
+
+    def __init__(self, number: int, link: Link, services: Services, card: Introduction) -> None:
+        self._number = number
+        self._link = link
+        self._services = services
+        self._hello = card.hello
+        self._record = card.record
+        self._orders: deque[tuple[Message, Expected | None]] = deque()
+        self._leaving: str | None = None
+        self._handlers: dict[type[Message], Callable[[Any], None]] = {}
+
+    # ------------------------------------------------ called by the task-manager thread
+
+    def post(self, message: Message, expected: Expected | None = None) -> None:
+        """Leave a message to send; see letters.Outlet."""
+        self._orders.append((message, expected))
+        self._link.wake()
+
+    def leave(self, reason: str) -> None:
+        """Ask the thread to say BYE and close; see letters.Outlet."""
+        self._leaving = reason
+        self._link.wake()
+
+    # ------------------------------------------------ called by this connection's thread
+
+    def run(self) -> None:
+        """Talk until the link closes."""
+        self._open()
+        while True:
+            self._send_orders()
+            if self._leaving is not None:
+                raise Refusal(self._leaving, retry=False)
+            message = self._link.receive(None)
+            if message is not None:
+                self._take(message)
+
+    def ended(self) -> None:
+        """The link is closed; a last chance to post letters."""
+
+    def _open(self) -> None:
+        raise NotImplementedError
+
+    def _expect(self, message: Message, expected: Expected | None) -> None:
+        """See an order before it is sent."""
+
+    def _send_orders(self) -> None:
+        while self._orders:
+            message, expected = self._orders.popleft()
+            self._expect(message, expected)
+            self._link.send(message)
+
+    def _take(self, message: AnyMessage) -> None:
+        if isinstance(message, msg.Bye):
+            raise LinkClosed(f"said goodbye: {message.reason}")
+        handler = self._handlers.get(type(message))
+        if handler is None:
+            raise ProtocolError(f"{type(message).__name__} is not for a {self.role} to say")
+        handler(message)
+
+    def _post(self, letter: Any) -> None:
+        self._services.task_manager.post(letter)

@@ -1,0 +1,27 @@
+"""What an FTP login may do: one file, to read or to write, and nothing else.
+
+Pure values; the ftp thread enforces them (``ftp_server``), any thread may make them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class FileGrant:
+    """A short-lived FTP login for one purpose.
+
+    ``path`` is the only name the session can RETR (mode ``read``) or STOR (mode ``write``), a
+    plain virtual name such as ``tile.png``; ``real`` is the file behind it. An upload is cut off
+    after ``max_bytes`` bytes; None sets no limit and is meant for mode ``read``.
+    """
+
+    user: str
+    password: str
+    path: str
+    real: Path
+    mode: Literal["read", "write"]
+    max_bytes: int | None = None

@@ -1,0 +1,142 @@
+"""What the other threads of the head put into the task manager's inbox. Frozen values.
+
+A farm event goes in as it is; a letter carries what the farm need not know.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from clusterray.core.events import Event, NodeJoined
+from clusterray.core.model import AttemptId, JobId, JobRequest, SceneId
+from clusterray.head.uploads import Expected
+from clusterray.head.views import NodeCard
+from clusterray.povray.spec import RenderSpec
+from clusterray.wire.protocol import (
+    Cancel,
+    Fetch,
+    Follow,
+    ListJobs,
+    ListNodes,
+    Message,
+    PhaseSeconds,
+    Show,
+)
+
+
+class Outlet(Protocol):
+    """The task manager's end of a connection: it only ever leaves things there."""
+
+    def post(self, message: Message, expected: Expected | None = None) -> None:
+        """Have the connection's thread send ``message``; ``expected`` comes with a lease."""
+
+    def leave(self, reason: str) -> None:
+        """Have the connection's thread say BYE and close."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOpened:
+    """A client has shown its token."""
+
+    conn: int
+    outlet: Outlet
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeOpened:
+    """A node has shown its token; ``joined`` is for the farm, ``card`` for people."""
+
+    conn: int
+    outlet: Outlet
+    token: str
+    joined: NodeJoined
+    card: NodeCard
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A connection has ended; the last letter of its thread."""
+
+    conn: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Where the time of an attempt went."""
+
+    attempt: AttemptId
+    seconds: PhaseSeconds
+
+
+Question: TypeAlias = Follow | Fetch | Cancel | ListJobs | ListNodes | Show
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A client asks; the answer goes to its outlet."""
+
+    conn: int
+    question: Question
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A client submits; its scene is stored and held, its spec checked."""
+
+    conn: int
+    request_id: int
+    request: JobRequest
+    spec: RenderSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep this scene while the connection stands; ``done`` is set once that is so."""
+
+    conn: int
+    scene: SceneId
+    done: threading.Event
+
+
+@dataclass(frozen=True, slots=True)
+class PictureWritten:
+    """The stitcher has written a frame's picture."""
+
+    job: JobId
+    frame: int
+    path: Path
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRevoked:
+    """Connections that came with this token must end."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The head is going down."""
+
+
+Letter: TypeAlias = (
+    Event
+    | ClientOpened
+    | NodeOpened
+    | Closed
+    | Spent
+    | Asked
+    | NewJob
+    | Hold
+    | PictureWritten
+    | TokenRevoked
+    | Stop
+)

@@ -1,0 +1,137 @@
+"""The conversation with a node: its reports become events, its uploads are checked here.
+
+Runs on the connection's own thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from clusterray.core import events as ev
+from clusterray.core.model import AttemptId, NodeId
+from clusterray.head.conversation import Conversation, Introduction, Services
+from clusterray.head.letters import NodeOpened, Spent
+from clusterray.head.uploads import Announced, Expected, arrived_whole, take_in
+from clusterray.head.views import NodeCard
+from clusterray.images.tile import TileFault
+from clusterray.wire import protocol as msg
+from clusterray.wire.link import Link
+from clusterray.wire.protocol import Message
+
+_log = logging.getLogger("clusterray.head.node_talk")
+
+
+class NodeTalk(Conversation):
+    """A node speaks."""
+
+    role = "node"
+
+    def __init__(self, number: int, link: Link, services: Services, card: Introduction) -> None:
+        super().__init__(number, link, services, card)
+        self._expected: dict[str, Expected] = {}
+        self._announced: dict[str, Announced] = {}
+        self._handlers = {
+            msg.Progress: self._progress,
+            msg.Uploading: self._uploading,
+            msg.Done: self._done,
+            msg.Failed: self._failed,
+            msg.HandBack: self._handback,
+            msg.Draining: lambda _: self._post(ev.NodeDraining(number)),
+        }
+
+    def _open(self) -> None:
+        info = self._hello.node
+        assert info is not None
+        joined = ev.NodeJoined(
+            conn=self._number,
+            node=NodeId(self._hello.uuid),
+            name=self._hello.name,
+            threads=info.threads,
+            povray_class=f"{info.povray_version} {info.povray_build}".strip(),
+            rendering=frozenset(AttemptId(held) for held in info.rendering),
+            rendered=frozenset(AttemptId(held) for held in info.rendered),
+        )
+        card = NodeCard(self._link.peer, self._hello.version, info)
+        self._post(NodeOpened(self._number, self, self._record.id, joined, card))
+
+    def _expect(self, message: Message, expected: Expected | None) -> None:
+        if isinstance(message, msg.Lease | msg.Keep) and expected is not None:
+            self._expected[message.attempt] = expected
+        elif isinstance(message, msg.Drop | msg.Accepted):
+            self._forget(message.attempt)
+
+    def _forget(self, attempt: str) -> None:
+        self._expected.pop(attempt, None)
+        self._announced.pop(attempt, None)
+
+    def _progress(self, message: msg.Progress) -> None:
+        self._post(
+            ev.AttemptProgress(
+                self._number, AttemptId(message.attempt), message.phase, message.done
+            )
+        )
+
+    def _uploading(self, message: msg.Uploading) -> None:
+        attempt = AttemptId(message.attempt)
+        self._announced[attempt] = Announced(message.size, message.sha256)
+        self._post(Spent(attempt, message.seconds))
+        self._post(ev.AttemptRendered(self._number, attempt))
+
+    def _done(self, message: msg.Done) -> None:
+        attempt = AttemptId(message.attempt)
+        self._post(Spent(attempt, message.seconds))
+        expected, announced = self._expected.get(attempt), self._announced.get(attempt)
+        if expected is None or announced is None:
+            # Not one of this connection's: the farm answers DROP, or ACCEPTED once more.
+            self._post(ev.AttemptRendered(self._number, attempt))
+            return
+        self._take_in(attempt, expected, announced, self._link.service)
+
+    def _take_in(
+        self,
+        attempt: AttemptId,
+        expected: Expected,
+        announced: Announced,
+        tick: Callable[[], None],
+    ) -> None:
+        self._forget(attempt)
+        try:
+            take_in(expected, announced, tick)
+        except TileFault as fault:
+            self._post(ev.TileRefused(attempt, str(fault)))
+        except OSError as error:
+            reason = f"the head cannot keep the tile {expected.tile}: {error.strerror}"
+            _log.error("%s", reason)
+            self._post(ev.TileRefused(attempt, reason))
+        else:
+            self._post(ev.TileVerified(attempt))
+
+    def _failed(self, message: msg.Failed) -> None:
+        self._forget(message.attempt)
+        self._post(
+            ev.AttemptFailed(
+                self._number,
+                AttemptId(message.attempt),
+                message.fault,
+                message.message,
+                message.file,
+                message.line,
+                message.text,
+            )
+        )
+
+    def _handback(self, message: msg.HandBack) -> None:
+        self._forget(message.attempt)
+        self._post(ev.AttemptHandedBack(self._number, AttemptId(message.attempt), message.reason))
+
+    def ended(self) -> None:
+        """A tile that lies whole at the head counts though its node did not live to say so."""
+        for attempt, announced in list(self._announced.items()):
+            expected = self._expected.get(attempt)
+            if expected is not None and arrived_whole(expected.upload, announced, _no_tick):
+                self._take_in(AttemptId(attempt), expected, announced, _no_tick)
+
+
+def _no_tick() -> None:
+    """Stand in for heartbeats once the link is closed."""

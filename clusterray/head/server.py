@@ -1,0 +1,240 @@
+"""The head process: builds its rooms, starts their threads, takes connections in, stops in order.
+
+Wiring only. The main thread owns the listening socket and waits in ``run``; ``request_stop`` may
+be called from a signal handler or any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import resource
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from clusterray.core.errors import LocalFault, NoHead
+from clusterray.core.events import FrameFailed
+from clusterray.core.farm import Farm
+from clusterray.core.model import JobId
+from clusterray.head.connections import Connection
+from clusterray.head.conversation import Services
+from clusterray.head.ftp_server import FtpServer
+from clusterray.head.letters import PictureWritten
+from clusterray.head.scene_store import SceneStore
+from clusterray.head.settings import HeadSettings
+from clusterray.head.state_folder import Ports, StateFolder
+from clusterray.head.stitcher import Stitcher
+from clusterray.head.task_manager import TaskManager
+from clusterray.head.tokens import TokenStore
+from clusterray.head.web.app import create_app
+from clusterray.head.web.web_server import WebServer
+from clusterray.wire.archive import ArchiveLimits
+from clusterray.wire.protocol import Role
+from clusterray.wire.trust import JoinToken
+
+BACKLOG = 1024
+THREAD_STACK_BYTES = 1 << 20
+"""A thousand connections are a thousand stacks; ours are shallow."""
+
+_log = logging.getLogger("clusterray.head.server")
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Where the head listens."""
+
+    host: str
+    control: int
+    ftp: int
+    http: int
+
+    def line(self) -> str:
+        """Give the one line the daemon prints when it is ready."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"ready control={host}:{self.control} ftp={host}:{self.ftp} http={host}:{self.http}"
+
+
+class Head:
+    """A head: ``start``, then ``run`` until ``request_stop``, then ``stop``."""
+
+    def __init__(self, settings: HeadSettings) -> None:
+        self.crashed = False
+        self._settings = settings
+        self._folder = StateFolder(settings.state)
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_write.setblocking(False)
+        self._connections: list[Connection] = []
+        self._undo = contextlib.ExitStack()
+
+    # ---------------------------------------------------------------- start
+
+    def start(self) -> Ready:
+        """Open the folder, bind the ports, start the threads, write the token files.
+
+        Raises LocalFault in words; whatever had been started is stopped again.
+        """
+        try:
+            return self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> Ready:
+        _raise_open_files()
+        threading.stack_size(THREAD_STACK_BYTES)
+        settings, folder, undo = self._settings, self._folder, self._undo
+        undo.callback(self._close_waker)
+        folder.open()
+        undo.callback(folder.close)
+        tokens = TokenStore(folder.root)
+        scenes = SceneStore(folder.scenes, self._limits(), settings.scene_store_bytes)
+        remembered = folder.ports()
+
+        self._listening = _at_port(
+            settings.port, remembered.control, lambda port: _listen(settings.listen, port)
+        )
+        undo.callback(self._listening.close)
+        ftp = _at_port(settings.ftp_port, remembered.ftp, self._make_ftp)
+        ftp.start()
+        undo.callback(ftp.stop)
+
+        stitcher = Stitcher(
+            lambda *written: manager.post(PictureWritten(*written)),
+            lambda *failed: manager.post(FrameFailed(*failed)),
+        )
+        farm = Farm(
+            random.SystemRandom(),
+            detached_s=settings.detached_s,
+            max_jobs=settings.max_jobs,
+            first_number=folder.last_job_number() + 1,
+        )
+        manager = TaskManager(farm, folder, ftp, scenes, stitcher, on_crash=self._crash)
+        undo.callback(manager.stop)
+        stitcher.start()
+        undo.callback(stitcher.stop)
+        manager.start()
+        undo.callback(self._close_connections)
+
+        web = _at_port(
+            settings.http_port,
+            remembered.http,
+            lambda port: self._make_web(port, manager, stitcher, tokens),
+        )
+        web.start()
+        undo.callback(web.stop)
+
+        control = self._listening.getsockname()[1]
+        folder.remember_ports(Ports(control, ftp.port, web.port))
+        tokens.write_files(settings.advertise or settings.listen, control)
+        self._services = Services(
+            settings, folder.farm_id(), ftp.port, web.port, manager, tokens, ftp, scenes
+        )
+        return Ready(settings.listen, control, ftp.port, web.port)
+
+    def _limits(self) -> ArchiveLimits:
+        settings = self._settings
+        return ArchiveLimits(settings.max_scene_bytes, settings.max_scene_files)
+
+    def _make_ftp(self, port: int) -> FtpServer:
+        settings = self._settings
+        return FtpServer(settings.listen, port, settings.passive_ports, settings.advertise)
+
+    def _make_web(
+        self, port: int, manager: TaskManager, stitcher: Stitcher, tokens: TokenStore
+    ) -> WebServer:
+        def role_of(text: str) -> Role | None:
+            try:
+                record = tokens.identify(JoinToken.decode(text).secret)
+            except NoHead:
+                return None
+            return None if record is None else record.role
+
+        app = create_app(
+            view=lambda: manager.view,
+            preview=lambda job: stitcher.preview(JobId(job)),
+            check_token=role_of,
+        )
+        return WebServer(app, self._settings.listen, port)
+
+    # ---------------------------------------------------------------- run
+
+    def run(self) -> None:
+        """Take connections in until a stop is requested."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._listening, selectors.EVENT_READ)
+            selector.register(self._wake_read, selectors.EVENT_READ)
+            while True:
+                ready = {key.fileobj for key, _ in selector.select()}
+                if self._wake_read in ready:
+                    return
+                self._accept()
+
+    def request_stop(self) -> None:
+        """End ``run``; from any thread or signal handler."""
+        with contextlib.suppress(OSError):
+            self._wake_write.send(b"\0")
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listening.accept()
+        except OSError as error:
+            # The peer may be gone already, or descriptors short: neither ends the service.
+            _log.warning("a connection was not taken in: %s", error)
+            return
+        self._connections = [known for known in self._connections if known.is_alive()]
+        connection = Connection(sock, self._services)
+        self._connections.append(connection)
+        connection.start()
+
+    def _crash(self) -> None:
+        self.crashed = True
+        self.request_stop()
+
+    # ---------------------------------------------------------------- stop
+
+    def stop(self) -> None:
+        """Close every connection, end every thread, give ports and folder free; idempotent."""
+        self._undo.close()
+
+    def _close_connections(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        for connection in self._connections:
+            connection.join()
+
+    def _close_waker(self) -> None:
+        self._wake_read.close()
+        self._wake_write.close()
+
+
+def _at_port(wanted: int, remembered: int, make: Callable[[int], Made]) -> Made:
+    """Make a server at the port wanted, or for port 0 at the last start's, or at any free one."""
+    if wanted == 0 and remembered != 0:
+        with contextlib.suppress(LocalFault):
+            return make(remembered)
+    return make(wanted)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise LocalFault(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; "
+            "choose another address with --listen or another port with --port"
+        ) from error
+
+
+def _raise_open_files() -> None:
+    """Allow as many open files as the system lets us: each node is a few sockets."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

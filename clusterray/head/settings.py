@@ -1,0 +1,27 @@
+"""The head's settings as one frozen value; where each came from is the command's business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSettings:
+    """Everything a head can be told. Ports of 0 take a free one, remembered in ``state``."""
+
+    state: Path
+    listen: str = "127.0.0.1"
+    advertise: str = ""
+    port: int = 0
+    ftp_port: int = 0
+    http_port: int = 0
+    passive_ports: tuple[int, int] | None = None
+    heartbeat_s: float = 4.0
+    silent_s: float = 16.0
+    detached_s: float = 10.0
+    max_scene_bytes: int = 2 << 30
+    max_scene_files: int = 20_000
+    max_pixels: int = 1 << 28
+    max_jobs: int = 10_000
+    scene_store_bytes: int = 20 << 30

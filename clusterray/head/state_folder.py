@@ -1,0 +1,142 @@
+"""The head's folder on disk: where each thing lies, the lock, and what is remembered of a start.
+
+Paths only and the few tiny files of the head itself; tokens, scenes and pictures have rooms of
+their own. ARCHITECTURE.md lists every file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from clusterray.core.errors import LocalFault
+from clusterray.core.model import AttemptId, JobId
+
+_log = logging.getLogger("clusterray.head.state_folder")
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports of the last start, tried first at the next; 0 where there was none."""
+
+    control: int = 0
+    ftp: int = 0
+    http: int = 0
+
+
+class StateFolder:
+    """The folder that one head owns while it runs."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.scenes = root / "scenes"
+        self._incoming = root / "incoming"
+        self._tiles = root / "tiles"
+        self._results = root / "results"
+        self._lock_fd: int | None = None
+
+    def open(self) -> None:
+        """Make the folder, lock it, and clear what an earlier head left half done.
+
+        Raises LocalFault naming the pid if another head has it, or the path if it cannot be used.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock()
+            for folder in (self._incoming, self._tiles):
+                shutil.rmtree(folder, ignore_errors=True)
+            for folder in (self._incoming, self._tiles, self._results, self.scenes):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise LocalFault(
+                f"cannot use the state folder {self.root}: {error.strerror}; "
+                "choose another with --state"
+            ) from error
+
+    def close(self) -> None:
+        """Give the folder free."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def _lock(self) -> None:
+        fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise LocalFault(
+                f"another head (pid {pid}) uses the state folder {self.root}; "
+                "stop it or choose another folder with --state"
+            ) from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock_fd = fd
+
+    # ---------------------------------------------------------------- paths
+
+    def upload_of(self, attempt: AttemptId) -> Path:
+        """Where the FTP upload of an attempt lands."""
+        return self._incoming / f"{attempt}.part"
+
+    def tile_of(self, attempt: AttemptId) -> Path:
+        """Where the verified tile of an attempt lies."""
+        return self._tiles / f"{attempt}.png"
+
+    def result_of(self, job: JobId, name: str) -> Path:
+        """Where the finished picture of a job goes; its writer makes the folder."""
+        return self._results / job / name
+
+    def discard_attempt(self, attempt: AttemptId) -> None:
+        """Delete whatever was uploaded for an attempt."""
+        for path in (self.upload_of(attempt), self.tile_of(attempt)):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                _log.warning("cannot delete %s: %s", path, error.strerror)
+
+    def discard_result(self, job: JobId) -> None:
+        """Delete the folder of a job that came to nothing."""
+        shutil.rmtree(self._results / job, ignore_errors=True)
+
+    # ---------------------------------------------------------------- what is remembered
+
+    def last_job_number(self) -> int:
+        """Give the highest job number that has a result here, 0 if none: no number twice."""
+        numbers = [int(path.name[1:]) for path in self._results.glob("j[0-9]*") if path.is_dir()]
+        return max(numbers, default=0)
+
+    def farm_id(self) -> str:
+        """Give the uuid of this folder, made on first start."""
+        path = self.root / "farm-id"
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_text("ascii").strip()
+        made = str(uuid.uuid4())
+        self._write(path, made + "\n")
+        return made
+
+    def ports(self) -> Ports:
+        """Give the ports of the last start."""
+        try:
+            saved = json.loads((self.root / "ports.json").read_text("ascii"))
+            return Ports(int(saved["control"]), int(saved["ftp"]), int(saved["http"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return Ports()
+
+    def remember_ports(self, ports: Ports) -> None:
+        """Keep the ports for the next start."""
+        saved = {"control": ports.control, "ftp": ports.ftp, "http": ports.http}
+        self._write(self.root / "ports.json", json.dumps(saved) + "\n")
+
+    def _write(self, path: Path, text: str) -> None:
+        temporary = path.with_suffix(".new")
+        temporary.write_text(text, "ascii")
+        temporary.replace(path)

@@ -1,0 +1,278 @@
+"""The thread that turns accepted tiles into pictures.
+
+The thread ``stitcher`` alone owns the FrameWriters; the public methods leave a note in its inbox
+and may be called from any thread. Outcomes go to the two callbacks given at construction, which run
+on the stitcher's thread and must not block. Must not know of attempts or nodes: what comes here has
+been accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from clusterray.core.errors import ClusterRayError
+from clusterray.core.model import JobId, Rect
+from clusterray.images.stitch import FrameWriter
+from clusterray.images.tile import TileFault
+
+OnFinished: TypeAlias = Callable[[JobId, int, Path, int, str], None]
+"""(job, frame, path, size in bytes, sha256 hex), called on the stitcher's thread."""
+OnFailed: TypeAlias = Callable[[JobId, int, str], None]
+"""(job, frame, reason in words), called on the stitcher's thread."""
+
+PREVIEW_SIDE: Final = 640
+"""Longer side of a preview in pixels, at most."""
+PREVIEW_EVERY_S: Final = 0.5
+"""A job's preview is made no more often than this."""
+PREVIEW_SHARE: Final = 0.1
+"""Previews may take no more than this share of the thread's time."""
+KEPT_PREVIEWS: Final = 50
+"""Of so many jobs the last preview is kept."""
+_CHUNK: Final = 1 << 20
+
+_log = logging.getLogger("clusterray.head.stitcher")
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    job: JobId
+    frame: int
+    region: Rect
+    grey: bool
+    alpha: bool
+    target: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Add:
+    job: JobId
+    frame: int
+    path: Path
+    rect: Rect
+
+
+@dataclass(frozen=True, slots=True)
+class _Finish:
+    job: JobId
+    frame: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Abandon:
+    job: JobId
+
+
+class _Stop:
+    """Nothing after this note is looked at."""
+
+
+_Note: TypeAlias = _Begin | _Add | _Finish | _Abandon | _Stop
+
+
+@dataclass(slots=True)
+class _Frame:
+    """One frame being written."""
+
+    writer: FrameWriter
+    target: Path
+
+
+@dataclass(slots=True)
+class _Due:
+    """When a job's preview may be made again, and of which frame; ``frame`` None: nothing new."""
+
+    frame: int | None
+    not_before_at: float
+
+
+class Stitcher:
+    """Puts tiles together, frame by frame, and publishes what is there so far.
+
+    After ``begin`` each frame ends in exactly one call of ``on_finished`` or ``on_failed``, unless
+    its job is abandoned or the stitcher stops first. Notes about unknown frames are ignored: they
+    belong to a frame that failed or was abandoned. ``clock`` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        on_finished: OnFinished,
+        on_failed: OnFailed,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_finished = on_finished
+        self._on_failed = on_failed
+        self._clock = clock
+        self._inbox: queue.Queue[_Note] = queue.Queue()
+        self._hurry = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stitcher")
+        self._frames: dict[tuple[JobId, int], _Frame] = {}
+        self._due: dict[JobId, _Due] = {}
+        # Replaced as a whole, never changed, so any thread can read it.
+        self._previews: Mapping[str, bytes] = {}
+
+    # ------------------------------------------------------------ called from any thread
+
+    def start(self) -> None:
+        """Start the thread ``stitcher``."""
+        self._thread.start()
+
+    def begin(
+        self, job: JobId, frame: int, region: Rect, grey: bool, alpha: bool, target: Path
+    ) -> None:
+        """Open a frame of the pixels ``region``, to be written to ``target``."""
+        self._inbox.put(_Begin(job, frame, region, grey, alpha, target))
+
+    def add(self, job: JobId, frame: int, path: Path, rect: Rect) -> None:
+        """Put the accepted tile ``path`` into its frame."""
+        self._inbox.put(_Add(job, frame, path, rect))
+
+    def finish(self, job: JobId, frame: int) -> None:
+        """Write the picture, which all tiles added so far cover."""
+        self._inbox.put(_Finish(job, frame))
+
+    def abandon(self, job: JobId) -> None:
+        """Forget all frames of the job and its preview."""
+        self._inbox.put(_Abandon(job))
+
+    def preview(self, job: str) -> bytes | None:
+        """Give the job's picture as it was a moment ago, a PNG; None if there is none (yet)."""
+        return self._previews.get(job)
+
+    def stop(self, *, drain: bool = True) -> None:
+        """End the thread and wait for it; may be called twice, or without start.
+
+        With ``drain`` everything noted so far is done first, else only what is being done.
+        """
+        if not drain:
+            self._hurry.set()
+        self._inbox.put(_Stop())
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    # ------------------------------------------------------------ stitcher thread
+
+    def _run(self) -> None:
+        while not self._hurry.is_set():
+            note = self._next_note()
+            if isinstance(note, _Stop):
+                break
+            if note is not None:
+                self._handle(note)
+            self._publish_due()
+        self._frames.clear()
+
+    def _next_note(self) -> _Note | None:
+        waits = [due.not_before_at for due in self._due.values() if due.frame is not None]
+        timeout = max(0.0, min(waits) - self._clock()) if waits else None
+        try:
+            return self._inbox.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def _handle(self, note: _Begin | _Add | _Finish | _Abandon) -> None:
+        if isinstance(note, _Abandon):
+            self._forget_job(note.job)
+            return
+        try:
+            self._handle_frame(note)
+        except (TileFault, ClusterRayError) as fault:
+            self._fail(note, str(fault))
+        except OSError as error:
+            place = error.filename or "the picture"
+            self._fail(note, f"{place}: {error.strerror}; free some space on the head's disk")
+        except MemoryError:
+            self._fail(note, "the head has too little memory for this picture; render it smaller")
+        except Exception as error:  # noqa: BLE001 - one frame must not end the thread of all frames
+            _log.exception("frame %d of job %s could not be stitched", note.frame, note.job)
+            self._fail(note, f"the head could not stitch the picture: {error!r}; please report it")
+
+    def _handle_frame(self, note: _Begin | _Add | _Finish) -> None:
+        key = (note.job, note.frame)
+        if isinstance(note, _Begin):
+            writer = FrameWriter(note.region, note.grey, note.alpha)
+            self._frames[key] = _Frame(writer, note.target)
+            return
+        frame = self._frames.get(key)
+        if frame is None:
+            return
+        if isinstance(note, _Add):
+            frame.writer.add(note.path, note.rect)
+            self._mark_due(note.job, note.frame)
+            return
+        self._finish(note, frame)
+
+    def _finish(self, note: _Finish, frame: _Frame) -> None:
+        frame.target.parent.mkdir(mode=0o700, exist_ok=True)
+        frame.writer.finish(frame.target)
+        size, digest = _measure(frame.target)
+        self._publish(note.job, frame.writer)
+        self._forget_frame(note.job, note.frame)
+        self._on_finished(note.job, note.frame, frame.target, size, digest)
+
+    def _fail(self, note: _Begin | _Add | _Finish, reason: str) -> None:
+        _log.error("frame %d of job %s: %s", note.frame, note.job, reason)
+        self._forget_frame(note.job, note.frame)
+        self._on_failed(note.job, note.frame, reason)
+
+    def _forget_frame(self, job: JobId, frame: int) -> None:
+        self._frames.pop((job, frame), None)
+        due = self._due.get(job)
+        if due is not None and due.frame == frame:
+            due.frame = None
+        if not any(known == job for known, _ in self._frames):
+            self._due.pop(job, None)
+
+    def _forget_job(self, job: JobId) -> None:
+        for key in [key for key in self._frames if key[0] == job]:
+            del self._frames[key]
+        self._due.pop(job, None)
+        self._previews = {known: png for known, png in self._previews.items() if known != job}
+
+    # ------------------------------------------------------------ previews
+
+    def _mark_due(self, job: JobId, frame: int) -> None:
+        due = self._due.get(job)
+        if due is None:
+            self._due[job] = _Due(frame, self._clock())
+        else:
+            due.frame = frame
+
+    def _publish_due(self) -> None:
+        for job, due in list(self._due.items()):
+            frame = None if due.frame is None else self._frames.get((job, due.frame))
+            if frame is None or self._clock() < due.not_before_at:
+                continue
+            begun_at = self._clock()
+            self._publish(job, frame.writer)
+            ended_at = self._clock()
+            pause_s = max(PREVIEW_EVERY_S, (ended_at - begun_at) / PREVIEW_SHARE)
+            self._due[job] = _Due(None, begun_at + pause_s)
+
+    def _publish(self, job: JobId, writer: FrameWriter) -> None:
+        try:
+            png = writer.preview(PREVIEW_SIDE)
+        except Exception:  # noqa: BLE001 - see below; it is logged with its traceback
+            # A picture nobody can look at yet is no reason to lose the one being made.
+            _log.exception("no preview of job %s", job)
+            return
+        others = [(known, old) for known, old in self._previews.items() if known != job]
+        self._previews = dict([*others[-(KEPT_PREVIEWS - 1) :], (job, png)])
+
+
+def _measure(path: Path) -> tuple[int, str]:
+    """Read a file back: its size in bytes and hex SHA-256."""
+    size, digest = 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(_CHUNK):
+            size += len(data)
+            digest.update(data)
+    return size, digest.hexdigest()

@@ -1,0 +1,84 @@
+"""The check of an uploaded tile before the farm hears of it; runs on the node's own thread.
+
+pyftpdlib's "received" proves nothing (a killed uploader looks like success), so the announced size
+and hash decide, and then the pixels: header, mode and every row. Knows files, not the farm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from clusterray.core.model import Rect
+from clusterray.images.tile import TileFault, check_tile
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What the node said of the file it uploads."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the tile of an attempt must be, where it lands and where it goes when it is right."""
+
+    rect: Rect
+    grey: bool
+    alpha: bool
+    upload: Path
+    tile: Path
+
+
+def arrived_whole(upload: Path, announced: Announced, tick: Callable[[], None]) -> bool:
+    """Tell whether a file of the announced size and hash lies there.
+
+    ``tick`` is called between chunks, so that heartbeats flow.
+    """
+    try:
+        if upload.stat().st_size != announced.size:
+            return False
+        return _sha256(upload, tick) == announced.sha256
+    except OSError:
+        return False
+
+
+def take_in(expected: Expected, announced: Announced, tick: Callable[[], None]) -> None:
+    """Check the upload wholly, make it durable and move it to the tiles.
+
+    Raises TileFault in words if it is not the tile, OSError if this machine cannot keep it. The
+    upload is gone either way.
+    """
+    try:
+        if not arrived_whole(expected.upload, announced, tick):
+            raise TileFault("the uploaded tile is not the file that was announced")
+        check_tile(expected.upload, expected.rect, grey=expected.grey, alpha=expected.alpha)
+        _sync(expected.upload)
+        expected.upload.rename(expected.tile)
+        _sync(expected.tile.parent)
+    finally:
+        expected.upload.unlink(missing_ok=True)
+
+
+def _sha256(path: Path, tick: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            tick()
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,193 @@
+"""The farm as a person sees it: immutable values made from it by the task-manager thread.
+
+Whoever shows them (followers, commands, pages) reads them on any thread and never the farm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from clusterray.core.entities import Attempt, Band, Frame, Job, Node
+from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFault
+from clusterray.core.farm import Farm
+from clusterray.core.states import AttemptState, BandState, JobState
+from clusterray.povray.spec import RenderSpec
+from clusterray.wire.protocol import (
+    AttemptView,
+    BandView,
+    JobView,
+    NodeInfo,
+    NodeView,
+    Phase,
+    PhaseSeconds,
+    Setting,
+)
+
+MAX_BANDS_SHOWN = 500
+MAX_ATTEMPTS_SHOWN = 64
+MAX_TEXT = 8000
+MAX_LONG_TEXT = 65_000
+
+
+@dataclass(frozen=True, slots=True)
+class FarmView:
+    """Everything the status page shows, newest job first; ``at`` is wall time."""
+
+    jobs: tuple[JobView, ...] = ()
+    nodes: tuple[NodeView, ...] = ()
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCard:
+    """What the farm need not know of a node, but a person wants to."""
+
+    address: str
+    version: str
+    info: NodeInfo
+
+
+def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
+    """Show one job; ``now`` is the farm's clock, ``created`` wall time of its submission."""
+    bands = [band for frame in job.frames for band in frame.bands.values()]
+    live = [attempt for band in bands for attempt in band.live_attempts]
+    total = sum(frame.area.area for frame in job.frames)
+    done = _pixels_done(job, live)
+    ended = job.ended_at if job.ended_at is not None else now
+    spent = 0.0 if job.started_at is None else ended - job.started_at
+    speed = done / spent if spent > 0 else 0.0
+    problem = job.problem
+    request = job.request
+    return JobView(
+        id=job.id,
+        number=job.number,
+        title=request.title,
+        owner=request.owner,
+        state=job.state.value,
+        priority=request.priority,
+        scene=request.scene,
+        width=request.picture.width,
+        height=request.picture.height,
+        region=request.picture.region.as_tuple(),
+        output_name=request.output_name,
+        created=created,
+        elapsed_s=max(0.0, ended - job.submitted_at),
+        pixels_done=done,
+        pixels_total=total,
+        pixels_per_s=speed,
+        eta_s=(total - done) / speed if job.open and speed > 0 else None,
+        bands_done=_count(bands, BandState.COVERED),
+        bands_running=_count(bands, BandState.RUNNING),
+        bands_waiting=_count(bands, BandState.WAITING),
+        nodes=sorted({attempt.node_name for attempt in live}),
+        note=_note(job, farm, live),
+        error_code=_exit_code(job),
+        error=(problem.message if problem else job.reason)[:MAX_TEXT],
+        error_file=problem.file if problem else "",
+        error_line=problem.line if problem else 0,
+        error_text=problem.text[-MAX_LONG_TEXT:] if problem else "",
+    )
+
+
+def _pixels_done(job: Job, live: Iterable[Attempt]) -> int:
+    if job.state is JobState.DONE:
+        return sum(frame.area.area for frame in job.frames)
+    covered = sum(frame.area.area - frame.uncovered for frame in job.frames)
+    return covered + sum(attempt.done for attempt in live)
+
+
+def _count(bands: Sequence[Band], state: BandState) -> int:
+    return sum(band.state is state for band in bands)
+
+
+def _exit_code(job: Job) -> int:
+    """Give what the submitter ends with; ``core.errors`` says what each number means."""
+    if job.state is JobState.CANCELLED:
+        return JobCancelled.exit_code
+    if job.state is not JobState.FAILED:
+        return EXIT_OK
+    ours = job.problem is not None and job.problem.fault == "head"
+    return LocalFault.exit_code if ours else RenderFault.exit_code
+
+
+def _note(job: Job, farm: Farm, live: Sequence[Attempt]) -> str:
+    """Say in words why a job does not move, "" if it does."""
+    if not job.has_waiting or live:
+        return ""
+    usable = [node for node in farm.nodes.values() if node.usable]
+    if not usable:
+        return "no node is connected; start clusterray-node on each render machine"
+    wanted = {frame.povray_class for frame in job.frames if frame.waiting} - {None}
+    if wanted and not any(node.povray_class in wanted for node in usable):
+        return f"waits for a node with POV-Ray {', '.join(sorted(map(str, wanted)))}"
+    before = sum(other.rank < job.rank for other in farm.open_jobs)
+    return f"{before} job{'s' if before > 1 else ''} before it" if before else ""
+
+
+def node_view(node: Node, card: NodeCard) -> NodeView:
+    """Show one node."""
+    return NodeView(
+        name=node.name,
+        uuid=node.id,
+        state=_node_state(node),
+        address=card.address,
+        version=card.version,
+        cores=card.info.cores,
+        threads=node.threads,
+        memory_bytes=card.info.memory_bytes,
+        povray=card.info.povray_version,
+        job=_node_job(node),
+        bands_done=node.bands_done,
+        pixels_done=node.pixels_done,
+        reason=node.reason[:MAX_TEXT],
+    )
+
+
+def _node_state(node: Node) -> Literal["idle", "busy", "draining", "away"]:
+    if node.conn is None:
+        return "away"
+    if node.draining:
+        return "draining"
+    return "busy" if node.attempts else "idle"
+
+
+def _node_job(node: Node) -> str:
+    rendering = [a for a in node.attempts.values() if a.state is AttemptState.RENDERING]
+    attempts = rendering or list(node.attempts.values())
+    return attempts[0].band.frame.job.id if attempts else ""
+
+
+def band_views(frames: Iterable[Frame], seconds: dict[str, PhaseSeconds]) -> list[BandView]:
+    """Show the first bands of a job from top to bottom, with their attempts."""
+    bands = [band for frame in frames for band in frame.bands.values()]
+    bands.sort(key=lambda band: (band.frame.index, band.rect.y0, band.rect.x0))
+    return [
+        BandView(
+            id=band.id,
+            rect=band.rect.as_tuple(),
+            state=band.state.value,
+            attempts=[
+                _attempt_view(attempt, seconds.get(attempt.id))
+                for attempt in band.attempts[-MAX_ATTEMPTS_SHOWN:]
+            ],
+        )
+        for band in bands[:MAX_BANDS_SHOWN]
+    ]
+
+
+def _attempt_view(attempt: Attempt, seconds: PhaseSeconds | None) -> AttemptView:
+    return AttemptView(
+        id=attempt.id,
+        node=attempt.node_name,
+        state=attempt.state.value,
+        phase=cast(Phase, attempt.phase),
+        reason=attempt.reason[:MAX_TEXT],
+        seconds=seconds,
+    )
+
+
+def settings_view(spec: RenderSpec) -> list[Setting]:
+    """Show every value of a job's RenderSpec and the source that won it."""
+    return [Setting(name, value, source) for name, value, source in spec.settings()]

@@ -1,0 +1,261 @@
+"""The status page: what the farm is doing, for whoever brings a token; reads only.
+
+Runs on the workers of the thread ``web``. Must not touch the farm: it is given three callables that
+any thread may call, and shows what they give. Needs no script in the browser: the page asks to be
+loaded again every two seconds.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import flask
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from clusterray import __version__
+from clusterray.wire.protocol import JobView, NodeView, Role
+
+REFRESH_S: Final = 2
+SHOWN_JOBS: Final = 50
+SHOWN_PICTURES: Final = 8
+MAX_FORM_BYTES: Final = 16 << 10
+MAX_SESSIONS: Final = 1000
+
+_OPEN_STATES: Final = frozenset({"queued", "running", "stitching"})
+_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class FarmSnapshot(Protocol):
+    """What the page shows: jobs newest first, nodes, and the wall time ``at`` it was so."""
+
+    @property
+    def jobs(self) -> tuple[JobView, ...]:
+        """The jobs, newest first."""
+
+    @property
+    def nodes(self) -> tuple[NodeView, ...]:
+        """The nodes."""
+
+    @property
+    def at(self) -> float:
+        """Wall time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where the pages get what they show."""
+
+    view: Callable[[], FarmSnapshot]
+    preview: Callable[[str], bytes | None]
+    check_token: Callable[[str], Role | None]
+
+
+class _Sessions:
+    """Which browser session came with which token.
+
+    The cookie holds a random name only; the token is asked about at each request, so that one that
+    is revoked closes its sessions too.
+    """
+
+    def __init__(self) -> None:
+        # Guards _tokens, which all workers share.
+        self._lock = threading.Lock()
+        self._tokens: OrderedDict[str, str] = OrderedDict()
+
+    def open(self, token: str) -> str:
+        name = secrets.token_urlsafe(32)
+        with self._lock:
+            self._tokens[name] = token
+            while len(self._tokens) > MAX_SESSIONS:
+                self._tokens.popitem(last=False)
+        return name
+
+    def token(self, name: object) -> str | None:
+        with self._lock:
+            return self._tokens.get(name) if isinstance(name, str) else None
+
+    def close(self, name: object) -> None:
+        with self._lock:
+            if isinstance(name, str):
+                self._tokens.pop(name, None)
+
+
+def create_app(
+    *,
+    view: Callable[[], FarmSnapshot],
+    preview: Callable[[str], bytes | None],
+    check_token: Callable[[str], Role | None],
+) -> Flask:
+    """Make the web application.
+
+    ``view`` gives the farm as it is now, ``preview`` a job's picture so far as PNG or None,
+    ``check_token`` the role of a token's text, None if it opens nothing. All three are called by
+    several threads at once.
+    """
+    app = Flask("clusterray.head.web")
+    app.secret_key = secrets.token_bytes(32)
+    app.config.update(
+        SESSION_COOKIE_NAME="clusterray",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Strict",
+        MAX_CONTENT_LENGTH=MAX_FORM_BYTES,
+        MAX_FORM_MEMORY_SIZE=MAX_FORM_BYTES,
+    )
+    app.jinja_env.filters.update(duration=duration, percent=percent, clock=_clock, count=_count)
+    app.jinja_env.globals.update(version=__version__, refresh_s=REFRESH_S)
+    app.after_request(_add_headers)
+    app.register_error_handler(HTTPException, _error_page)
+    _add_routes(app, _Sources(view, preview, check_token), _Sessions())
+    return app
+
+
+def _add_routes(app: Flask, sources: _Sources, sessions: _Sessions) -> None:
+    def may_look() -> bool:
+        token = _bearer() or sessions.token(flask.session.get("name"))
+        return token is not None and _opens(sources.check_token(token))
+
+    @app.get("/healthz")
+    def healthz() -> Response:
+        return flask.jsonify(ok=True, version=__version__)
+
+    @app.get("/")
+    def status() -> str | Response:
+        if not may_look():
+            return _login_page("", 401)
+        return _status_page(sources)
+
+    @app.post("/login")
+    def login() -> Response:
+        token = flask.request.form.get("token", "").strip()
+        role = sources.check_token(token) if token else None
+        if not _opens(role):
+            return _login_page(_why_not(token, role), 403 if role else 401)
+        flask.session.clear()
+        flask.session["name"] = sessions.open(token)
+        return _see_other("/")
+
+    @app.post("/logout")
+    def logout() -> Response:
+        sessions.close(flask.session.get("name"))
+        flask.session.clear()
+        return _see_other("/")
+
+    @app.get("/preview/<job>.png")
+    def picture(job: str) -> Response:
+        if not may_look():
+            flask.abort(401)
+        png = sources.preview(job)
+        if png is None:
+            flask.abort(404)
+        return Response(png, mimetype="image/png")
+
+
+def _bearer() -> str | None:
+    kind, _, token = flask.request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" and token.strip() else None
+
+
+def _opens(role: Role | None) -> bool:
+    return role in ("submit", "admin")
+
+
+def _why_not(token: str, role: Role | None) -> str:
+    if not token:
+        return "Paste a token first."
+    if role is not None:
+        return "This is a node's token. The page opens to a submit or an admin token."
+    return "This head does not know that token. Copy the whole line of submit.token again."
+
+
+# ---------------------------------------------------------------- pages
+
+
+def _login_page(problem: str, code: int) -> Response:
+    response = Response(flask.render_template("login.html", problem=problem), code)
+    if code == 401:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="ClusterRay"'
+    return response
+
+
+def _status_page(sources: _Sources) -> str:
+    farm = sources.view()
+    return flask.render_template(
+        "status.html",
+        farm=farm,
+        jobs=farm.jobs[:SHOWN_JOBS],
+        hidden_jobs=max(0, len(farm.jobs) - SHOWN_JOBS),
+        pictures=_pictures(farm.jobs, sources.preview),
+        running=sum(job.state in _OPEN_STATES for job in farm.jobs),
+        present=sum(node.state != "away" for node in farm.nodes),
+        titles={job.id: job.title or job.output_name for job in farm.jobs},
+    )
+
+
+def _pictures(jobs: tuple[JobView, ...], preview: Callable[[str], bytes | None]) -> list[JobView]:
+    """Choose the jobs whose picture is shown: those at work first, then the newest."""
+    pictured = [job for job in jobs if preview(job.id) is not None]
+    pictured.sort(key=lambda job: job.state not in _OPEN_STATES)
+    return pictured[:SHOWN_PICTURES]
+
+
+def _see_other(place: str) -> Response:
+    return Response(status=303, headers={"Location": place})
+
+
+def _error_page(error: HTTPException) -> Response:
+    page = flask.render_template("error.html", code=error.code, name=error.name)
+    response = Response(page, error.code)
+    for header, value in error.get_headers():
+        if header in ("Allow", "WWW-Authenticate"):
+            response.headers[header] = value
+    return response
+
+
+def _add_headers(response: Response) -> Response:
+    response.headers.update(_HEADERS)
+    return response
+
+
+# ---------------------------------------------------------------- words
+
+
+def duration(seconds: float | None) -> str:
+    """Give seconds as a person says them: "45 s", "3 min 05 s", "2 h 07 min"; None is ""."""
+    if seconds is None:
+        return ""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def percent(job: JobView) -> int:
+    """Give how much of a job's pixels is there, in whole per cent; 100 only when all are."""
+    if job.pixels_total == 0:
+        return 0
+    return min(100, job.pixels_done * 100 // job.pixels_total)
+
+
+def _clock(wall: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(wall))
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,0 +1,41 @@
+"""What every test owes: no thread, child process or open socket of ours stays behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+GRACE_S = 3.0
+"""How long a thread or child that was told to end may take to be gone on a busy machine."""
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.is_alive()}
+
+
+def _sockets() -> set[tuple[int, object, object]]:
+    connections = psutil.Process().net_connections(kind="inet")
+    return {(found.fd, found.laddr, found.raddr) for found in connections}
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Fail the test that leaks a thread, a child process or a socket."""
+    threads, sockets = _threads(), _sockets()
+    children = {child.pid for child in psutil.Process().children(recursive=True)}
+    yield
+    for thread in _threads() - threads:
+        thread.join(GRACE_S)
+    left = _threads() - threads
+    assert not left, f"threads left behind: {sorted(thread.name for thread in left)}"
+    new = [c for c in psutil.Process().children(recursive=True) if c.pid not in children]
+    _, alive = psutil.wait_procs(new, timeout=GRACE_S)
+    assert not alive, f"processes left behind: {alive}"
+    if _sockets() - sockets:
+        gc.collect()
+    open_still = _sockets() - sockets
+    assert not open_still, f"sockets left open: {open_still}"

@@ -1,0 +1,370 @@
+"""The whole head over real sockets and FTP, with make-believe nodes and clients."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from PIL import Image
+
+from clusterray.core.errors import LocalFault
+from clusterray.core.model import Rect
+from clusterray.head.server import Head
+from clusterray.head.settings import HeadSettings
+from clusterray.povray.spec import RenderSpec
+from clusterray.wire import protocol as msg
+from clusterray.wire.archive import build_manifest, scene_id
+from clusterray.wire.link import LinkClosed
+from clusterray.wire.staging import GrantRefused, StagingFault
+from clusterray.wire.trust import JoinToken
+from tests.head.peers import Peer, RunningHead, download, running_head, tile_of, upload
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[RunningHead]:
+    with running_head(tmp_path / "state") as running:
+        yield running
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    folder = tmp_path / "scene"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "a.pov").write_text("sphere { 0, 1 }\n")
+    (folder / "parts" / "b.inc").write_text("// nothing\n")
+    return folder
+
+
+def finish(node: Peer, client: Peer, job: str) -> msg.JobView:
+    """Let the node deliver everything; give the job as its follower last sees it."""
+    client.say(msg.Follow(9, job))
+    delivered = 0
+    while True:
+        message = node.link.receive(0.05)
+        if isinstance(message, msg.Lease):
+            node.deliver(message)
+            delivered += 1
+        status = client.link.receive(0.05)
+        if isinstance(status, msg.JobStatus) and status.job.state in ("done", "failed"):
+            assert delivered
+            return status.job
+
+
+# ---------------------------------------------------------------- the door
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"secret": "wrong"}, "not valid"),
+        ({"role": "submit", "node": None}, "a token for node, not for submit"),
+        ({"protocol": (99, 100)}, "update the head"),
+        ({"protocol": (0, 0)}, "update a-node"),
+        ({"node": None}, "must say what it can do"),
+    ],
+)
+def test_who_is_not_let_in_is_told_why(
+    head: RunningHead, changes: dict[str, object], words: str
+) -> None:
+    with Peer(head) as peer:
+        peer.say(peer.hello("node", **changes))
+        bye = peer.hear(msg.Bye)
+        assert words in bye.reason
+        assert not bye.retry
+        with pytest.raises(LinkClosed):
+            peer.link.receive(5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"GET / HTTP/1.1\r\n\r\n", struct.pack(">I", 5) + b"hello", struct.pack(">I", 2) + b"{}"],
+)
+def test_strangers_cost_nobody_anything(head: RunningHead, data: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", head.ready.control), 5) as stranger:
+        stranger.sendall(data)
+        assert b"bye" in stranger.recv(4096)
+    with Peer(head) as peer:
+        assert peer.join("submit").farm
+
+
+def test_a_node_may_not_speak_as_a_client(head: RunningHead) -> None:
+    with Peer(head) as peer:
+        peer.join("node")
+        peer.say(msg.ListJobs(1))
+        assert "ListJobs is not for a node" in peer.hear(msg.Bye).reason
+
+
+def test_only_an_admin_sees_tokens_and_a_revoked_one_ends_its_connections(
+    head: RunningHead,
+) -> None:
+    with Peer(head) as client, Peer(head) as admin, Peer(head) as other:
+        client.join("submit")
+        client.say(msg.ListTokens(1))
+        assert "admin" in client.hear(msg.Refused).message
+        admin.join("admin")
+        admin.say(msg.MakeToken(1, "submit", "class 7b"))
+        made = admin.hear(msg.TokenMade)
+        other.join("submit", secret=JoinToken.decode(made.token).secret, uuid="other")
+        admin.say(msg.RevokeToken(2, made.id))
+        assert "class 7b" in admin.hear(msg.Ok).text
+        assert "revoked" in other.hear(msg.Bye).reason
+
+
+# ---------------------------------------------------------------- a job's way
+
+
+def test_a_job_from_offer_to_fetch(head: RunningHead, scene: Path, tmp_path: Path) -> None:
+    with Peer(head) as client, Peer(head) as node:
+        client.join("submit")
+        node.join("node")
+        job = client.submit(client.stage(scene))
+        view = finish(node, client, job)
+        assert (view.state, view.pixels_done, view.pixels_total) == ("done", 512, 512)
+        client.say(msg.Fetch(10, job))
+        result = client.hear(msg.Result)
+        download(head, result.read, tmp_path / "out.png")
+        with Image.open(tmp_path / "out.png") as picture:
+            assert picture.getpixel((3, 60)) == (3, 60, 7)
+        assert not list((head.state / "tiles").iterdir())
+        assert not list((head.state / "incoming").iterdir())
+
+
+def test_a_scene_known_already_is_not_sent_again(head: RunningHead, scene: Path) -> None:
+    with Peer(head) as client:
+        client.join("submit")
+        client.stage(scene)
+    (scene / "c.inc").write_text("// new\n")
+    with Peer(head) as client:
+        client.join("submit")
+        entries_needed = _needed(client, scene)
+        assert entries_needed == ["c.inc"]
+
+
+def _needed(client: Peer, folder: Path) -> list[str]:
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    entries = build_manifest(folder, names)
+    client.say(msg.Offer(1, scene_id(entries), len(entries), 100, 1))
+    client.say(msg.Manifest(1, 0, entries))
+    need = client.hear(msg.Need)
+    return [entries[i].path for start, end in need.ranges for i in range(start, end)]
+
+
+def test_the_same_submit_twice_is_one_job(head: RunningHead, scene: Path) -> None:
+    with Peer(head) as client:
+        client.join("submit")
+        staged = client.stage(scene)
+        job = client.submit(staged, key="once")
+        assert client.submit(staged, key="once", request=3) == job
+        client.say(msg.ListJobs(4))
+        assert [view.id for view in client.hear(msg.Jobs).jobs] == [job]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"output_name": "../x.png"}, "plain file name"),
+        ({"output_name": ".png"}, "plain file name"),
+        ({"spec": {}}, "settings are not valid"),
+        ({"scene": "f" * 64}, "offer it first"),
+    ],
+)
+def test_a_job_that_cannot_be_is_refused_in_words(
+    head: RunningHead, scene: Path, changes: dict[str, object], words: str
+) -> None:
+    with Peer(head) as client:
+        client.join("submit")
+        staged = client.stage(scene)
+        good = msg.Submit(2, "k", staged, _spec(), "a.png")
+        client.say(msgspec.structs.replace(good, **changes))
+        refused = client.hear(msg.Refused)
+        assert words in refused.message
+        assert refused.code == 3
+
+
+def _spec() -> dict[str, object]:
+    return RenderSpec(input="a.pov", width=8, height=64).to_wire()
+
+
+def test_limits_of_this_head_are_told(tmp_path: Path, scene: Path) -> None:
+    with running_head(tmp_path / "s", max_pixels=100, max_scene_files=2) as head:
+        with Peer(head) as client:
+            client.join("submit")
+            client.say(msg.Offer(1, "0" * 64, 3, 10, 1))
+            assert "max_scene_files" in client.hear(msg.Refused).message
+            staged = client.stage(scene, request=2)
+            client.say(msg.Submit(3, "k", staged, _spec(), "a.png"))
+            assert "max_pixels" in client.hear(msg.Refused).message
+
+
+def test_an_unknown_job_is_refused_with_three(head: RunningHead) -> None:
+    with Peer(head) as client:
+        client.join("submit")
+        for question in (msg.Follow(1, "j9"), msg.Fetch(2, "j9"), msg.Cancel(3, "j9")):
+            client.say(question)
+            refused = client.hear(msg.Refused)
+            assert (refused.code, refused.request) == (3, question.request)
+
+
+def test_cancel_drops_the_band_and_ends_its_logins(head: RunningHead, scene: Path) -> None:
+    with Peer(head) as client, Peer(head) as node:
+        client.join("submit")
+        node.join("node")
+        job = client.submit(client.stage(scene))
+        lease = node.hear(msg.Lease)
+        client.say(msg.Cancel(5, job))
+        client.hear(msg.Ok)
+        assert node.hear(msg.Drop).attempt == lease.attempt
+        with pytest.raises((GrantRefused, StagingFault)):
+            upload(head, lease.write, scene / "a.pov")
+        node.say(msg.Done(lease.attempt, msg.PhaseSeconds()))
+        assert node.hear(msg.Drop).attempt == lease.attempt
+
+
+# ---------------------------------------------------------------- tiles
+
+
+@pytest.mark.parametrize(
+    "tile",
+    [b"not a picture", tile_of(Rect(0, 0, 8, 3)), tile_of(Rect(0, 0, 8, 64))[:-30]],
+    ids=["no picture", "short", "torn"],
+)
+def test_what_is_no_tile_is_refused_and_the_band_goes_out_again(
+    head: RunningHead, scene: Path, tile: bytes
+) -> None:
+    with Peer(head) as client, Peer(head) as node:
+        client.join("submit")
+        node.join("node")
+        job = client.submit(client.stage(scene), bands=1)
+        first = node.hear(msg.Lease)
+        node.deliver(first, tile)
+        again = node.hear(msg.Lease)
+        assert (again.band, again.rect) == (first.band, first.rect)
+        assert again.attempt != first.attempt
+        node.deliver(again)
+        node.hear(msg.Accepted)
+        client.say(msg.Show(7, job))
+        detail = client.hear(msg.JobDetail)
+        states = [attempt.state for attempt in detail.bands[0].attempts]
+        assert states == ["failed", "accepted"]
+        assert detail.bands[0].attempts[0].reason
+
+
+def test_a_tile_that_is_not_the_announced_file_is_refused(head: RunningHead, scene: Path) -> None:
+    with Peer(head) as client, Peer(head) as node:
+        client.join("submit")
+        node.join("node")
+        client.submit(client.stage(scene), bands=1)
+        lease = node.hear(msg.Lease)
+        data = tile_of(Rect(*lease.rect))
+        node.say(msg.Uploading(lease.attempt, len(data), "0" * 64, msg.PhaseSeconds()))
+        path = head.state.parent / "tile.png"
+        path.write_bytes(data)
+        upload(head, lease.write, path)
+        node.say(msg.Done(lease.attempt, msg.PhaseSeconds()))
+        assert node.hear(msg.Lease).band == lease.band
+
+
+def test_a_whole_tile_counts_though_its_node_never_said_done(
+    head: RunningHead, scene: Path
+) -> None:
+    with Peer(head) as client:
+        client.join("submit")
+        with Peer(head) as node:
+            node.join("node")
+            job = client.submit(client.stage(scene), bands=1)
+            node.announce(node.hear(msg.Lease))
+        client.say(msg.Follow(8, job))
+        while client.hear(msg.JobStatus).job.state != "done":
+            pass
+
+
+def test_a_node_that_comes_back_keeps_its_band_with_a_fresh_login(
+    head: RunningHead, scene: Path
+) -> None:
+    with Peer(head) as client:
+        client.join("submit")
+        with Peer(head) as node:
+            node.join("node")
+            client.submit(client.stage(scene), bands=1)
+            lease = node.hear(msg.Lease)
+        with Peer(head) as back:
+            info = msg.NodeInfo(2, 1, 1, "3.7", "test", rendering=[lease.attempt, "a0-stale"])
+            back.join("node", node=info)
+            answers = {message.attempt: message for message in _two(back)}
+            keep = answers[lease.attempt]
+            assert isinstance(keep, msg.Keep)
+            assert isinstance(answers["a0-stale"], msg.Drop)
+            assert keep.write.password != lease.write.password
+            back.deliver(msgspec.structs.replace(lease, write=keep.write))
+            assert back.hear(msg.Accepted).attempt == lease.attempt
+
+
+def _two(peer: Peer) -> list[msg.Keep | msg.Drop]:
+    heard = [peer.link.receive(10), peer.link.receive(10)]
+    return [message for message in heard if isinstance(message, msg.Keep | msg.Drop)]
+
+
+def test_a_second_hello_of_a_node_takes_over(head: RunningHead) -> None:
+    with Peer(head) as first, Peer(head) as second:
+        first.join("node")
+        second.join("node")
+        assert "took over" in first.hear(msg.Bye).reason
+
+
+def test_a_scenes_fault_reaches_the_follower_with_file_and_line(
+    head: RunningHead, scene: Path
+) -> None:
+    with Peer(head) as client, Peer(head) as node:
+        client.join("submit")
+        node.join("node")
+        job = client.submit(client.stage(scene))
+        lease = node.hear(msg.Lease)
+        words = "Parse Error: Undeclared identifier."
+        node.say(msg.Failed(lease.attempt, "scene", words, "a.pov", 1, "the tail"))
+        client.say(msg.Follow(8, job))
+        view = client.hear(msg.JobStatus).job
+        while view.state != "failed":
+            view = client.hear(msg.JobStatus).job
+        assert (view.error, view.error_file, view.error_line) == (words, "a.pov", 1)
+        assert (view.error_code, view.error_text) == (4, "the tail")
+
+
+def test_a_silent_node_is_lost_and_its_band_goes_to_another(tmp_path: Path, scene: Path) -> None:
+    with running_head(tmp_path / "s", silent_s=1.0, detached_s=0.1) as head:
+        with Peer(head) as client, Peer(head) as silent, Peer(head) as other:
+            client.join("submit")
+            silent.join("node")
+            client.submit(client.stage(scene), bands=1)
+            lease = silent.hear(msg.Lease)
+            other.join("node", uuid="other", name="other")
+            while True:
+                client.link.service()
+                message = other.link.receive(0.2)
+                if isinstance(message, msg.Lease):
+                    break
+            assert message.band == lease.band
+
+
+# ---------------------------------------------------------------- start and stop
+
+
+def test_a_port_in_use_is_a_fault_in_words_and_leaves_nothing_started(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        head = Head(HeadSettings(tmp_path / "s", port=port))
+        with pytest.raises(LocalFault, match=f"127.0.0.1:{port}"):
+            head.start()
+
+
+def test_job_numbers_are_never_used_twice_on_one_folder(tmp_path: Path, scene: Path) -> None:
+    for expected in ("j1", "j2"):
+        with running_head(tmp_path / "state") as head, Peer(head) as client, Peer(head) as node:
+            client.join("submit")
+            node.join("node")
+            job = client.submit(client.stage(scene))
+            assert job == expected
+            finish(node, client, job)
