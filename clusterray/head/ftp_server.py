@@ -32,8 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final
 
-from pyftpdlib.exceptions import AuthenticationFailed, FilesystemError
-from pyftpdlib.filesystems import AbstractedFS
+from pyftpdlib.authorizers import AuthenticationFailed
+from pyftpdlib.filesystems import AbstractedFS, FilesystemError
 from pyftpdlib.handlers import DTPHandler, FTPHandler
 from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
@@ -497,7 +497,8 @@ class _Session(FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
             super().collect_incoming_data(data)
 
     def pre_process_command(self, line: str, cmd: str, arg: str) -> None:
-        if self._closed_as_deaf():
+        self.room.drain()
+        if self._closed or self._closed_as_deaf():
             return
         # pyftpdlib takes the last four letters of ABOR and QUIT after Telnet's urgent bytes; it
         # does so for STAT too and then fails when the table has no STAT.
