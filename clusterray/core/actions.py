@@ -109,6 +109,14 @@ class AbandonJob:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetJob:
+    """Nobody can ask for this job any more: delete its picture and what is known of it."""
+
+    job: JobId
+    attempts: tuple[AttemptId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class JobChanged:
     """A person following the job would see something new."""
 
@@ -144,6 +152,7 @@ Action: TypeAlias = (
     | AddTile
     | FinishFrame
     | AbandonJob
+    | ForgetJob
     | JobChanged
     | AnswerSubmit
     | RefuseSubmit

@@ -67,6 +67,8 @@ class Farm:
         self._detached_s = detached_s
         self._max_jobs = max_jobs
         self._next_number = first_number
+        self._bands_made = 0
+        self._attempts_made = 0
         self._by_key: dict[str, Job] = {}
         self._by_conn: dict[int, Node] = {}
         self._now = 0.0
@@ -316,8 +318,8 @@ class Farm:
         if known is not None:
             self._answer_again(event, known)
             return
-        if len(self.jobs) >= self._max_jobs:
-            text = f"the head holds its limit of {self._max_jobs} jobs (setting max_jobs)"
+        if len(self.jobs) >= self._max_jobs and not self._forget_oldest():
+            text = f"{self._max_jobs} jobs wait or run already, the head's limit (setting max_jobs)"
             self._out.append(act.RefuseSubmit(event.reply, text))
             return
         number, self._next_number = self._next_number, self._next_number + 1
@@ -327,6 +329,21 @@ class Farm:
         self._add_frame(job, 0)
         self._out.append(act.AnswerSubmit(event.reply, job.id, existing=False))
         self._changed(job)
+
+    def _forget_oldest(self) -> bool:
+        """Forget the oldest job that has ended, its picture too; False if none has."""
+        job = next((job for job in self.jobs.values() if not job.open), None)
+        if job is None:
+            return False
+        del self.jobs[job.id], self._by_key[job.request.key]
+        bands = [band for frame in job.frames for band in frame.bands.values()]
+        attempts = [attempt.id for band in bands for attempt in band.attempts]
+        for band in bands:
+            del self.bands[band.id]
+        for attempt_id in attempts:
+            del self.attempts[attempt_id]
+        self._out.append(act.ForgetJob(job.id, tuple(attempts)))
+        return True
 
     def _answer_again(self, event: ev.JobSubmitted, known: Job) -> None:
         if known.request == event.request:
@@ -345,7 +362,8 @@ class Farm:
         self._out.append(act.BeginFrame(job.id, index, job.request))
 
     def _add_band(self, frame: Frame, rect: Rect) -> Band:
-        band = Band(BandId(f"b{len(self.bands) + 1}"), frame, rect)
+        self._bands_made += 1
+        band = Band(BandId(f"b{self._bands_made}"), frame, rect)
         self.bands[band.id] = frame.bands[band.id] = frame.waiting[band.id] = band
         self._tell(band, f"{band.id} made: rows {rect.y0} to {rect.y1} of {frame.job.id}")
         return band
@@ -416,7 +434,8 @@ class Farm:
         if row is not None:
             self._cut(band, row)
         frame, job = band.frame, band.frame.job
-        attempt_id = AttemptId(f"a{len(self.attempts) + 1}-{self._random.getrandbits(32):08x}")
+        self._attempts_made += 1
+        attempt_id = AttemptId(f"a{self._attempts_made}-{self._random.getrandbits(32):08x}")
         attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
         self.attempts[attempt_id] = node.attempts[attempt_id] = attempt
         band.attempts.append(attempt)

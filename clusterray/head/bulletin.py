@@ -50,6 +50,12 @@ class Bulletin:
         """A follower of the job would see something new."""
         self._dirty.setdefault(job)
 
+    def forget(self, job: JobId) -> None:
+        """The job is gone."""
+        for known in (self._created, self._job_views, self._dirty, self._published_at):
+            known.pop(job, None)
+        self.anything_changed()
+
     def node_met(self, node: NodeId, card: NodeCard) -> None:
         """Note what a node said of itself."""
         self._cards[node] = card

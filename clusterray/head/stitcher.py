@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from clusterray.core.errors import ClusterRayError
+from clusterray.core.errors import ClusterRayError, LocalFault
 from clusterray.core.model import JobId, Rect
 from clusterray.images.stitch import FrameWriter
 from clusterray.images.tile import TileFault
@@ -37,6 +37,7 @@ PREVIEW_SHARE: Final = 0.1
 KEPT_PREVIEWS: Final = 50
 """Of so many jobs the last preview is kept."""
 _CHUNK: Final = 1 << 20
+_WAY_OUT: Final = "look after the head's disk and submit the job again"
 
 _log = logging.getLogger("clusterray.head.stitcher")
 
@@ -184,11 +185,13 @@ class Stitcher:
             return
         try:
             self._handle_frame(note)
+        except LocalFault as fault:
+            self._fail(note, f"{fault}; {_WAY_OUT}")
         except (TileFault, ClusterRayError) as fault:
             self._fail(note, str(fault))
         except OSError as error:
             place = error.filename or "the picture"
-            self._fail(note, f"{place}: {error.strerror}; free some space on the head's disk")
+            self._fail(note, f"{place}: {error.strerror}; {_WAY_OUT}")
         except MemoryError:
             self._fail(note, "the head has too little memory for this picture; render it smaller")
         except Exception as error:  # noqa: BLE001 - one frame must not end the thread of all frames

@@ -119,6 +119,7 @@ class TaskManager:
             act.AddTile: self._add_tile,
             act.FinishFrame: lambda a: stitcher.finish(a.job, a.frame),
             act.AbandonJob: self._abandon_job,
+            act.ForgetJob: self._forget_job,
             act.JobChanged: lambda a: self._bulletin.job_changed(a.job),
             act.AnswerSubmit: self._answer_submit,
             act.RefuseSubmit: self._refuse_submit,
@@ -276,6 +277,14 @@ class TaskManager:
         self._stitcher.abandon(action.job)
         self._discard_tiles(self._farm.jobs[action.job])
         self._folder.discard_result(action.job)
+
+    def _forget_job(self, action: act.ForgetJob) -> None:
+        self._folder.discard_result(action.job)
+        self._results.pop(action.job, None)
+        self._specs.pop(action.job, None)
+        for attempt in action.attempts:
+            self._seconds.pop(attempt, None)
+        self._bulletin.forget(action.job)
 
     def _discard_tiles(self, job: Job) -> None:
         for frame in job.frames:

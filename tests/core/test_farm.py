@@ -304,10 +304,20 @@ def test_the_same_submit_twice_is_one_job_and_another_content_is_refused() -> No
     assert len(world.farm.jobs) == 1
 
 
-def test_more_jobs_than_the_limit_are_refused() -> None:
-    world = World(max_jobs=1)
-    world.submit(request("a"))
-    assert "limit of 1" in world.submit(request("b"))
+def test_at_the_limit_the_oldest_ended_job_is_forgotten_and_open_ones_never() -> None:
+    world = World(max_jobs=2)
+    world.join("pi")
+    small = picture(64, 32)
+    old = world.submit(request("old", shape=small))
+    world.work_off()
+    young = world.submit(request("young", shape=small))
+    third = world.submit(request("third", shape=small))
+    assert list(world.farm.jobs) == [young, third]
+    (forgotten,) = [action for action in world.log if isinstance(action, act.ForgetJob)]
+    assert forgotten.job == old
+    assert len(forgotten.attempts) == 1
+    assert "limit" in world.submit(request("fourth", shape=small))
+    assert len({old, young, third}) == 3
 
 
 def test_a_stitch_that_fails_fails_the_job() -> None:

@@ -153,16 +153,24 @@ def test_a_bad_tile_fails_its_frame_once_and_no_other(
     assert [outcome[0] for outcome in outcomes.finished] == [OTHER]
 
 
+@pytest.mark.parametrize("blocked", ["folder", "file"])
 def test_a_disk_that_fails_is_a_failure_in_words(
-    stitcher: Stitcher, outcomes: Outcomes, tmp_path: Path
+    stitcher: Stitcher, outcomes: Outcomes, tmp_path: Path, blocked: str
 ) -> None:
-    target = tmp_path / "absent" / "room.png"
+    target = tmp_path / "results" / "room.png"
+    if blocked == "folder":
+        target.parent.write_bytes(b"a file where the folder should be")
+    else:
+        target.mkdir(parents=True)
+        (target / "something").write_bytes(b"a folder where the file should be")
     stitcher.begin(JOB, 0, REGION, False, False, target)
     stitcher.add(JOB, 0, tile(tmp_path, REGION, (1, 1, 1)), REGION)
     stitcher.finish(JOB, 0)
     stitcher.stop()
     assert [outcome[:2] for outcome in outcomes.failed] == [(JOB, 0)]
-    assert str(target) in outcomes.failed[0][2]
+    reason = outcomes.failed[0][2]
+    assert str(target.parent) in reason
+    assert "submit the job again" in reason
 
 
 @pytest.mark.parametrize(

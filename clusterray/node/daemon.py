@@ -1,0 +1,304 @@
+"""The node daemon: puts its parts together, keeps a connection to the head, and ends in order.
+
+``run_node`` is the "main" thread; "render" and "upload" are node.worker's, "dial" lives while a
+connection is made. The command has parsed the settings and set up logging and signals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import platform
+import random
+import re
+import shutil
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from clusterray.core.errors import LocalFault, NoHead
+from clusterray.node.backoff import Backoff
+from clusterray.node.folders import empty_folder
+from clusterray.node.holdings import Holdings
+from clusterray.node.machine import memory_bytes, usable_cores
+from clusterray.node.scene_cache import SceneCache
+from clusterray.node.session import Drain, Identity, Lost, Refused, Session
+from clusterray.node.settings import NodeSettings
+from clusterray.node.stop import StopFlag
+from clusterray.node.worker import Worker
+from clusterray.povray.command import povray_identity
+from clusterray.wire.link import Link, connect
+from clusterray.wire.trust import JoinToken, find_token
+
+log = logging.getLogger(__name__)
+
+RECONNECT_FIRST_S = 0.5
+RECONNECT_MOST_S = 15.0
+CONNECT_S = 10.0
+_UUID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+def run_node(
+    settings: NodeSettings,
+    *,
+    stop: StopFlag,
+    ready: Callable[[], None] = lambda: None,
+    environ: Mapping[str, str] | None = None,
+    home: Path | None = None,
+) -> int:
+    """Be a node until ``stop`` asks for the end; gives the exit code 0.
+
+    ``ready`` is called once nothing of this machine is in the way, the head there or not.
+    ``environ`` and ``home`` are where a token is sought, those of the process by default. Raises
+    LocalFault if the work folder is another node's or cannot be used, or POV-Ray is missing;
+    NoHead if there is no token to begin with. A head that is away or refuses is waited for.
+    """
+    threading.current_thread().name = "main"
+    # POV-Ray runs elsewhere, so that a relative path would not lead it here.
+    settings = replace(settings, work=settings.work.absolute())
+    environ = os.environ if environ is None else environ
+    home = Path.home() if home is None else home
+    _check_name(settings.work)
+    with _locked(settings.work):
+        povray = _find_povray(settings.povray)
+        _find_node_token(settings.join, environ, home)
+        identity = _identity(settings, povray)
+        _Node(settings, stop, environ, home, povray, identity).run(ready)
+    return 0
+
+
+class _Node:
+    """The parts of a running node."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        stop: StopFlag,
+        environ: Mapping[str, str],
+        home: Path,
+        povray: str,
+        identity: Identity,
+    ) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._environ = environ
+        self._home = home
+        self._identity = identity
+        rng = random.Random()
+        self._backoff = Backoff(RECONNECT_FIRST_S, RECONNECT_MOST_S, rng)
+        self._said = ""
+        attempts, scenes = settings.work / "attempts", settings.work / "scenes"
+        self._cache = SceneCache(scenes, settings.scene_cache_bytes)
+        try:
+            if leftovers := empty_folder(attempts):
+                log.info("removed %d unfinished attempts of an earlier run", leftovers)
+            self._cache.open()
+        except OSError as error:
+            raise LocalFault(f"the work folder {settings.work} cannot be used: {error}") from None
+        self._holdings = Holdings(attempts, rng)
+        self._worker = Worker(
+            povray=povray,
+            threads=identity.threads,
+            cache=self._cache,
+            holdings=self._holdings,
+        )
+        self._drain = Drain(stop, self._holdings, settings.drain_s)
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Connect, talk, connect again, until the node is to leave."""
+        self._worker.start()
+        try:
+            ready()
+            while not self._drain.over():
+                if not self._talk():
+                    self._stop.wait(min(self._backoff.next_s(), self._drain.left_s()))
+                if self._holdings.broken:
+                    raise LocalFault(
+                        "the node cannot go on: one of its threads ended; see the lines above"
+                    )
+        finally:
+            self._worker.stop()
+        log.info("the node has ended")
+
+    def _talk(self) -> bool:
+        """Make one connection and use it; False if it is to be tried again later."""
+        try:
+            token = _find_node_token(self._settings.join, self._environ, self._home)
+            sock = self._dial(token)
+            if sock is None:
+                return False
+            self._converse(Link(sock), token)
+        except Refused as refused:
+            self._say_once(f"the head refuses this node and is asked again: {refused}")
+        except (Lost, NoHead) as fault:
+            self._say_once(str(fault))
+        else:
+            return True
+        return False
+
+    def _converse(self, link: Link, token: JoinToken) -> None:
+        session = Session(link, token, self._identity, self._holdings, self._stop, self._drain)
+        try:
+            session.run()
+        finally:
+            if session.joined:
+                self._backoff.reset()
+                self._said = ""
+
+    def _dial(self, token: JoinToken) -> socket.socket | None:
+        """Connect in a thread of its own, so that a signal need not wait for a dead network.
+
+        None if the node is to leave meanwhile; raises Lost.
+        """
+        call = _Call(token, self._stop)
+        call.start()
+        while not call.ended and not self._drain.over():
+            self._stop.wait(self._drain.left_s())
+        return call.take()
+
+    def _say_once(self, sentence: str) -> None:
+        """Log what keeps the node from its head, but not again for each of its tries."""
+        if sentence != self._said:
+            log.warning("%s", sentence)
+            self._said = sentence
+
+
+class _Call(threading.Thread):
+    """The "dial" thread: makes one connection, which ``take`` gives to "main" or nobody."""
+
+    def __init__(self, token: JoinToken, stop: StopFlag) -> None:
+        super().__init__(name="dial", daemon=True)
+        self._token = token
+        self._stop = stop
+        # Guards _sock, _error and _abandoned, which decide who closes the socket.
+        self._lock = threading.Lock()
+        self._sock: socket.socket | None = None
+        self._error: OSError | None = None
+        self._abandoned = False
+
+    def run(self) -> None:
+        try:
+            sock = connect(self._token.host, self._token.port, CONNECT_S)
+        except OSError as error:
+            self._end(None, error)
+        else:
+            self._end(sock, None)
+
+    def _end(self, sock: socket.socket | None, error: OSError | None) -> None:
+        with self._lock:
+            if self._abandoned:
+                if sock is not None:
+                    sock.close()
+                return
+            self._sock, self._error = sock, error
+            self._stop.poke()
+
+    def take(self) -> socket.socket | None:
+        """Give the socket; None if the call is still under way and abandoned now; raises Lost."""
+        with self._lock:
+            self._abandoned = True
+            if self._error is not None:
+                raise Lost(f"no head answers at {self._token.address}: {self._error}")
+            return self._sock
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether there is a socket or an error to take."""
+        with self._lock:
+            return self._sock is not None or self._error is not None
+
+
+def _find_node_token(join: str, environ: Mapping[str, str], home: Path) -> JoinToken:
+    token = find_token(join, environ=environ, home=home)
+    if token.role != "node":
+        raise NoHead(
+            f"cannot reach a head: this token is of the role {token.role!r}; a node needs the "
+            "one in the head's node.token"
+        )
+    return token
+
+
+def _check_name(work: Path) -> None:
+    """Refuse a work folder below which every render would fail; raises LocalFault."""
+    text = str(work)
+    if not text.isascii() or not text.isprintable() or '"' in text:
+        raise LocalFault(
+            f"the work folder {text} cannot be used: POV-Ray reads plain ASCII letters only; "
+            "choose another one with --work"
+        )
+
+
+def _find_povray(name: str) -> str:
+    """Give the absolute path of the POV-Ray program; raises LocalFault."""
+    found = shutil.which(name)
+    if found is not None:
+        return str(Path(found).absolute())
+    if "/" in name:
+        raise LocalFault(f"{name} is not a program: check --povray, or apt install povray")
+    raise LocalFault(f"{name} was not found: apt install povray")
+
+
+def _identity(settings: NodeSettings, povray: str) -> Identity:
+    version, build = povray_identity(povray)
+    cores = usable_cores()
+    return Identity(
+        uuid=_kept_uuid(settings.work / "uuid"),
+        name=settings.name or platform.node() or "node",
+        cores=cores,
+        threads=settings.threads or cores,
+        memory_bytes=memory_bytes(),
+        povray_version=version,
+        povray_build=build,
+    )
+
+
+def _kept_uuid(file: Path) -> str:
+    """Give the node's uuid, made and written at the first start; raises LocalFault."""
+    try:
+        known = file.read_text(encoding="utf-8", errors="replace").strip()
+        if _UUID.fullmatch(known):
+            return known
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise LocalFault(f"{file} cannot be read: {error.strerror}") from None
+    fresh = uuid.uuid4().hex
+    part = file.with_name("uuid.part")
+    try:
+        part.write_text(fresh + "\n", encoding="ascii")
+        part.replace(file)
+    except OSError as error:
+        raise LocalFault(f"{file} cannot be written: {error.strerror}") from None
+    return fresh
+
+
+@contextlib.contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Hold the work folder for this process alone; raises LocalFault.
+
+    The lock goes with the process however it ends; the file stays and names the last holder.
+    """
+    try:
+        work.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (work / "lock").open("a+", encoding="ascii", errors="replace")
+    except OSError as error:
+        raise LocalFault(f"the work folder {work} cannot be used: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read(32).strip() or "unknown"
+            raise LocalFault(
+                f"the work folder {work} is in use by the node with process id {holder}; "
+                "give this one a --work folder of its own"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield

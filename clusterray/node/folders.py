@@ -1,0 +1,95 @@
+"""The folders below a node's work folder: who makes them, what lies in them, how they go away.
+
+Plain file system calls, any thread; a folder of an attempt belongs to the thread that has the
+attempt. Knows nothing of POV-Ray's options or the network.
+
+    <work>/lock                  held by the running daemon, holds its pid
+    <work>/uuid                  the node's identity for the head
+    <work>/scenes/               see node.scene_cache
+    <work>/attempts/<attempt>/
+        scene/                   real folders of symbolic links; POV-Ray runs in it
+        private/                 HOME, POVINI and temp files of this POV-Ray
+        out/tile.png             what POV-Ray writes, full size
+        band.png                 the tile: cropped to the band, kept until ACCEPTED or DROP
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFolder:
+    """The files of one attempt."""
+
+    root: Path
+
+    @property
+    def scene(self) -> Path:
+        """The scene's root as POV-Ray sees it."""
+        return self.root / "scene"
+
+    @property
+    def private(self) -> Path:
+        """What stands in for the home and temp folders of POV-Ray."""
+        return self.root / "private"
+
+    @property
+    def picture(self) -> Path:
+        """The full-size picture that POV-Ray writes."""
+        return self.root / "out" / "tile.png"
+
+    @property
+    def tile(self) -> Path:
+        """The picture of the band alone."""
+        return self.root / "band.png"
+
+    def create(self) -> None:
+        """Make the folder, empty but for the places POV-Ray needs; OSError if it exists."""
+        self.root.mkdir(mode=0o700, parents=True)
+        for folder in (self.private, self.picture.parent):
+            folder.mkdir(mode=0o700)
+
+    def keep_only_tile(self) -> None:
+        """Remove what only the render needed."""
+        for folder in (self.scene, self.private, self.picture.parent):
+            remove_tree(folder)
+
+    def remove(self) -> None:
+        """Remove everything; no fault if it is gone already."""
+        remove_tree(self.root)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and what is below it, read-only folders too; no fault if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            shutil.rmtree(folder)
+        except PermissionError:
+            for base, _folders, _files in os.walk(folder):
+                Path(base).chmod(0o700)
+            shutil.rmtree(folder)
+
+
+def empty_folder(folder: Path) -> int:
+    """Make ``folder`` if need be and remove all that is in it; give the number of entries."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    entries = list(folder.iterdir())
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            remove_tree(entry)
+        else:
+            entry.unlink()
+    return len(entries)
+
+
+def make_read_only(folder: Path) -> None:
+    """Take write permission from every file and folder below ``folder``, and from itself."""
+    for base, _folders, files in os.walk(folder, topdown=False):
+        for name in files:
+            Path(base, name).chmod(0o444)
+        Path(base).chmod(0o555)

@@ -1,0 +1,501 @@
+"""What this node holds for the head: every attempt, its stage, and the connection if there is one.
+
+Three threads meet here, and only here: "main" (node.session) brings the head's words, "render"
+and "upload" (node.worker) take attempts and bring them on. Each attempt goes through the states
+of ``Stage``. Without a connection rendering goes on and tiles wait; a new connection must confirm
+an attempt with KEEP before its grants are used again. Knows nothing of sockets, FTP or POV-Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from clusterray.core.errors import SceneFault
+from clusterray.core.model import Rect
+from clusterray.node.backoff import Backoff
+from clusterray.node.folders import AttemptFolder
+from clusterray.povray.spec import RenderSpec
+from clusterray.wire.protocol import (
+    Done,
+    Failed,
+    Grant,
+    HandBack,
+    Keep,
+    Lease,
+    Message,
+    Phase,
+    PhaseSeconds,
+    Progress,
+    Uploading,
+)
+
+log = logging.getLogger(__name__)
+
+PROGRESS_S = 0.5
+"""At most one PROGRESS of an attempt in this time."""
+RETRY_FIRST_S = 0.5
+RETRY_MOST_S = 15.0
+
+Report = Callable[[Message], bool]
+"""Sends a message to the head; False if the connection is gone."""
+Abort = Callable[[bool], None]
+"""Breaks off what a thread does for an attempt; True: at once, with no time to tidy up."""
+
+
+class Stage(Enum):
+    """Where an attempt is on this node, which thread brings it on, and what may come next.
+
+    QUEUED     render   WORKING; gone by DROP, HANDBACK
+    WORKING    render   RENDERED, FAILED; gone by DROP, HANDBACK
+    RENDERED   upload   STORED, FAILED; gone by DROP, HANDBACK
+    STORED     none     RENDERED by KEEP, for the head wants it again; gone by ACCEPTED, DROP
+    FAILED     none     gone once FAILED is sent, by DROP
+    """
+
+    QUEUED = "queued"
+    WORKING = "working"
+    RENDERED = "rendered"
+    STORED = "stored"
+    FAILED = "failed"
+
+
+_WITH_TILE = {Stage.RENDERED, Stage.STORED}
+_UNFINISHED = {Stage.QUEUED, Stage.WORKING, Stage.RENDERED}
+
+
+class Gone(Exception):
+    """The attempt at hand counts no more, or the node stops: let go of it in silence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A standing connection to the head, numbered from 1; ``host`` and ``ftp_port`` stage files."""
+
+    number: int
+    host: str
+    ftp_port: int
+    report: Report
+
+
+@dataclass(slots=True)
+class Seconds:
+    """Where an attempt's time went so far, wall seconds; the thread at work on it writes them."""
+
+    fetch: float = 0.0
+    parse: float = 0.0
+    render: float = 0.0
+    crop: float = 0.0
+    upload: float = 0.0
+
+    def report(self) -> PhaseSeconds:
+        """Give the form that crosses the wire."""
+        return PhaseSeconds(self.fetch, self.parse, self.render, self.crop, self.upload)
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """One attempt on this node.
+
+    The first block never changes; ``seconds`` and ``tile_*`` belong to the thread at work; all
+    else is guarded by the lock of Holdings. ``gone``: it counts no more, and a thread that is at
+    work on it removes its folder when it lets go. ``leased_in`` is the number of the connection
+    whose LEASE or KEEP vouches for it, None once its write grant was refused; ``announced_in``
+    the one that has been told UPLOADING.
+    """
+
+    attempt: str
+    words: str
+    lease: Lease
+    spec: RenderSpec
+    rect: Rect
+    folder: AttemptFolder
+    backoff: Backoff
+
+    write: Grant
+    leased_in: int | None
+    stage: Stage = Stage.QUEUED
+    gone: bool = False
+    abort: Abort | None = None
+    announced_in: int | None = None
+    retry_at: float = 0.0
+    failure: Failed | None = None
+    told: Progress | None = None
+    told_at: float = 0.0
+
+    tile_bytes: int = 0
+    tile_sha256: str = ""
+    seconds: Seconds = field(default_factory=Seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A tile to store now: by which connection's word, and under which grant."""
+
+    held: Held
+    connection: Connection
+    grant: Grant
+
+
+class Holdings:
+    """The attempts of this node, in the order of their leases; ``attempts`` is their folder."""
+
+    def __init__(self, attempts: Path, rng: random.Random) -> None:
+        self._attempts = attempts
+        self._rng = rng
+        # Guards every field below and those of Held that say so; notified at each change.
+        self._changed = threading.Condition()
+        self._held: dict[str, Held] = {}
+        self._at_work: set[Held] = set()
+        self._farm = ""
+        self._connections = 0
+        self._connection: Connection | None = None
+        self._draining = False
+        self._stopped = False
+        self._broken = False
+
+    # ------------------------------------------------------------ called by the main thread
+
+    def attach(self, farm: str, host: str, ftp_port: int, report: Report) -> None:
+        """A connection stands: report through it. Attempts of another farm are dropped."""
+        with self._changed:
+            strange = list(self._held.values()) if farm != self._farm else []
+            self._farm = farm
+            self._connections += 1
+            self._connection = Connection(self._connections, host, ftp_port, report)
+            self._changed.notify_all()
+        for held in strange:
+            log.info("%s: dropped, it came from another farm", held.words)
+            self._forget(held)
+
+    def detach(self) -> None:
+        """The connection is gone; work goes on, reports and uploads wait for the next one."""
+        with self._changed:
+            self._connection = None
+            self._changed.notify_all()
+
+    def names(self) -> tuple[list[str], list[str]]:
+        """Give the attempts still to be rendered and those whose tile waits, for HELLO."""
+        with self._changed:
+            rendered = [name for name, held in self._held.items() if held.stage in _WITH_TILE]
+            rendering = [name for name in self._held if name not in rendered]
+        return rendering, rendered
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether no attempt is held."""
+        with self._changed:
+            return not self._held
+
+    @property
+    def broken(self) -> bool:
+        """Tell whether a thread ended by a fault of ours, so that the daemon cannot go on."""
+        with self._changed:
+            return self._broken
+
+    def lease(self, lease: Lease) -> None:
+        """Queue a band; a draining node hands it back, and one that makes no sense fails."""
+        with self._changed:
+            known = lease.attempt in self._held
+            draining = self._draining
+        if known:
+            log.warning("attempt %s was leased twice; the second lease is ignored", lease.attempt)
+        elif draining:
+            self.tell(HandBack(lease.attempt, "the node is draining"))
+        else:
+            self._queue(lease)
+
+    def _queue(self, lease: Lease) -> None:
+        try:
+            spec = RenderSpec.from_wire(lease.spec)
+            rect = Rect(*lease.rect)
+            if lease.attempt in (".", ".."):
+                raise ValueError(f"{lease.attempt} cannot be the name of a folder")
+            if not Rect(0, 0, spec.width, spec.height).contains(rect):
+                raise ValueError(f"{rect} lies outside {spec.width}x{spec.height}")
+        except (SceneFault, ValueError) as error:
+            log.warning("the lease of band %s makes no sense: %s", lease.band, error)
+            self.tell(Failed(lease.attempt, "node", f"the lease makes no sense: {error}"))
+            return
+        with self._changed:
+            number = self._connection.number if self._connection is not None else None
+            self._held[lease.attempt] = Held(
+                attempt=lease.attempt,
+                words=f"band {lease.band} of job {lease.job}",
+                lease=lease,
+                spec=spec,
+                rect=rect,
+                folder=AttemptFolder(self._attempts / lease.attempt),
+                backoff=Backoff(RETRY_FIRST_S, RETRY_MOST_S, self._rng),
+                write=lease.write,
+                leased_in=number,
+            )
+            self._changed.notify_all()
+
+    def keep(self, keep: Keep) -> None:
+        """After a reconnect: the attempt still counts, and its tile now goes to ``keep.write``."""
+        with self._changed:
+            held = self._held.get(keep.attempt)
+            if held is not None:
+                held.leased_in = self._connection.number if self._connection is not None else None
+                held.write = keep.write
+                held.retry_at = 0.0
+                held.backoff.reset()
+                if held.stage is Stage.STORED:
+                    held.stage = Stage.RENDERED
+                self._changed.notify_all()
+        if held is None:
+            self.tell(HandBack(keep.attempt, "the node no longer holds this attempt"))
+        elif held.failure is not None:
+            self.fail(held, held.failure)
+
+    def drop(self, attempt: str, reason: str) -> None:
+        """The attempt counts no more: stop it and forget it; nothing is reported."""
+        if (held := self._find(attempt)) is not None:
+            log.info("%s: dropped: %s", held.words, reason)
+            self._forget(held)
+
+    def accepted(self, attempt: str) -> None:
+        """The tile is safe at the head."""
+        if (held := self._find(attempt)) is not None:
+            log.debug("%s: accepted", held.words)
+            self._forget(held)
+
+    def drain(self) -> None:
+        """Take nothing more, hand back what has not begun, go on with the rest."""
+        with self._changed:
+            self._draining = True
+            queued = [held for held in self._held.values() if held.stage is Stage.QUEUED]
+        for held in queued:
+            self.hand_back(held, "the node is draining")
+
+    def hand_back_all(self, reason: str) -> None:
+        """Hand back every attempt whose tile the head has not got."""
+        with self._changed:
+            unfinished = [held for held in self._held.values() if held.stage in _UNFINISHED]
+        for held in unfinished:
+            self.hand_back(held, reason)
+
+    def stop(self) -> None:
+        """Break everything off at once and forget it; both threads find nothing more to do."""
+        with self._changed:
+            self._stopped = True
+            # What was dropped a moment ago may still be at its end, and is not held any more.
+            every = {*self._held.values(), *self._at_work}
+            self._changed.notify_all()
+        for held in every:
+            self._forget(held, at_once=True)
+
+    def _find(self, attempt: str) -> Held | None:
+        with self._changed:
+            return self._held.get(attempt)
+
+    # ------------------------------------------------------------ called by any thread
+
+    def tell(self, message: Message) -> bool:
+        """Report to the head; False if no connection stands."""
+        with self._changed:
+            connection = self._connection
+        # Outside the lock: the link has a lock of its own.
+        return connection is not None and connection.report(message)
+
+    def hand_back(self, held: Held, reason: str) -> None:
+        """Give an attempt back unfinished; nobody is at fault."""
+        log.info("%s: handed back: %s", held.words, reason)
+        self.tell(HandBack(held.attempt, reason))
+        self._forget(held)
+
+    def _forget(self, held: Held, *, at_once: bool = False) -> None:
+        """Drop an attempt; its folder goes now, or when the thread at work lets go of it."""
+        with self._changed:
+            held.gone = True
+            self._held.pop(held.attempt, None)
+            if held.abort is not None:
+                # Under the lock, so that it cannot hit what the thread turns to next.
+                held.abort(at_once)
+            at_work = held in self._at_work
+            self._changed.notify_all()
+        if not at_work:
+            _remove_folder(held)
+
+    # ------------------------------------------------------------ called by "render" and "upload"
+
+    def next_to_render(self) -> Held | None:
+        """Wait for a queued attempt and take it; None when the node stops."""
+        with self._changed:
+            while not self._stopped:
+                for held in self._held.values():
+                    if held.stage is Stage.QUEUED:
+                        held.stage = Stage.WORKING
+                        self._at_work.add(held)
+                        return held
+                self._changed.wait()
+        return None
+
+    def next_to_upload(self) -> Upload | None:
+        """Wait for a tile that may be stored now and take it; None when the node stops."""
+        with self._changed:
+            while not self._stopped:
+                connection = self._connection
+                ready = self._tiles_of(connection) if connection is not None else []
+                now = time.monotonic()
+                for held in ready:
+                    assert connection is not None
+                    if held.retry_at <= now:
+                        self._at_work.add(held)
+                        return Upload(held, connection, held.write)
+                self._changed.wait(min((held.retry_at - now for held in ready), default=None))
+        return None
+
+    def _tiles_of(self, connection: Connection) -> list[Held]:
+        return [
+            held
+            for held in self._held.values()
+            if held.stage is Stage.RENDERED
+            and held not in self._at_work
+            and held.leased_in == connection.number
+        ]
+
+    def let_go(self, held: Held) -> None:
+        """The thread's work on this attempt is over for now; remove its folder if it is gone."""
+        with self._changed:
+            self._at_work.discard(held)
+            gone = held.gone
+            self._changed.notify_all()
+        if gone:
+            _remove_folder(held)
+
+    @contextlib.contextmanager
+    def abortable(self, held: Held, abort: Abort) -> Iterator[None]:
+        """Have ``abort`` called if the attempt is dropped meanwhile.
+
+        Raises Gone if it is gone before, or by the time this ends however it ends: what broke
+        because of the abort is nobody's failure.
+        """
+        with self._changed:
+            self._check(held)
+            held.abort = abort
+        try:
+            yield
+        finally:
+            with self._changed:
+                held.abort = None
+                self._check(held)
+
+    def wait_leased(self, held: Held) -> Connection:
+        """Wait until a connection stands that vouches for the attempt; raises Gone."""
+        with self._changed:
+            while True:
+                self._check(held)
+                connection = self._connection
+                if connection is not None and held.leased_in == connection.number:
+                    return connection
+                self._changed.wait()
+
+    def wait_for_word(self, held: Held, timeout_s: float) -> bool:
+        """Wait for a new connection to vouch for the attempt; False if none did in time.
+
+        Raises Gone if it was dropped instead.
+        """
+        with self._changed:
+            before = held.leased_in
+            self._changed.wait_for(
+                lambda: held.gone or self._stopped or held.leased_in != before, timeout_s
+            )
+            self._check(held)
+            return held.leased_in != before
+
+    def rendered(self, held: Held) -> None:
+        """The tile is there, ``tile_*`` and ``seconds`` say what it is: it may be uploaded."""
+        with self._changed:
+            connection = self._connection
+            vouched = connection is not None and held.leased_in == connection.number
+            if held.gone:
+                return
+        # Before the "upload" thread may see the tile, for UPLOADING comes before DONE.
+        if connection is not None and vouched:
+            self.announce(held, connection)
+        with self._changed:
+            held.stage = Stage.RENDERED
+            self._changed.notify_all()
+
+    def announce(self, held: Held, connection: Connection) -> None:
+        """Tell a connection what will be uploaded, once; the place for a lease is free then."""
+        with self._changed:
+            if held.announced_in == connection.number:
+                return
+            held.announced_in = connection.number
+        connection.report(
+            Uploading(held.attempt, held.tile_bytes, held.tile_sha256, held.seconds.report())
+        )
+
+    def stored(self, held: Held, connection: Connection) -> None:
+        """The tile has been uploaded under the grant of ``connection``.
+
+        If that one is gone, the head's answer to the next HELLO says whether it wants it again.
+        """
+        with self._changed:
+            if self._connection is not connection:
+                return
+            held.stage = Stage.STORED
+        connection.report(Done(held.attempt, held.seconds.report()))
+
+    def refused(self, held: Held, grant: Grant) -> None:
+        """The head refuses a write grant: its lease is dead, a DROP or a KEEP will follow."""
+        with self._changed:
+            if held.write == grant:
+                held.leased_in = None
+
+    def retry_later(self, held: Held) -> float:
+        """Put the next try of an upload off; gives the seconds until then."""
+        with self._changed:
+            wait_s = held.backoff.next_s()
+            held.retry_at = time.monotonic() + wait_s
+            return wait_s
+
+    def fail(self, held: Held, failure: Failed) -> None:
+        """The attempt failed. Without a connection that is kept until the head asks for it."""
+        with self._changed:
+            if held.gone:
+                return
+        if self.tell(failure):
+            self._forget(held)
+            return
+        with self._changed:
+            held.stage = Stage.FAILED
+            held.failure = failure
+
+    def progress(self, held: Held, phase: Phase, done: int, total: int) -> None:
+        """Report how far the attempt is, at most each PROGRESS_S."""
+        news = Progress(held.attempt, phase, done, total)
+        now = time.monotonic()
+        with self._changed:
+            if held.gone or news == held.told or now - held.told_at < PROGRESS_S:
+                return
+            held.told = news
+            held.told_at = now
+        self.tell(news)
+
+    def thread_ended(self) -> None:
+        """Called as a thread ends; unless the node stops that is a fault of ours."""
+        with self._changed:
+            self._broken = self._broken or not self._stopped
+            self._changed.notify_all()
+
+    def _check(self, held: Held) -> None:
+        if held.gone or self._stopped:
+            raise Gone
+
+
+def _remove_folder(held: Held) -> None:
+    try:
+        held.folder.remove()
+    except OSError as error:
+        log.warning("%s: its folder cannot be removed: %s", held.words, error)

@@ -1,0 +1,303 @@
+"""Runs POV-Ray for one attempt: starts it through the launcher, watches it, ends it for sure.
+
+The thread that calls ``Render.run`` owns the process and must live as long as the render, because
+the kernel kills POV-Ray when that thread ends (node.launcher); ``Render.cancel`` may be called by
+any thread. Knows nothing of leases, uploads or the head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from pathlib import Path
+from typing import IO, Literal
+
+from clusterray.core.model import Rect
+from clusterray.node import launcher
+from clusterray.node.folders import AttemptFolder
+from clusterray.povray.command import environment, prepare_home, render_argv
+from clusterray.povray.progress import ProgressParser
+from clusterray.povray.spec import RenderSpec
+
+TERMINATE_S = 2.0
+"""How long POV-Ray may take to end after SIGTERM before SIGKILL follows (DESIGN 6)."""
+_TICK_S = 0.25
+_ENDING_TICK_S = 0.02
+"""Between the end of POV-Ray's output and its own lies a moment that no event marks."""
+_CHUNK_BYTES = 1 << 16
+_LAST_CHUNKS = 16
+
+RenderPhase = Literal["parsing", "rendering"]
+OnProgress = Callable[[RenderPhase, int, int], None]
+"""Takes the phase, and the pixels done and in all; called at least each ``_TICK_S`` seconds."""
+
+
+class RenderCancelled(Exception):
+    """The render was ended by ``Render.cancel``; nobody is at fault."""
+
+
+class RenderFailed(Exception):
+    """POV-Ray left no picture.
+
+    ``fault`` is "scene" if the scene itself cannot be parsed, so that another node would do no
+    better, else "node". ``text`` is the tail of what POV-Ray wrote.
+    """
+
+    def __init__(
+        self,
+        fault: Literal["scene", "node"],
+        message: str,
+        *,
+        file: str = "",
+        line: int = 0,
+        text: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.fault: Literal["scene", "node"] = fault
+        self.message = message
+        self.file = file
+        self.line = line
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class RenderTimes:
+    """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process."""
+
+    parse_s: float
+    render_s: float
+
+
+class _Cancel(IntEnum):
+    """How urgently a render is to end; only ever rises."""
+
+    NO = 0
+    TERMINATE = 1
+    KILL = 2
+
+
+class _Output(Enum):
+    """What a read of POV-Ray's stderr gave."""
+
+    SOME = "some"
+    NONE_YET = "none yet"
+    ENDED = "ended"
+
+
+class Render:
+    """One run of POV-Ray over one rectangle, in a folder whose ``scene`` is ready."""
+
+    def __init__(
+        self,
+        *,
+        povray: str,
+        threads: int,
+        spec: RenderSpec,
+        rect: Rect,
+        folder: AttemptFolder,
+        on_progress: OnProgress,
+    ) -> None:
+        self._povray = povray
+        self._threads = threads
+        self._spec = spec
+        self._rect = rect
+        self._folder = folder
+        self._on_progress = on_progress
+        self._parser = ProgressParser()
+        self._cancel = _Cancel.NO
+        # Written by cancel(): a socket, because a send to a closed one is an error, where a write
+        # to a closed pipe's number could hit another file.
+        self._bell: socket.socket | None = None
+
+    # ------------------------------------------------------------ called by any thread
+
+    def cancel(self, *, at_once: bool = False) -> None:
+        """End POV-Ray: SIGTERM and after 2 s SIGKILL, or SIGKILL ``at_once``; returns at once."""
+        self._cancel = max(self._cancel, _Cancel.KILL if at_once else _Cancel.TERMINATE)
+        bell = self._bell
+        if bell is not None:
+            with contextlib.suppress(OSError):
+                bell.send(b"!")
+
+    # ------------------------------------------------------------ called by the owner thread
+
+    def run(self) -> RenderTimes:
+        """Render into ``folder.picture``.
+
+        Raises RenderCancelled, RenderFailed, or OSError or LocalFault if the folder cannot be used.
+        In every case no process of the render is left.
+        """
+        heard, bell = socket.socketpair()
+        with heard, bell:
+            heard.setblocking(False)
+            bell.setblocking(False)
+            # From here on cancel() rings it; what it did before, the next look at _cancel sees.
+            self._bell = bell
+            return self._run(heard)
+
+    def _run(self, heard: socket.socket) -> RenderTimes:
+        start = self._folder.scene / self._spec.start
+        if not (self._folder.scene / self._spec.input).is_file():
+            raise RenderFailed("scene", f"{self._spec.input} is not in the scene")
+        if not start.is_dir():
+            raise RenderFailed("scene", f"the folder {self._spec.start} is not in the scene")
+        if self._cancel:
+            raise RenderCancelled
+        prepare_home(self._folder.private, self._spec)
+        began_at = time.monotonic()
+        status = self._run_process(start, heard)
+        if self._cancel:
+            raise RenderCancelled
+        self._check(status)
+        parse_s = self._parser.parse_s
+        return RenderTimes(parse_s, max(0.0, time.monotonic() - began_at - parse_s))
+
+    def _run_process(self, start: Path, heard: socket.socket) -> int:
+        """Start POV-Ray, follow it to its end, and give its return code (negative: a signal)."""
+        with subprocess.Popen(
+            [*self._launcher_argv(), *self._povray_argv()],
+            cwd=start,
+            env=environment(self._folder.private),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        ) as process:
+            try:
+                assert process.stderr is not None
+                self._follow(process, process.stderr, heard)
+            finally:
+                _end_group(process)
+            # A descendant in a session of its own may hold the pipe open, even write on: take what
+            # fits a pipe, and never wait for its end.
+            for _ in range(_LAST_CHUNKS):
+                if self._read(process.stderr) is not _Output.SOME:
+                    break
+        self._parser.finish()
+        return process.returncode
+
+    def _launcher_argv(self) -> list[str]:
+        script = str(Path(launcher.__file__).resolve())
+        return [sys.executable, "-I", "-S", script, str(os.getpid())]
+
+    def _povray_argv(self) -> list[str]:
+        return render_argv(
+            self._spec,
+            self._rect,
+            threads=self._threads,
+            povray=self._povray,
+            output=self._folder.picture,
+        )
+
+    def _follow(
+        self, process: subprocess.Popen[bytes], stderr: IO[bytes], heard: socket.socket
+    ) -> None:
+        """Read what POV-Ray says until it has ended, and end it if it is to be cancelled."""
+        os.set_blocking(stderr.fileno(), False)
+        sent = _Cancel.NO
+        kill_at: float | None = None
+        with selectors.DefaultSelector() as selector:
+            selector.register(stderr, selectors.EVENT_READ)
+            selector.register(heard, selectors.EVENT_READ)
+            tick_s = _TICK_S
+            while not _has_ended(process):
+                for key, _events in selector.select(tick_s):
+                    if key.fileobj is heard:
+                        heard.recv(64)
+                    elif self._read(stderr) is _Output.ENDED:
+                        # That it closed its stderr does not mean that it will end.
+                        selector.unregister(stderr)
+                        tick_s = _ENDING_TICK_S
+                if self._cancel > sent:
+                    sent = self._cancel
+                    kill_at = time.monotonic() + TERMINATE_S
+                    _signal_group(process, _SIGNALS[sent])
+                if kill_at is not None and time.monotonic() >= kill_at:
+                    kill_at = None
+                    _signal_group(process, signal.SIGKILL)
+                self._on_progress(self._parser.phase, self._parser.done, self._parser.total)
+
+    def _read(self, stderr: IO[bytes]) -> _Output:
+        """Feed the parser with what there is to read now."""
+        try:
+            data = os.read(stderr.fileno(), _CHUNK_BYTES)
+        except BlockingIOError:
+            return _Output.NONE_YET
+        if not data:
+            return _Output.ENDED
+        self._parser.feed(data)
+        return _Output.SOME
+
+    def _check(self, status: int) -> None:
+        """Turn POV-Ray's end into RenderFailed, unless it was a success."""
+        if status == 0:
+            return
+        text = self._parser.text_tail
+        problem = self._parser.fatal
+        if status == 1 and problem is not None and problem.file and problem.line:
+            file = self._name_in_scene(problem.file)
+            raise RenderFailed("scene", problem.message, file=file, line=problem.line, text=text)
+        raise RenderFailed("node", self._sentence(status), text=text)
+
+    def _name_in_scene(self, file: str) -> str:
+        """Give a file that POV-Ray names, seen from where it runs, as seen from the scene's root.
+
+        What lies outside, such as POV-Ray's own includes, keeps its absolute name.
+        """
+        return posixpath.normpath(posixpath.join(self._spec.start, file))
+
+    def _sentence(self, status: int) -> str:
+        if status < 0:
+            return f"POV-Ray was ended by {_signal_name(-status)}"
+        if status == launcher.EXIT_NOT_STARTED:
+            return self._parser.text_tail.strip() or f"{self._povray} could not be started"
+        problem = self._parser.fatal
+        said = f": {problem.message}" if problem is not None else ""
+        return f"POV-Ray ended with code {status}{said}"
+
+
+_SIGNALS = {_Cancel.TERMINATE: signal.SIGTERM, _Cancel.KILL: signal.SIGKILL}
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether the process ended, where possible without reaping it.
+
+    While it is not reaped its number, which is its group's number too, cannot be given to another
+    process: _end_group may still signal the group.
+    """
+    if sys.platform == "darwin":
+        return process.poll() is not None
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process.pid, options) is not None
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of the process group, a descendant that outlives POV-Ray too; reap."""
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    if process.returncode is not None and sys.platform != "darwin":
+        return
+    # PermissionError is how macOS speaks of a group in which only zombies are left.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,297 @@
+"""The two threads that turn leases into tiles at the head.
+
+The "render" thread takes one attempt after the other: scene, POV-Ray, crop, hash. The "upload"
+thread stores finished tiles by FTP, so that the next attempt renders meanwhile. What they work on
+and what they report goes through node.holdings. They know nothing of the control connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from clusterray.core.errors import LocalFault
+from clusterray.images.tile import TileFault, crop_tile
+from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
+from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
+from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
+from clusterray.wire.protocol import Failed, Phase
+from clusterray.wire.staging import FtpSession, GrantRefused, StagingFault
+
+log = logging.getLogger(__name__)
+
+REFUSED_S = 10.0
+"""How long an attempt whose scene the head refuses to give waits for its DROP, then goes back."""
+JOIN_S = 5.0
+"""How long ``stop`` waits for each thread."""
+_TEXT_CHARACTERS = 1 << 16
+_MESSAGE_CHARACTERS = 8192
+_FILE_CHARACTERS = 4096
+
+
+class Worker:
+    """Starts and ends the "render" and the "upload" thread."""
+
+    def __init__(self, *, povray: str, threads: int, cache: SceneCache, holdings: Holdings) -> None:
+        self._holdings = holdings
+        self._loops = (
+            ("render", RenderLoop(povray, threads, cache, holdings).run),
+            ("upload", UploadLoop(holdings).run),
+        )
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start both threads. POV-Ray dies with "render", so that one lives until the end."""
+        for name, run in self._loops:
+            thread = threading.Thread(target=self._live, args=(run,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """Break off what is at work, forget every attempt and end both threads."""
+        self._holdings.stop()
+        for thread in self._threads:
+            thread.join(JOIN_S)
+            if thread.is_alive():
+                log.warning("the thread %s did not end in %.0f s", thread.name, JOIN_S)
+
+    def _live(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        finally:
+            self._holdings.thread_ended()
+
+
+class RenderLoop:
+    """The "render" thread: from a lease to a tile in the attempt's folder."""
+
+    def __init__(self, povray: str, threads: int, cache: SceneCache, holdings: Holdings) -> None:
+        self._povray = povray
+        self._threads = threads
+        self._cache = cache
+        self._holdings = holdings
+
+    def run(self) -> None:
+        """Work until the node stops."""
+        while (held := self._holdings.next_to_render()) is not None:
+            try:
+                self._work(held)
+            finally:
+                self._holdings.let_go(held)
+
+    def _work(self, held: Held) -> None:
+        """Make the tile, or report why not."""
+        try:
+            self._make_tile(held)
+        except (Gone, RenderCancelled):
+            return
+        except _SceneRefused:
+            self._holdings.hand_back(held, "the head no longer lets this attempt read its scene")
+        except RenderFailed as failure:
+            _fail(self._holdings, held, failure)
+        except SceneDamaged as damage:
+            _fail(self._holdings, held, RenderFailed("node", str(damage)))
+        except TileFault as fault:
+            _fail(
+                self._holdings,
+                held,
+                RenderFailed("node", f"POV-Ray left no whole picture: {fault}"),
+            )
+        except (OSError, LocalFault) as error:
+            _fail(self._holdings, held, _machine_failure(error))
+        else:
+            self._holdings.rendered(held)
+
+    def _make_tile(self, held: Held) -> None:
+        clock = time.monotonic
+        began_at = clock()
+        scene = self._cache.acquire(held.lease.scene, lambda tar: self._download(held, tar))
+        try:
+            held.folder.create()
+            link_tree(scene, held.folder.scene)
+            held.seconds.fetch = clock() - began_at
+            self._render(held)
+        finally:
+            self._cache.release(held.lease.scene.id)
+        rendered_at = clock()
+        crop_tile(held.folder.picture, held.rect, held.folder.tile)
+        held.folder.keep_only_tile()
+        held.tile_bytes, held.tile_sha256 = _measure(held.folder.tile)
+        held.seconds.crop = clock() - rendered_at
+        log.info(
+            "%s: rendered %dx%d in %.1f s",
+            held.words,
+            held.rect.width,
+            held.rect.height,
+            held.seconds.parse + held.seconds.render,
+        )
+
+    def _render(self, held: Held) -> None:
+        render = Render(
+            povray=self._povray,
+            threads=self._threads,
+            spec=held.spec,
+            rect=held.rect,
+            folder=held.folder,
+            on_progress=lambda phase, done, total: self._holdings.progress(
+                held, phase, done, total
+            ),
+        )
+        with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
+            times = render.run()
+        held.seconds.parse, held.seconds.render = times.parse_s, times.render_s
+
+    def _download(self, held: Held, tar: Path) -> None:
+        """Store the scene's tar in ``tar``, trying again for as long as the lease holds.
+
+        Raises Gone, _SceneRefused, OSError.
+        """
+        scene = held.lease.scene
+        log.info("%s: fetching scene %.12s, %d bytes", held.words, scene.id, scene.tar_bytes)
+        while True:
+            connection = self._holdings.wait_leased(held)
+            session = FtpSession(connection.host, connection.ftp_port)
+            try:
+                with self._holdings.abortable(held, _aborting(session)):
+                    session.download(
+                        held.lease.read,
+                        tar,
+                        scene.tar_bytes,
+                        _Counter(self._holdings, held, "fetching", scene.tar_bytes).add,
+                    )
+                return
+            except GrantRefused:
+                if not self._holdings.wait_for_word(held, REFUSED_S):
+                    raise _SceneRefused from None
+            except StagingFault as fault:
+                wait_s = held.backoff.next_s()
+                log.warning(
+                    "%s: its scene was not fetched, next try in %.1f s: %s",
+                    held.words,
+                    wait_s,
+                    fault,
+                )
+                self._holdings.wait_for_word(held, wait_s)
+            finally:
+                session.close()
+
+
+class UploadLoop:
+    """The "upload" thread: from a tile in the attempt's folder to the head, by one FTP session."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+        self._session: FtpSession | None = None
+        self._place = ("", 0)
+
+    def run(self) -> None:
+        """Work until the node stops."""
+        try:
+            while (upload := self._holdings.next_to_upload()) is not None:
+                try:
+                    self._work(upload)
+                finally:
+                    self._holdings.let_go(upload.held)
+        finally:
+            self._close()
+
+    def _work(self, upload: Upload) -> None:
+        held, connection, grant = upload.held, upload.connection, upload.grant
+        try:
+            self._holdings.announce(held, connection)
+            began_at = time.monotonic()
+            session = self._session_to(connection.host, connection.ftp_port)
+            with self._holdings.abortable(held, _aborting(session)):
+                session.upload(
+                    grant,
+                    held.folder.tile,
+                    _Counter(self._holdings, held, "uploading", held.tile_bytes).add,
+                )
+            held.seconds.upload = time.monotonic() - began_at
+        except Gone:
+            # Whatever the session was in the middle of, the next tile wants a clean one.
+            self._close()
+        except GrantRefused:
+            log.info("%s: the head refuses its tile; waiting for its word", held.words)
+            self._holdings.refused(held, grant)
+        except StagingFault as fault:
+            self._close()
+            wait_s = self._holdings.retry_later(held)
+            log.warning(
+                "%s: its tile was not stored, next try in %.1f s: %s", held.words, wait_s, fault
+            )
+        except LocalFault as error:
+            self._close()
+            _fail(self._holdings, held, _machine_failure(error))
+        else:
+            self._holdings.stored(held, connection)
+
+    def _session_to(self, host: str, port: int) -> FtpSession:
+        """Give the session, which changes credential from tile to tile; DESIGN 5 says why."""
+        if self._session is None or self._place != (host, port):
+            self._close()
+            self._session = FtpSession(host, port)
+            self._place = (host, port)
+        return self._session
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+
+class _Counter:
+    """Adds up the bytes of a transfer and reports the sum as progress."""
+
+    def __init__(self, holdings: Holdings, held: Held, phase: Phase, total: int) -> None:
+        self._holdings = holdings
+        self._held = held
+        self._phase: Phase = phase
+        self._total = total
+        self._done = 0
+
+    def add(self, count: int) -> None:
+        """Count the bytes just moved."""
+        self._done += count
+        self._holdings.progress(self._held, self._phase, self._done, self._total)
+
+
+def _aborting(session: FtpSession) -> Abort:
+    return lambda _at_once: session.abort()
+
+
+class _SceneRefused(Exception):
+    """The head refuses the read grant, and neither DROP nor KEEP explained it."""
+
+
+def _fail(holdings: Holdings, held: Held, failure: RenderFailed) -> None:
+    log.warning("%s: failed (%s): %s", held.words, failure.fault, failure.message)
+    holdings.fail(
+        held,
+        Failed(
+            held.attempt,
+            failure.fault,
+            failure.message[:_MESSAGE_CHARACTERS],
+            failure.file[:_FILE_CHARACTERS],
+            failure.line,
+            failure.text[-_TEXT_CHARACTERS:],
+        ),
+    )
+
+
+def _machine_failure(error: OSError | LocalFault) -> RenderFailed:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RenderFailed("node", f"the disk of this node is full: {error}")
+    return RenderFailed("node", f"this node cannot work on the band: {error}")
+
+
+def _measure(tile: Path) -> tuple[int, str]:
+    """Give the size in bytes and the SHA-256 of a file."""
+    with tile.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return tile.stat().st_size, digest

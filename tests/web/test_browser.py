@@ -1,0 +1,105 @@
+"""The pages in a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from clusterray.head.web.app import create_app
+from clusterray.head.web.web_server import WebServer
+from tests.web.browser import Browser
+from tests.web.farm import HOSTILE, NODE, SUBMIT, busy_farm, preview, role_of
+
+CHROMIUM = shutil.which("chromium")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium to look at the page"
+    ),
+]
+
+
+@pytest.fixture
+def app() -> Flask:
+    app = create_app(view=busy_farm, preview=preview, check_token=role_of)
+    # The page must not go away while it is looked at.
+    app.jinja_env.globals["refresh_s"] = 3600
+    return app
+
+
+@pytest.fixture
+def server(app: Flask) -> Iterator[WebServer]:
+    server = WebServer(app, "127.0.0.1", 0)
+    server.start()
+    yield server
+    server.stop()
+
+
+def shots(tmp_path: Path) -> Path:
+    """Where screenshots go; set CLUSTERRAY_SHOTS to a folder to keep them."""
+    folder = Path(os.environ.get("CLUSTERRAY_SHOTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def log_in(browser: Browser, token: str) -> None:
+    fill = f"document.querySelector('#token').value = '{token}'"
+    click = "document.querySelector('main button').click()"
+    browser.after_load(lambda: browser.value(f"{fill}; {click}"))
+
+
+def test_a_person_logs_in_and_sees_the_farm(app: Flask, server: WebServer, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    folder = shots(tmp_path)
+    with Browser(CHROMIUM, tmp_path / "profile") as browser:
+        here = f"http://127.0.0.1:{server.port}/"
+        browser.after_load(lambda: browser.send("Page.navigate", url=here))
+        assert browser.value("document.querySelector('h1').innerText") is not None
+        browser.look(folder / "login.png", width=1000, height=600, scheme="light")
+
+        log_in(browser, NODE)
+        assert "node's token" in browser.value("document.querySelector('[role=alert]').innerText")
+
+        log_in(browser, SUBMIT)
+        assert browser.value("location.pathname") == "/"
+        assert browser.value("document.title") == "(2) ClusterRay"
+        text = browser.value("document.body.innerText")
+        assert "Living room, evening light" in text
+        assert HOSTILE in text, "shown as it was written, and not run"
+        assert browser.value("document.images.length") == 3
+        assert browser.value("[...document.images].every(i => i.complete && i.naturalWidth)")
+        assert browser.value("document.querySelector('progress').position") == 0.5
+        assert browser.value("getComputedStyle(document.querySelector('.card')).borderRadius") == (
+            "12px"
+        )
+        assert browser.complaints() == []
+
+        browser.look(folder / "status.png", width=1200, height=1100, scheme="light")
+        light = browser.value("getComputedStyle(document.body).backgroundColor")
+        browser.look(folder / "status-dark.png", width=1200, height=1100, scheme="dark")
+        assert browser.value("getComputedStyle(document.body).backgroundColor") != light
+
+        browser.look(folder / "status-phone.png", width=360, height=1900, scheme="light")
+        assert browser.value("document.scrollingElement.scrollWidth") <= 360
+
+        app.jinja_env.globals["refresh_s"] = 1
+        browser.after_load(lambda: browser.send("Page.reload"))
+        browser.after_load()
+        assert "Living room" in browser.value("document.body.innerText"), "loaded itself again"
+
+
+def test_the_session_cookie_is_hidden_from_scripts(server: WebServer, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    with Browser(CHROMIUM, tmp_path / "profile") as browser:
+        here = f"http://127.0.0.1:{server.port}/"
+        browser.after_load(lambda: browser.send("Page.navigate", url=here))
+        log_in(browser, SUBMIT)
+        assert browser.value("document.cookie") == ""
+        browser.after_load(lambda: browser.value("document.querySelector('header button').click()"))
+        assert browser.value("document.querySelector('#token') !== null")
