@@ -13,8 +13,9 @@ from itertools import pairwise
 
 from clusterray.core.model import Picture, Rect
 
-FREE_ROW_STEP = 8
-"""Rows between cuts where antialiasing leaves any cut exact: pieces of a few rows, not of one."""
+FREE_ROW_STEP = 32
+"""Rows between cuts where any cut is exact: the height of POV-Ray's blocks unless told otherwise,
+so that a band is whole rows of blocks for POV-Ray's threads to share."""
 
 
 def row_step(picture: Picture) -> int:

@@ -89,6 +89,13 @@ class Frame:
     waiting: dict[BandId, Band] = field(default_factory=dict)
     uncovered: int = 0
     stitched: bool = False
+    rendered_pixels: int = 0
+    rendered_thread_s: float = 0.0
+
+    @property
+    def pixels_per_thread_s(self) -> float:
+        """How fast a thread renders it, from lease to rendered; 0 while nothing is known."""
+        return self.rendered_pixels / self.rendered_thread_s if self.rendered_thread_s else 0.0
 
     @property
     def has_pixels(self) -> bool:

@@ -218,8 +218,11 @@ class Farm:
             return
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
         attempt.phase, attempt.done = "uploading", attempt.band.rect.area
+        frame, node = attempt.band.frame, self.nodes[attempt.node]
+        frame.rendered_pixels += attempt.band.rect.area
+        frame.rendered_thread_s += (self._now - attempt.leased_at) * node.threads
         self._tell(attempt.band, f"{attempt.id} rendered by {attempt.node_name}, uploading")
-        self._feed(self.nodes[attempt.node])
+        self._feed(node)
 
     def _tile_verified(self, event: ev.TileVerified) -> None:
         attempt = self.attempts.get(event.attempt)

@@ -98,7 +98,8 @@ class JobRequest:
 
     ``spec`` is the RenderSpec in its wire form, opaque here; ``spec_hash`` names it.
     ``wish_bands`` is the number of bands the person asked for, None lets the farm decide.
-    ``output_name`` is the file name of the finished picture, without a folder.
+    ``output_name`` is the file name of the finished picture, without a folder. ``note`` is what the
+    submitter told the person about the job.
     """
 
     key: str
@@ -111,3 +112,4 @@ class JobRequest:
     picture: Picture
     wish_bands: int | None
     output_name: str
+    note: str = ""

@@ -17,6 +17,9 @@ from clusterray.core.states import AttemptState
 SHARE_DIVISOR = 3
 """A node takes its fair share of the rows left, divided by this. Polychronopoulos & Kuck 1987
 divide by 1, which trusts that all rows cost the same; a picture's rows do not."""
+LEAST_BAND_S = 3.0
+"""Seconds that a band should take once the frame's speed is known: each start of POV-Ray costs 0.7
+seconds of sleep (measured), so smaller pieces would wait more than they render."""
 
 
 def may_render(node: Node, frame: Frame) -> bool:
@@ -64,7 +67,9 @@ def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
         return None
     threads = sum(other.threads for other in nodes if other.usable and may_render(other, frame))
     left = sum(waiting.rect.area for waiting in frame.waiting.values())
-    wanted = left * node.threads / (SHARE_DIVISOR * max(threads, node.threads))
+    fair = left * node.threads / (SHARE_DIVISOR * max(threads, node.threads))
+    least = frame.pixels_per_thread_s * node.threads * LEAST_BAND_S
+    wanted = max(fair, least)
     return cut_row_for_share(band.rect, row_step(request.picture), wanted / band.rect.area)
 
 

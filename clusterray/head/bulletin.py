@@ -110,12 +110,17 @@ class Bulletin:
         jobs = list(self._farm.jobs.values())[-JOBS_SHOWN:][::-1]
         nodes = sorted(self._farm.nodes.values(), key=lambda node: (node.name, node.id))
         self.farm_view = FarmView(
-            jobs=tuple(self._job_views.get(job.id) or self.view_of(job) for job in jobs),
+            jobs=tuple(self._current_view(job) for job in jobs),
             nodes=tuple(node_view(node, self._cards[node.id]) for node in nodes),
             at=time.time(),
         )
         self._stale, self._farm_view_at = False, self._clock()
         return self.farm_view
+
+    def _current_view(self, job: Job) -> JobView:
+        """Give a job's view; time goes on for an open one, so that one is made anew."""
+        published = None if job.open else self._job_views.get(job.id)
+        return published or self.view_of(job)
 
     def _due_at(self, job: JobId) -> float:
         if not self._farm.jobs[job].open:

@@ -198,6 +198,7 @@ class ClientTalk(Conversation):
             picture=spec.picture(),
             wish_bands=submit.bands,
             output_name=_plain_name(submit.output_name),
+            note=submit.note,
         )
         self._check_size(request)
         self._post(NewJob(self._number, submit.request, request, spec))

@@ -110,9 +110,15 @@ class StateFolder:
     # ---------------------------------------------------------------- what is remembered
 
     def last_job_number(self) -> int:
-        """Give the highest job number that has a result here, 0 if none: no number twice."""
-        numbers = [int(path.name[1:]) for path in self._results.glob("j[0-9]*") if path.is_dir()]
-        return max(numbers, default=0)
+        """Give the highest job number handed out from this folder, 0 if there was none."""
+        try:
+            return int((self.root / "last-job").read_text("ascii"))
+        except (OSError, ValueError):
+            return 0
+
+    def remember_job_number(self, number: int) -> None:
+        """Keep the number, so that no later head gives it to another job."""
+        self._write(self.root / "last-job", f"{number}\n")
 
     def farm_id(self) -> str:
         """Give the uuid of this folder, made on first start."""

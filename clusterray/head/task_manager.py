@@ -295,6 +295,7 @@ class TaskManager:
     def _answer_submit(self, action: act.AnswerSubmit) -> None:
         letter = self._submits.pop(action.reply)
         request = letter.request
+        self._folder.remember_job_number(self._farm.jobs[action.job].number)
         _log.info("job %s from %s: %s", action.job, request.owner, request.title)
         answer = msg.Submitted(letter.request_id, action.job, action.existing)
         self._send(letter.conn, answer)
@@ -410,4 +411,5 @@ class TaskManager:
             self._bulletin.view_of(job),
             settings_view(self._specs[job.id]),
             band_views(job.frames, self._seconds),
+            job.request.note,
         )

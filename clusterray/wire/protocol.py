@@ -483,12 +483,13 @@ class Nodes(Message, frozen=True, tag="nodes"):
 
 
 class JobDetail(Message, frozen=True, tag="job_detail"):
-    """One job with its settings and at most 500 of its bands."""
+    """One job with its settings, at most 500 of its bands, and its submitter's note."""
 
     request: RequestId
     job: JobView
     settings: Annotated[list[Setting], Meta(max_length=200)]
     bands: Annotated[list[BandView], Meta(max_length=500)]
+    note: Text = ""
 
 
 class Result(Message, frozen=True, tag="result"):

@@ -61,6 +61,18 @@ def test_the_stronger_node_gets_the_larger_band() -> None:
     assert heights[strong] >= 4 * heights[weak]
 
 
+def test_pieces_that_would_take_less_than_the_start_of_povray_is_worth_are_not_made() -> None:
+    world = World()
+    conn = world.join("fast")
+    job = world.submit(request(shape=picture(64, 32 * 30)))
+    (first,) = world.rendering(conn)
+    world.now += 1.0
+    world.finish(conn, first)
+    (second,) = world.rendering(conn)
+    assert world.farm.attempts[second].band.rect.height == 32 * 20
+    assert len(bands(world, job)) == 2
+
+
 def test_a_wished_number_of_bands_is_kept() -> None:
     world = World()
     world.join("pi")

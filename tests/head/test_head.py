@@ -190,14 +190,14 @@ def _spec() -> dict[str, object]:
 
 
 def test_limits_of_this_head_are_told(tmp_path: Path, scene: Path) -> None:
-    with running_head(tmp_path / "s", max_pixels=100, max_scene_files=2) as head:
-        with Peer(head) as client:
-            client.join("submit")
-            client.say(msg.Offer(1, "0" * 64, 3, 10, 1))
-            assert "max_scene_files" in client.hear(msg.Refused).message
-            staged = client.stage(scene, request=2)
-            client.say(msg.Submit(3, "k", staged, _spec(), "a.png"))
-            assert "max_pixels" in client.hear(msg.Refused).message
+    limits = {"max_pixels": 100, "max_scene_files": 2}
+    with running_head(tmp_path / "s", **limits) as head, Peer(head) as client:
+        client.join("submit")
+        client.say(msg.Offer(1, "0" * 64, 3, 10, 1))
+        assert "max_scene_files" in client.hear(msg.Refused).message
+        staged = client.stage(scene, request=2)
+        client.say(msg.Submit(3, "k", staged, _spec(), "a.png"))
+        assert "max_pixels" in client.hear(msg.Refused).message
 
 
 def test_an_unknown_job_is_refused_with_three(head: RunningHead) -> None:
@@ -334,19 +334,22 @@ def test_a_scenes_fault_reaches_the_follower_with_file_and_line(
 
 
 def test_a_silent_node_is_lost_and_its_band_goes_to_another(tmp_path: Path, scene: Path) -> None:
-    with running_head(tmp_path / "s", silent_s=1.0, detached_s=0.1) as head:
-        with Peer(head) as client, Peer(head) as silent, Peer(head) as other:
-            client.join("submit")
-            silent.join("node")
-            client.submit(client.stage(scene), bands=1)
-            lease = silent.hear(msg.Lease)
-            other.join("node", uuid="other", name="other")
-            while True:
-                client.link.service()
-                message = other.link.receive(0.2)
-                if isinstance(message, msg.Lease):
-                    break
-            assert message.band == lease.band
+    with (
+        running_head(tmp_path / "s", silent_s=1.0, detached_s=0.1) as head,
+        Peer(head) as client,
+        Peer(head) as silent,
+        Peer(head) as other,
+    ):
+        client.join("submit")
+        silent.join("node")
+        client.submit(client.stage(scene), bands=1)
+        lease = silent.hear(msg.Lease)
+        other.join("node", uuid="other", name="other")
+        message: msg.AnyMessage | None = None
+        while not isinstance(message, msg.Lease):
+            client.link.service()
+            message = other.link.receive(0.2)
+        assert message.band == lease.band
 
 
 # ---------------------------------------------------------------- start and stop

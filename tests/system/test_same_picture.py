@@ -26,7 +26,7 @@ SCENES = [
     "textures/pigments/cantelop.pov",
     "textures/normals/bumpmap.pov",
     "textures/patterns/slopemt_37.pov",
-    "advanced/sunsethf.pov",
+    "objects/primitiv.pov",
     "advanced/landscape.pov",
     "advanced/crater/crater.pov",
     "advanced/biscuit.pov",

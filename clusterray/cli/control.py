@@ -1,0 +1,233 @@
+"""``clusterray``: the words of the command line for ``client.control``, and how its answers look.
+
+Main thread. No logic of the farm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from clusterray import __version__
+from clusterray.cli.settings import Parser
+from clusterray.cli.shell import raise_on_terminate, run_command, say_on_stdout
+from clusterray.client import tables
+from clusterray.client.control import Control, as_json, job_id, token_in_words
+from clusterray.client.head_link import HeadLink
+from clusterray.client.report import make_report
+from clusterray.client.text import plain, plain_lines
+from clusterray.core.errors import UsageFault
+from clusterray.wire.trust import JoinToken, find_token
+
+PROGRAM = "clusterray"
+
+_EXAMPLES = """\
+examples:
+  clusterray jobs                     the jobs, newest first
+  clusterray show 12                  one job: settings and where they came from, bands, attempts
+  clusterray fetch 12 -o room.png     the picture of a finished job
+  clusterray cancel 12
+  clusterray nodes --json             for programs
+  clusterray token new attic --role node
+                                      a token for a machine (needs the head's admin.token)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Ask the head; give the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    return run_command(PROGRAM, lambda: _run(words))
+
+
+def _run(words: Sequence[str]) -> int:
+    raise_on_terminate()
+    chosen = _parser().parse_args(list(words))
+    action: Callable[[argparse.Namespace], None] = chosen.action
+    action(chosen)
+    return 0
+
+
+# ---------------------------------------------------------------- one function per command
+
+
+def _jobs(chosen: argparse.Namespace) -> None:
+    with _open(chosen) as head:
+        jobs = Control(head).jobs()
+    if chosen.json:
+        return _say_json(jobs)
+    if not jobs:
+        return say_on_stdout("no jobs")
+    return tables.print_table(*tables.jobs_table(jobs), sys.stdout)
+
+
+def _nodes(chosen: argparse.Namespace) -> None:
+    with _open(chosen) as head:
+        nodes = Control(head).nodes()
+    if chosen.json:
+        return _say_json(nodes)
+    if not nodes:
+        return say_on_stdout("no node has joined; start clusterray-node on each render machine")
+    return tables.print_table(*tables.nodes_table(nodes), sys.stdout)
+
+
+def _show(chosen: argparse.Namespace) -> None:
+    job = job_id(chosen.job)
+    with _open(chosen) as head:
+        detail = Control(head).show(job)
+    if chosen.json:
+        return _say_json({"job": detail.job, "settings": detail.settings, "bands": detail.bands})
+    for name, value in tables.job_facts(detail):
+        say_on_stdout(f"{name + ':':<11} {plain(value)}")
+    for table in (tables.settings_table(detail), tables.bands_table(detail.bands)):
+        say_on_stdout("")
+        tables.print_table(*table, sys.stdout)
+    if detail.job.error_text:
+        say_on_stdout("\nPOV-Ray's text:")
+        for line in plain_lines(detail.job.error_text):
+            say_on_stdout(f"  {line}")
+    return None
+
+
+def _cancel(chosen: argparse.Namespace) -> None:
+    job = job_id(chosen.job)
+    with _open(chosen) as head:
+        text = Control(head).cancel(job) or f"job {job} is cancelled"
+    if chosen.json:
+        return _say_json({"job": job, "text": text})
+    return say_on_stdout(plain(text))
+
+
+def _fetch(chosen: argparse.Namespace) -> None:
+    job = job_id(chosen.job)
+    report = make_report()
+    try:
+        with _open(chosen, report.say) as head:
+            fetched = Control(head).fetch(job, chosen.out, report)
+    finally:
+        report.close()
+    if chosen.json:
+        return _say_json(asdict(fetched))
+    return say_on_stdout(fetched.path)
+
+
+def _token_show(chosen: argparse.Namespace) -> None:
+    facts = token_in_words(_token(chosen))
+    if chosen.json:
+        return _say_json(facts)
+    for name, value in facts.items():
+        say_on_stdout(f"{name + ':':<12} {plain(str(value)) or '-'}")
+    return None
+
+
+def _token_list(chosen: argparse.Namespace) -> None:
+    with _open(chosen) as head:
+        tokens = Control(head).tokens()
+    if chosen.json:
+        return _say_json(tokens)
+    return tables.print_table(*tables.tokens_table(tokens), sys.stdout)
+
+
+def _token_new(chosen: argparse.Namespace) -> None:
+    if not (1 <= len(chosen.name) <= 64 and chosen.name.isprintable()):
+        raise UsageFault("NAME needs 1 to 64 printable characters")
+    with _open(chosen) as head:
+        made = Control(head).make_token(chosen.role, chosen.name)
+    if chosen.json:
+        return _say_json({"id": made.id, "token": made.token})
+    return say_on_stdout(plain(made.token))
+
+
+def _token_revoke(chosen: argparse.Namespace) -> None:
+    with _open(chosen) as head:
+        text = Control(head).revoke_token(chosen.id) or f"token {chosen.id} is revoked"
+    if chosen.json:
+        return _say_json({"id": chosen.id, "text": text})
+    return say_on_stdout(plain(text))
+
+
+# ---------------------------------------------------------------- what they share
+
+
+def _token(chosen: argparse.Namespace) -> JoinToken:
+    return find_token(chosen.join, environ=os.environ, home=Path.home())
+
+
+def _open(
+    chosen: argparse.Namespace, say: Callable[[str], None] = lambda sentence: None
+) -> HeadLink:
+    head = HeadLink(lambda: _token(chosen), say=say)
+    head.open()
+    return head
+
+
+def _say_json(value: object) -> None:
+    say_on_stdout(json.dumps(as_json(value), indent=2, ensure_ascii=True))
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog=PROGRAM,
+        description="Asks the head of a farm about its jobs and nodes, and steers them.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    _add_common(parser, join="", as_json=False)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    _add(commands, "jobs", "list the jobs, newest first", _jobs)
+    _add_job(_add(commands, "show", "everything about one job", _show))
+    _add(commands, "nodes", "list the nodes", _nodes)
+    _add_job(_add(commands, "cancel", "stop a job", _cancel))
+    fetch = _add(commands, "fetch", "fetch the picture of a finished job", _fetch)
+    _add_job(fetch)
+    fetch.add_argument("-o", "--output", dest="out", metavar="OUT", help="a file or a folder")
+    _add_token(commands)
+    return parser
+
+
+def _add_token(commands: argparse._SubParsersAction[Parser]) -> None:
+    token = commands.add_parser("token", help="see, make and revoke tokens", allow_abbrev=False)
+    _add_common(token)
+    verbs = token.add_subparsers(metavar="VERB", required=True, parser_class=Parser)
+    _add(verbs, "show", "what the token in use says, without its secret", _token_show)
+    _add(verbs, "list", "the tokens of the farm (admin)", _token_list)
+    new = _add(verbs, "new", "make a token (admin)", _token_new)
+    new.add_argument("name", metavar="NAME", help="for whom or what it is")
+    new.add_argument("--role", choices=("submit", "node", "admin"), default="submit")
+    revoke = _add(verbs, "revoke", "make a token open nothing from now on (admin)", _token_revoke)
+    revoke.add_argument("id", metavar="ID", help="as `clusterray token list` shows it")
+
+
+def _add(
+    commands: argparse._SubParsersAction[Parser],
+    name: str,
+    prose: str,
+    action: Callable[[argparse.Namespace], None],
+) -> Parser:
+    parser = commands.add_parser(name, help=prose, description=prose, allow_abbrev=False)
+    _add_common(parser)
+    parser.set_defaults(action=action)
+    return parser
+
+
+def _add_job(parser: Parser) -> None:
+    parser.add_argument("job", metavar="JOB", help="its id, such as 12 or j12")
+
+
+def _add_common(
+    parser: Parser, join: str = argparse.SUPPRESS, as_json: bool | str = argparse.SUPPRESS
+) -> None:
+    parser.add_argument(
+        "--join", metavar="TOKEN|FILE", default=join, help="the head's join token, or its file"
+    )
+    parser.add_argument("--json", action="store_true", default=as_json, help="answer as JSON")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Tables of jobs, nodes, bands and tokens: drawn on a terminal, plain columns in a pipe.
+
+Pure but for the console it is given. A piped table has one row a line, columns at least two spaces
+apart, nothing cut off, and no colour.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+import msgspec
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clusterray.client.text import count_of, duration_text, plain, rate_text, size_text
+from clusterray.wire.protocol import BandView, JobDetail, JobView, NodeView, TokenView
+
+_RIGHT = frozenset({"JOB", "PRIORITY", "DONE", "BANDS", "THREADS", "PIXELS", "ATTEMPTS"})
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO) -> None:
+    """Show ``rows`` under ``heads`` on ``stream``, as fits what it is."""
+    clean = [[plain(cell) for cell in row] for row in rows]
+    if not stream.isatty():
+        stream.write(_plain_table(heads, clean))
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        table.add_column(head, justify="right" if head in _RIGHT else "left", overflow="fold")
+    for row in clean:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(file=stream, highlight=False).print(table)
+
+
+def _plain_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(heads), *([cell or "-" for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        + "\n"
+        for line in lines
+    )
+
+
+def jobs_table(jobs: Sequence[JobView]) -> tuple[list[str], list[list[str]]]:
+    """Give heads and rows of a list of jobs."""
+    heads = ["JOB", "STATE", "TITLE", "OWNER", "SIZE", "DONE", "PRIORITY", "TIME", "NOTE"]
+    return heads, [
+        [
+            job.id,
+            job.state,
+            job.title,
+            job.owner,
+            _size(job),
+            f"{_percent(job)}%",
+            str(job.priority),
+            duration_text(job.elapsed_s),
+            job.error or job.note,
+        ]
+        for job in jobs
+    ]
+
+
+def nodes_table(nodes: Sequence[NodeView]) -> tuple[list[str], list[list[str]]]:
+    """Give heads and rows of a list of nodes."""
+    heads = ["NODE", "STATE", "THREADS", "POV-RAY", "MEMORY", "JOB", "BANDS", "PIXELS", "ADDRESS"]
+    heads.append("REASON")
+    return heads, [
+        [
+            node.name,
+            node.state,
+            str(node.threads),
+            node.povray,
+            size_text(node.memory_bytes),
+            node.job,
+            str(node.bands_done),
+            f"{node.pixels_done:,}",
+            node.address,
+            node.reason,
+        ]
+        for node in nodes
+    ]
+
+
+def tokens_table(tokens: Sequence[TokenView]) -> tuple[list[str], list[list[str]]]:
+    """Give heads and rows of a list of tokens."""
+    return ["ID", "ROLE", "NAME", "MADE"], [
+        [token.id, token.role, token.name, _wall_time(token.created)] for token in tokens
+    ]
+
+
+def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
+    """Give names and values of one job."""
+    job = detail.job
+    facts = [
+        ("job", job.id),
+        ("title", job.title),
+        ("owner", job.owner),
+        ("state", job.state),
+        ("picture", f"{_size(job)} of {job.width}x{job.height}, {job.output_name}"),
+        ("priority", str(job.priority)),
+        ("submitted", f"{_wall_time(job.created)}, {duration_text(job.elapsed_s)} in all"),
+        (
+            "done",
+            f"{_percent(job)} % of {job.pixels_total:,} pixels, {rate_text(job.pixels_per_s)}",
+        ),
+        (
+            "bands",
+            f"{job.bands_done} done, {job.bands_running} running, {job.bands_waiting} waiting",
+        ),
+        ("nodes", ", ".join(job.nodes) or count_of(0, "node")),
+    ]
+    if job.eta_s is not None:
+        facts.append(("left", duration_text(job.eta_s)))
+    if job.note:
+        facts.append(("waits", job.note))
+    if detail.note:
+        facts.append(("note", detail.note))
+    if job.error:
+        place = f"{job.error_file}:{job.error_line}: " if job.error_file else ""
+        facts.append(("error", place + job.error))
+    return facts
+
+
+def settings_table(detail: JobDetail) -> tuple[list[str], list[list[str]]]:
+    """Give heads and rows of a job's render settings and where each came from."""
+    rows = [[setting.name, setting.value, setting.source] for setting in detail.settings]
+    return ["SETTING", "VALUE", "FROM"], rows
+
+
+def bands_table(bands: Sequence[BandView]) -> tuple[list[str], list[list[str]]]:
+    """Give heads and rows of a job's bands, each with its last attempt."""
+    return ["BAND", "ROWS", "COLUMNS", "STATE", "ATTEMPTS", "NODE", "PHASE", "TIME", "REASON"], [
+        _band_row(band) for band in bands
+    ]
+
+
+def _band_row(band: BandView) -> list[str]:
+    x0, y0, x1, y1 = band.rect
+    row = [band.id, f"{y0}-{y1 - 1}", f"{x0}-{x1 - 1}", band.state, str(len(band.attempts))]
+    if not band.attempts:
+        return [*row, "", "", "", ""]
+    last = band.attempts[-1]
+    if last.seconds is None:
+        return [*row, last.node, last.phase, "", last.reason]
+    total = sum(msgspec.structs.astuple(last.seconds))
+    return [*row, last.node, last.state, duration_text(total), last.reason]
+
+
+def _size(job: JobView) -> str:
+    x0, y0, x1, y1 = job.region
+    return f"{x1 - x0}x{y1 - y0}"
+
+
+def _percent(job: JobView) -> int:
+    return 100 * job.pixels_done // job.pixels_total if job.pixels_total else 0
+
+
+def _wall_time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

@@ -1,0 +1,519 @@
+"""Finds out what a SCENE on the command line means: what to render, and which files travel.
+
+The rules are DESIGN's: job.yaml, params.cfg, the only INI, the only .pov, in this order. Runs at
+the submitter, before anything is sent; touches the disk but only reads. Knows nothing of heads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from clusterray.core.errors import SceneFault, UsageFault
+from clusterray.core.model import Rect
+from clusterray.povray.ini import Origin, split_section
+from clusterray.povray.job_file import (
+    JOB_FILE,
+    PARAMS_FILE,
+    JobFile,
+    read_job_yaml,
+    read_params_cfg,
+)
+from clusterray.povray.light import scene_texts, wants_shared_light
+from clusterray.povray.option_table import BadValue, check_path
+from clusterray.povray.options import Options, presents_input
+from clusterray.povray.spec import RenderSpec
+
+RESULT_KEYWORD = b"ClusterRay"
+"""Keyword of the PNG text chunk that marks a picture as made by a farm."""
+POVRAY_INI = "povray.ini"
+
+_SKIPPED_FOLDERS = frozenset(
+    {
+        *(".git", ".svn", ".hg", ".bzr", "CVS", "_darcs"),
+        *("__pycache__", ".cache", ".mypy_cache", ".pytest_cache", ".ruff_cache"),
+        *(".Trash", ".Spotlight-V100", "@eaDir", "$RECYCLE.BIN"),
+    }
+)
+_SKIPPED_FILES = re.compile(
+    r"""\.DS_Store | Thumbs\.db | desktop\.ini | .*~ | \#.*\# | \.\#.*
+    | .*\.sw[a-p] | .*\.pov-state | \._.*""",
+    re.VERBOSE | re.DOTALL,
+)
+_TEXT_SUFFIXES = frozenset(
+    {".pov", ".inc", ".ini", ".mac", ".mcr", ".map", ".txt", ".cfg", ".yaml", ".yml", ".csv", ""}
+)
+_MAX_TEXT_BYTES = 16 << 20
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MAX_CHUNKS = 64
+_MAX_LISTED = 20
+
+
+@dataclass(slots=True)
+class JobPlan:
+    """What a SCENE means, before anything is sent.
+
+    ``root`` is the folder to stage, absolute. ``output_name`` is the finished picture's file name.
+    ``bands`` is the number of bands wished for, None leaves it to the farm. ``notes`` are
+    sentences to tell the person once; ``files_to_stage`` may add some.
+    """
+
+    root: Path
+    spec: RenderSpec
+    output_name: str
+    title: str
+    priority: int = 0
+    bands: int | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+# -------------------------------------------------------------------- what to render
+
+
+def plan_job(
+    scene: Path,
+    options: Sequence[str],
+    *,
+    width: int | None,
+    height: int | None,
+    region: Rect | None,
+    home: Path,
+) -> JobPlan:
+    """Decide what is rendered and how.
+
+    ``scene`` is a folder, a .pov or an .ini file, the last also as ``scene.ini[section]``.
+    ``options`` are the words after ``--``; ``width``, ``height`` and ``region`` (pixels of the
+    whole picture) come from their own switches; ``home`` is the person's home folder. Raises
+    UsageFault for the command line, SceneFault for the folder and its files.
+    """
+    target, section = _existing(scene)
+    _refuse_home(target, home)
+    if target.is_dir():
+        plan = _Planner(target)
+        plan.read_folder()
+    else:
+        plan = _Planner(target.parent)
+        plan.read_file(target, section)
+    plan.options.add_command_line(options)
+    for name, side in (("Width", width), ("Height", height)):
+        if side is not None:
+            switch = f"--{name.lower()}"
+            plan.options.set(name, str(side), Origin(words=switch), f"{switch} {side}")
+    return plan.finish(region, home)
+
+
+class _Planner:
+    """Collects what the files of one folder say; lives for one plan_job."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names = _list_folder(root)
+        self._job = JobFile()
+        self._chosen: tuple[str, str] | None = None
+        self.options = Options(root, root)
+        self.options.add_debian_defaults()
+
+    # ------------------------------------------------------------ the folder's own files
+
+    def read_folder(self) -> None:
+        """Take the folder's job file, or its only INI."""
+        self._read_povray_ini()
+        if JOB_FILE in self._names:
+            self._take_job(read_job_yaml, self._root / JOB_FILE)
+        elif PARAMS_FILE in self._names:
+            self._take_job(read_params_cfg, self._root / PARAMS_FILE)
+        else:
+            self._read_only_ini()
+
+    def read_file(self, path: Path, section: str | None) -> None:
+        """Take the .pov or .ini file that was named."""
+        suffix = path.suffix.lower()
+        if suffix not in (".pov", ".ini"):
+            raise UsageFault(
+                f"{path} is neither a folder nor a .pov nor an .ini file; "
+                "give one of these, or the folder it is in"
+            )
+        if path.name != POVRAY_INI:
+            self._read_povray_ini()
+        for name in (JOB_FILE, PARAMS_FILE):
+            if name in self._names:
+                self.options.notes.append(f"{name} is not read, because {path.name} was named.")
+        if suffix == ".ini":
+            self.options.add_ini(path, section)
+        else:
+            self._choose(path.name, "command line")
+
+    def _read_povray_ini(self) -> None:
+        """Read what POV-Ray itself would read where it starts."""
+        if POVRAY_INI in self._names:
+            self.options.add_ini(self._root / POVRAY_INI)
+
+    def _read_only_ini(self) -> None:
+        inis = self._files_named(".ini")
+        scenes = self._files_named(".pov")
+        if len(inis) == 1:
+            path = self._root / inis[0]
+            if len(scenes) == 1 or presents_input(path):
+                self.options.add_ini(path)
+                return
+        if inis and scenes:
+            self.options.notes.append(
+                f"{_and(inis)} {'is' if len(inis) == 1 else 'are'} not read; "
+                "name an INI file instead of the folder to use it."
+            )
+
+    def _take_job(self, read: Callable[[Path, Options], JobFile], path: Path) -> None:
+        """Read a job file: its scene or INI first, so that its other keys are stronger."""
+        # Read once for the scene's name alone, and once for good.
+        named = read(path, Options(self._root, self._root))
+        if named.scene is not None:
+            self._take_scene(named.scene, named.scene_origin)
+        self._job = read(path, self.options)
+
+    def _take_scene(self, scene: str, origin: Origin) -> None:
+        name, section = split_section(scene)
+        if not name.lower().endswith(".ini"):
+            self.options.set("Input_File_Name", scene, origin, f"scene: {scene}")
+            return
+        path = Path(os.path.normpath(self._root / name))
+        if not path.is_relative_to(self._root) or not path.is_file():
+            raise origin.fault(f"there is no file {name} in {self._root}")
+        self.options.add_ini(path, section)
+
+    # ------------------------------------------------------------ the end
+
+    def finish(self, region: Rect | None, home: Path) -> JobPlan:
+        """Put everything together."""
+        main, source = self._main_scene()
+        options = self.options
+        spec = options.spec(main, region, source)
+        _note_own_povray_ini(home, options.notes)
+        bands = self._job.bands
+        light = self._shared_light(spec)
+        if light:
+            options.notes.append(
+                f"This scene uses {light}; bands of it would not meet without seams yet, "
+                "so one node renders it whole."
+            )
+            bands = 1
+        stem = options.output_stem() or Path(main).stem
+        return JobPlan(
+            root=self._root,
+            spec=spec,
+            output_name=f"{stem}.{spec.extension}",
+            title=self._job.title or Path(main).stem,
+            priority=self._job.priority,
+            bands=bands,
+            notes=options.notes,
+        )
+
+    def _main_scene(self) -> tuple[str, str]:
+        """Give the scene file relative to the root, and who chose it."""
+        named = self.options.input
+        if named is not None:
+            return self._named_scene(str(named.value), named.origin), str(named.origin)
+        if self._chosen is not None:
+            return self._chosen
+        scenes = self._files_named(".pov")
+        if len(scenes) == 1:
+            return _utf8(scenes[0]), "the only .pov of the folder"
+        raise SceneFault(self._what_there_is(scenes))
+
+    def _named_scene(self, name: str, origin: Origin) -> str:
+        wanted = Path(os.path.normpath(self.options.start / name.strip()))
+        for path in (wanted, Path(f"{wanted}.pov"), Path(f"{wanted}.POV")):
+            if not path.is_file():
+                continue
+            if path.suffix.lower() != ".pov":
+                raise origin.fault(f"{name} is not a .pov file")
+            if not path.is_relative_to(self._root):
+                raise origin.fault(
+                    f"{name} lies outside the folder {self._root}, and only that travels; "
+                    "submit the folder that holds it all"
+                )
+            return _utf8(path.relative_to(self._root).as_posix())
+        raise origin.fault(f"there is no scene {name} in {self._root}")
+
+    def _choose(self, name: str, source: str) -> None:
+        self._chosen = (_utf8(name), source)
+
+    def _what_there_is(self, scenes: list[str]) -> str:
+        if not self._names:
+            return f"{self._root} is empty; there is no scene in it"
+        if scenes:
+            return (
+                f"{self._root} holds {len(scenes)} scenes: {_and(scenes)}; "
+                "name one of them, or write it into job.yaml as scene: ..."
+            )
+        if self._files_named(".ini"):
+            return (
+                f"{self._root} holds no .pov file, and no INI file that is used names one; "
+                "name the file to render"
+            )
+        return f"{self._root} holds neither a .pov file nor job.yaml; name the folder of a scene"
+
+    def _files_named(self, suffix: str) -> list[str]:
+        return [
+            name
+            for name in self._names
+            if name.lower().endswith(suffix)
+            and name != POVRAY_INI
+            and not name.startswith(".")
+            and not _SKIPPED_FILES.fullmatch(name)
+            and (self._root / name).is_file()
+        ]
+
+    def _shared_light(self, spec: RenderSpec) -> str:
+        start = self._root / spec.start
+        libraries = [self._root / path for path in spec.library_paths]
+        texts = scene_texts(self._root, start, self._root / spec.input, libraries)
+        header = spec.value("Include_Header")
+        if header is not None:
+            texts += scene_texts(self._root, start, self._root / str(header), libraries)
+        return " and ".join(sorted(wants_shared_light(texts), reverse=True))
+
+
+def _existing(scene: Path) -> tuple[Path, str | None]:
+    """Give the absolute path of SCENE and the section asked for."""
+    section: str | None = None
+    try:
+        if not os.path.lexists(scene):
+            name, section = split_section(str(scene))
+            if section is None or not os.path.lexists(name):
+                raise UsageFault(f"there is no file or folder {scene}")
+            scene = Path(name)
+        mode = scene.stat().st_mode
+        resolved = scene.parent.resolve() / scene.name if scene.is_file() else scene.resolve()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SceneFault(f"{scene} cannot be read: {reason}") from None
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        raise UsageFault(f"{scene} is neither a folder nor a file")
+    return resolved, section
+
+
+def _refuse_home(target: Path, home: Path) -> None:
+    """Refuse to stage a whole home folder, or what holds it."""
+    folder = target if target.is_dir() else target.parent
+    home = home.resolve()
+    if folder == Path(folder.anchor):
+        what = "the whole file system"
+    elif folder == home:
+        what = "your home folder"
+    elif home.is_relative_to(folder) and folder.parent == Path(folder.anchor):
+        what = "where home folders are kept"
+    else:
+        return
+    raise SceneFault(
+        f"{folder} is {what}, and all of it would be sent; "
+        "put the scene and its files into a folder of their own"
+    )
+
+
+def _list_folder(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208, names are wanted, not paths
+    except OSError as error:
+        raise SceneFault(f"the folder {folder} cannot be read: {error.strerror}") from None
+
+
+def _note_own_povray_ini(home: Path, notes: list[str]) -> None:
+    for own in (home / ".povray", home / ".povrayrc"):
+        if own.exists():
+            notes.append(
+                f"Your own settings in {own} are not used, so that the picture is the same for "
+                "everyone; put what the scene needs into its folder."
+            )
+            return
+
+
+def _and(names: Sequence[str]) -> str:
+    shown = [_printable(name) for name in names[:_MAX_LISTED]]
+    if len(names) > _MAX_LISTED:
+        shown.append(f"{len(names) - _MAX_LISTED} more")
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else repr(name)
+
+
+def _utf8(path: str) -> str:
+    """Give ``path`` if it can travel; raises SceneFault naming it."""
+    try:
+        return check_path(path)
+    except BadValue as error:
+        raise SceneFault(f"the file name {path!r} {error}; rename it") from None
+
+
+# -------------------------------------------------------------------- which files travel
+
+
+@dataclass(slots=True)
+class _Staging:
+    """What the walk through a folder has found."""
+
+    files: dict[str, int] = field(default_factory=dict)
+    """POSIX path relative to the root -> size in bytes."""
+    own_pictures: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def files_to_stage(plan: JobPlan, *, max_bytes: int, max_files: int) -> list[str]:
+    """Give the files that travel, as POSIX paths relative to ``plan.root``, sorted.
+
+    Links are followed. Caches, version control, editors' backups and pictures that a farm made
+    stay at home, the last unless a text of the scene names them. Raises SceneFault for a folder
+    over ``max_bytes`` or ``max_files`` (naming the largest file), for names that cannot travel and
+    for what cannot be read. Adds notes to the plan.
+    """
+    found = _Staging()
+    _walk(plan.root, "", found, ())
+    for name in _results_to_leave(plan.root, found):
+        del found.files[name]
+    plan.notes += found.notes
+    _check_limits(plan.root, found, max_bytes, max_files)
+    return sorted(found.files)
+
+
+def _walk(root: Path, below: str, found: _Staging, above: tuple[tuple[int, int], ...]) -> None:
+    folder = root / below
+    try:
+        info = folder.stat()
+        # A link to a folder that holds it would lead round for ever.
+        if (info.st_dev, info.st_ino) in above:
+            return
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise SceneFault(f"the folder {folder} cannot be read: {error.strerror}") from None
+    for entry in listed:
+        path = f"{below}/{entry.name}" if below else entry.name
+        _take_entry(root, path, entry, found, (*above, (info.st_dev, info.st_ino)))
+
+
+def _take_entry(
+    root: Path,
+    path: str,
+    entry: os.DirEntry[str],
+    found: _Staging,
+    above: tuple[tuple[int, int], ...],
+) -> None:
+    if entry.name in _SKIPPED_FOLDERS or _SKIPPED_FILES.fullmatch(entry.name):
+        return
+    _utf8(path)
+    try:
+        info = entry.stat()
+    except OSError as error:
+        if not entry.is_symlink():
+            raise SceneFault(f"{root / path} cannot be read: {error.strerror}") from None
+        found.notes.append(f"{_printable(path)} is a link that leads nowhere; it is left out.")
+        return
+    if stat.S_ISDIR(info.st_mode):
+        _walk(root, path, found, above)
+    elif stat.S_ISREG(info.st_mode):
+        _take_file(root, path, info.st_size, found)
+    else:
+        found.notes.append(f"{_printable(path)} is no regular file; it is left out.")
+
+
+def _take_file(root: Path, path: str, size: int, found: _Staging) -> None:
+    if not os.access(root / path, os.R_OK):
+        raise SceneFault(f"{root / path} cannot be read: Permission denied")
+    found.files[path] = size
+    suffix = Path(path).suffix.lower()
+    if suffix == ".png" and _is_own_picture(root / path):
+        found.own_pictures.append(path)
+    elif suffix in _TEXT_SUFFIXES and size <= _MAX_TEXT_BYTES:
+        found.texts.append(path)
+
+
+def _results_to_leave(root: Path, found: _Staging) -> list[str]:
+    """Give the pictures a farm made that no text of the scene names."""
+    if not found.own_pictures:
+        return []
+    texts = [_bytes_of(root / path) for path in found.texts]
+    return [
+        path
+        for path in found.own_pictures
+        if not any(_names_picture(text, Path(path)) for text in texts)
+    ]
+
+
+def _names_picture(text: bytes, path: Path) -> bool:
+    # POV-Ray appends a missing extension, so "maps/wood" names wood.png too.
+    return any(
+        word in text
+        for encoding in ("utf-8", "latin-1")
+        for word in (
+            path.name.encode(encoding, "replace"),
+            path.stem.encode(encoding, "replace") + b'"',
+        )
+    )
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SceneFault(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _is_own_picture(path: Path) -> bool:
+    """Tell whether a PNG carries the farm's mark before its pixels."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_PNG)) != _PNG:
+                return False
+            return any(text.startswith(RESULT_KEYWORD + b"\0") for text in _text_chunks(file))
+    except OSError as error:
+        raise SceneFault(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _text_chunks(file: BinaryIO) -> Iterator[bytes]:
+    """Give the beginnings of the tEXt chunks before the first IDAT."""
+    for _ in range(_MAX_CHUNKS):
+        header = file.read(8)
+        if len(header) < 8:
+            return
+        length, kind = struct.unpack(">I4s", header)
+        if kind == b"IDAT":
+            return
+        begin = file.tell()
+        if kind == b"tEXt":
+            yield file.read(min(length, 80))
+        file.seek(begin + length + 4)
+
+
+def _check_limits(root: Path, found: _Staging, max_bytes: int, max_files: int) -> None:
+    if not found.files:
+        raise SceneFault(f"{root} holds nothing that could be sent")
+    largest = max(found.files, key=lambda path: (found.files[path], path))
+    shown = f"{_printable(largest)} ({_size(found.files[largest])})"
+    total = sum(found.files.values())
+    if total > max_bytes:
+        raise SceneFault(
+            f"{root} holds {_size(total)}, more than the limit of {_size(max_bytes)}; "
+            f"the largest file is {shown}"
+        )
+    if len(found.files) > max_files:
+        raise SceneFault(
+            f"{root} holds {len(found.files)} files, more than the limit of {max_files}; "
+            f"the largest is {shown}"
+        )
+
+
+def _size(count: int) -> str:
+    amount = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            break
+        amount /= 1024
+    return f"{count} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"

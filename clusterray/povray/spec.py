@@ -1,0 +1,382 @@
+"""RenderSpec: what one job renders, as one checked, hashable value that crosses the wire.
+
+Whoever holds a RenderSpec holds a valid one: construction checks everything, so ``from_wire`` is
+the trust boundary of the head and of every node. Nothing in it can name a file outside the scene,
+write a file, run a program or choose the part of the picture that a node renders. Pure: no disk,
+no threads. How the values were found is options.py's business, how POV-Ray is called command.py's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from clusterray.core.errors import SceneFault
+from clusterray.core.model import Picture, Rect
+from clusterray.povray.option_table import (
+    MAX_SIDE,
+    BadValue,
+    Policy,
+    Value,
+    check_path,
+    check_value,
+    declared_name,
+    find_option,
+    has_control_characters,
+    rank,
+    written,
+)
+
+WIRE_VERSION = 1
+"""Raised when a field is added that a node must know to render right; older ones then refuse."""
+DEFAULT_BLOCK_SIZE = 32
+MAX_DECLARES = 100
+MAX_LIBRARY_PATHS = 20
+"""POV-Ray takes 25 in all, and Debian's own are three of them."""
+_MAX_SOURCES = 200
+_MAX_SOURCE_LENGTH = 1024
+_WIRE_KEYS = {"v", "input", "start", "width", "height", "region", "format", "options", "sources"}
+_FORMAT_KEYS = {"type", "bits", "grey", "alpha"}
+_LIST_LIMITS = {"Declare": MAX_DECLARES, "Library_Path": MAX_LIBRARY_PATHS}
+
+
+@dataclass(frozen=True, slots=True)
+class RenderSpec:
+    """Everything that decides a job's pixels, but for the scene's files.
+
+    ``input`` is the POSIX path of the main .pov file and ``start`` the folder POV-Ray runs in
+    ("." is the root), both relative to the scene's root. ``region`` is what is wanted of the
+    picture, None all of it. ``file_type`` is POV-Ray's letter, ``bits`` are those of a channel in
+    the file: 8, but 16 in ``grey``, which POV-Ray 3.7 writes with 16 whatever it is told.
+    ``options`` are the other options as pairs in canonical order; paths in them are relative to
+    the root. ``sources`` says where each value came from, by the names of ``settings()``; it is
+    no part of the value. Raises SceneFault for anything a job may not have.
+    """
+
+    input: str
+    width: int
+    height: int
+    start: str = "."
+    region: Rect | None = None
+    file_type: str = "N"
+    bits: int = 8
+    grey: bool = False
+    alpha: bool = False
+    options: tuple[tuple[str, Value], ...] = ()
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_place("the scene file", self.input, file=True)
+        _check_place("the start folder", self.start, file=False)
+        _check_side("Width", self.width)
+        _check_side("Height", self.height)
+        if self.region is not None:
+            self._check_region(self.region)
+        self._check_format()
+        _check_options(self.options)
+        self._check_dither()
+        _check_sources(self.sources)
+
+    # ------------------------------------------------------------ what others ask
+
+    @property
+    def extension(self) -> str:
+        """The finished picture's file name extension, without the dot."""
+        return "png"
+
+    @property
+    def antialias(self) -> bool:
+        """Whether antialiasing is on."""
+        return self.value("Antialias") is True
+
+    @property
+    def sampling_method(self) -> int:
+        """POV-Ray's antialiasing method, 1 or 2; 3.7 takes 3 for 2."""
+        method = self.value("Sampling_Method")
+        return 1 if method is None else min(2, int(method))
+
+    @property
+    def block_size(self) -> int:
+        """Side in pixels of the blocks that POV-Ray renders in."""
+        size = self.value("Render_Block_Size")
+        return DEFAULT_BLOCK_SIZE if size is None else int(size)
+
+    @property
+    def library_paths(self) -> tuple[str, ...]:
+        """The job's own library folders, relative to the root, in POV-Ray's order of looking."""
+        return tuple(str(value) for name, value in self.options if name == "Library_Path")
+
+    def value(self, name: str) -> Value | None:
+        """Give the (first) value of an option by its INI name, None if the job does not set it."""
+        for key, value in self.options:
+            if key == name:
+                return value
+        return None
+
+    def picture(self) -> Picture:
+        """Give the geometry that the farm needs to cut bands.
+
+        The blocks matter only to antialiasing method 1: its blocks look at pixels of their left
+        and upper neighbours (POV-Ray, source/backend/render/tracetask.cpp).
+        """
+        depends_on_blocks = self.antialias and self.sampling_method == 1
+        return Picture(
+            self.width,
+            self.height,
+            self.region or Rect(0, 0, self.width, self.height),
+            self.block_size if depends_on_blocks else None,
+        )
+
+    def settings(self) -> list[tuple[str, str, str]]:
+        """Give each value for a person: its name, itself, and the source that won it."""
+        rows: list[tuple[str, str]] = [
+            ("Input_File_Name", self.input),
+            ("Start_Folder", self.start),
+            ("Width", str(self.width)),
+            ("Height", str(self.height)),
+        ]
+        if self.region is not None:
+            rows.append(("Region", ",".join(map(str, self.region.as_tuple()))))
+        rows += [
+            ("Output_File_Type", self.file_type),
+            ("Bits_Per_Color", str(self.bits)),
+            ("Grayscale_Output", written(self.grey)),
+            ("Output_Alpha", written(self.alpha)),
+        ]
+        rows += [
+            (name, _shown(option, value))
+            for name, (option, value) in zip(setting_names(self.options), self.options, strict=True)
+        ]
+        return [(name, shown, self.sources.get(name, "")) for name, shown in rows]
+
+    # ------------------------------------------------------------ wire
+
+    def to_wire(self) -> dict[str, object]:
+        """Give the JSON form; ``from_wire`` of it equals this spec."""
+        return {**self._hashed(), "sources": dict(self.sources)}
+
+    def digest(self) -> str:
+        """Give the hex SHA-256 that names this spec; the sources are no part of it."""
+        text = json.dumps(self._hashed(), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _hashed(self) -> dict[str, object]:
+        return {
+            "v": WIRE_VERSION,
+            "input": self.input,
+            "start": self.start,
+            "width": self.width,
+            "height": self.height,
+            "region": None if self.region is None else list(self.region.as_tuple()),
+            "format": {
+                "type": self.file_type,
+                "bits": self.bits,
+                "grey": self.grey,
+                "alpha": self.alpha,
+            },
+            "options": [[name, value] for name, value in self.options],
+        }
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, object]) -> RenderSpec:
+        """Make a spec of what a peer sent, trusting nothing in it; raises SceneFault."""
+        if not isinstance(wire, Mapping):
+            raise _fault("it must be an object")
+        if wire.get("v") != WIRE_VERSION:
+            raise _fault(f"version {wire.get('v')!r} is not {WIRE_VERSION}; update the older side")
+        _check_keys("it", wire, _WIRE_KEYS, optional={"sources"})
+        picture_format = wire["format"]
+        if not isinstance(picture_format, Mapping):
+            raise _fault("format must be an object")
+        _check_keys("format", picture_format, _FORMAT_KEYS)
+        sources = wire.get("sources", {})
+        if not isinstance(sources, Mapping):
+            raise _fault("sources must be an object")
+        return cls(
+            input=_text("input", wire["input"]),
+            start=_text("start", wire["start"]),
+            width=_whole("width", wire["width"]),
+            height=_whole("height", wire["height"]),
+            region=_rect(wire["region"]),
+            file_type=_text("format type", picture_format["type"]),
+            bits=_whole("format bits", picture_format["bits"]),
+            grey=_flag("format grey", picture_format["grey"]),
+            alpha=_flag("format alpha", picture_format["alpha"]),
+            options=_pairs(wire["options"]),
+            sources=dict(sources),
+        )
+
+    # ------------------------------------------------------------ checks of the whole
+
+    def _check_region(self, region: Rect) -> None:
+        if not Rect(0, 0, self.width, self.height).contains(region):
+            raise SceneFault(
+                f"the region {','.join(map(str, region.as_tuple()))} does not lie inside the "
+                f"picture of {self.width}x{self.height} pixels"
+            )
+
+    def _check_format(self) -> None:
+        for name, flag in (("grey", self.grey), ("alpha", self.alpha)):
+            if not isinstance(flag, bool):
+                raise _fault(f"format {name} must be true or false")
+        if (self.file_type, self.bits) != ("N", 16 if self.grey else 8):
+            raise SceneFault(
+                f"the format {self.file_type!r:.20} with {self.bits} bits"
+                f"{' in grey' if self.grey else ''} is not PNG with 8 bits, or 16 in grey; "
+                "other formats come later"
+            )
+
+    def _check_dither(self) -> None:
+        # Without a method POV-Ray takes Floyd-Steinberg, whose errors cross the cuts.
+        if self.value("Dither") is True and self.value("Dither_Method") is None:
+            raise SceneFault(
+                "dithering by error diffusion cannot be done in parts yet; "
+                "use Dither_Method=B2, B3 or B4"
+            )
+
+
+def setting_names(options: Sequence[tuple[str, Value]]) -> list[str]:
+    """Give the names under which the values are listed, unique also where an option repeats."""
+    names: list[str] = []
+    paths = 0
+    for name, value in options:
+        if name == "Declare":
+            names.append(f"Declare {declared_name(str(value))}")
+        elif name == "Library_Path":
+            paths += 1
+            names.append(f"Library_Path {paths}")
+        else:
+            names.append(name)
+    return names
+
+
+def canonical_options(pairs: list[tuple[str, Value]]) -> tuple[tuple[str, Value], ...]:
+    """Sort pairs into the canonical order; the order of a repeated option's values is kept."""
+    return tuple(sorted(pairs, key=lambda pair: rank(pair[0])))
+
+
+def _shown(name: str, value: Value) -> str:
+    if name == "Declare":
+        return str(value).partition("=")[2]
+    return written(value)
+
+
+def _fault(text: str) -> SceneFault:
+    return SceneFault(f"the job's settings are not valid: {text}")
+
+
+def _check_place(what: str, path: str, *, file: bool) -> None:
+    try:
+        check_path(path)
+    except BadValue as error:
+        raise _fault(f"{what} {error}") from None
+    if file and PurePosixPath(path).suffix.lower() != ".pov":
+        raise _fault(f"{what} must be a .pov file, not {path!r}")
+
+
+def _check_side(name: str, side: int) -> None:
+    if isinstance(side, bool) or not isinstance(side, int):
+        raise _fault(f"{name} must be a whole number")
+    if not 1 <= side <= MAX_SIDE:
+        raise SceneFault(f"{name} must lie between 1 and {MAX_SIDE}, not be {side}")
+
+
+def _check_options(options: tuple[tuple[str, Value], ...]) -> None:
+    counts: dict[str, int] = {}
+    last_rank = -1
+    for name, value in options:
+        option = find_option(name)
+        if option is None or option.name != name or option.policy is not Policy.PICTURE:
+            raise _fault(f"{name!r:.80} is not an option that a job can have")
+        try:
+            canonical = check_value(option, value)
+        except BadValue as error:
+            raise _fault(f"{name} {error}") from None
+        if type(canonical) is not type(value) or canonical != value:
+            raise _fault(f"{name} must be in canonical form")
+        if rank(name) < last_rank:
+            raise _fault("the options must be in canonical order")
+        last_rank = rank(name)
+        counts[name] = counts.get(name, 0) + 1
+        limit = _LIST_LIMITS.get(name, 1)
+        if counts[name] > limit:
+            times = "once" if limit == 1 else f"{limit} times"
+            raise SceneFault(f"{name} may be given at most {times}")
+    names = setting_names(options)
+    if len(set(names)) < len(names):
+        raise _fault("an identifier is declared twice")
+
+
+def _check_sources(sources: Mapping[str, str]) -> None:
+    if len(sources) > _MAX_SOURCES:
+        raise _fault("there are too many sources")
+    for name, source in sources.items():
+        for text in (name, source):
+            if not isinstance(text, str) or len(text) > _MAX_SOURCE_LENGTH:
+                raise _fault("sources must map short texts to short texts")
+            if has_control_characters(text):
+                raise _fault("sources must not hold control characters")
+
+
+def _check_keys(
+    what: str, wire: Mapping[str, object], known: set[str], optional: set[str] | None = None
+) -> None:
+    # An unknown key may change pixels in a version that knows it, so it cannot be passed over.
+    unknown = set(wire) - known
+    if unknown:
+        raise _fault(f"{what} has a key that this version does not know; update the older side")
+    missing = known - set(wire) - (optional or set())
+    if missing:
+        raise _fault(f"{what} lacks {', '.join(sorted(missing))}")
+
+
+def _text(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _fault(f"{what} must be a text")
+    return value
+
+
+def _whole(what: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _fault(f"{what} must be a whole number")
+    return value
+
+
+def _flag(what: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _fault(f"{what} must be true or false")
+    return value
+
+
+def _rect(value: object) -> Rect | None:
+    if value is None:
+        return None
+    if not isinstance(value, list | tuple) or len(value) != 4:
+        raise _fault("region must be four whole numbers")
+    x0, y0, x1, y1 = (_whole("region", number) for number in value)
+    try:
+        return Rect(x0, y0, x1, y1)
+    except ValueError as error:
+        raise _fault(f"region is {error}") from None
+
+
+def _pairs(value: object) -> tuple[tuple[str, Value], ...]:
+    if not isinstance(value, list | tuple) or len(value) > 1000:
+        raise _fault("options must be a list of pairs")
+    pairs: list[tuple[str, Value]] = []
+    for pair in value:
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise _fault("options must be a list of pairs")
+        name, option_value = pair
+        option = find_option(name) if isinstance(name, str) else None
+        if option is None:
+            raise _fault(f"{name!r:.80} is not an option that a job can have")
+        try:
+            # JSON writes 2.0 as 2 in some libraries, so numbers are made canonical here.
+            pairs.append((name, check_value(option, option_value)))
+        except BadValue as error:
+            raise _fault(f"{name} {error}") from None
+    return tuple(pairs)
