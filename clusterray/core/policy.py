@@ -67,9 +67,9 @@ def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
         return None
     threads = sum(other.threads for other in nodes if other.usable and may_render(other, frame))
     left = sum(waiting.rect.area for waiting in frame.waiting.values())
-    fair = left * node.threads / (SHARE_DIVISOR * max(threads, node.threads))
+    fair = left * node.threads / max(threads, node.threads)
     least = frame.pixels_per_thread_s * node.threads * LEAST_BAND_S
-    wanted = max(fair, least)
+    wanted = min(fair, max(fair / SHARE_DIVISOR, least))
     return cut_row_for_share(band.rect, row_step(request.picture), wanted / band.rect.area)
 
 

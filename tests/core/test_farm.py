@@ -61,16 +61,27 @@ def test_the_stronger_node_gets_the_larger_band() -> None:
     assert heights[strong] >= 4 * heights[weak]
 
 
-def test_pieces_that_would_take_less_than_the_start_of_povray_is_worth_are_not_made() -> None:
+def test_no_pieces_are_made_that_take_less_than_a_start_of_povray_is_worth() -> None:
+    """At 40 rows a second three seconds' worth is 120 rows, more than a third of what is left."""
     world = World()
     conn = world.join("fast")
-    job = world.submit(request(shape=picture(64, 32 * 30)))
+    job = world.submit(request(shape=picture(64, 32 * 12)))
     (first,) = world.rendering(conn)
-    world.now += 1.0
+    world.now += 128 / 40
     world.finish(conn, first)
-    (second,) = world.rendering(conn)
-    assert world.farm.attempts[second].band.rect.height == 32 * 20
-    assert len(bands(world, job)) == 2
+    assert [band.rect.height for band in bands(world, job)] == [128, 128, 128]
+
+
+def test_the_least_piece_never_takes_the_share_of_another_node() -> None:
+    world = World()
+    fast = world.join("fast")
+    job = world.submit(request(shape=picture(64, 32 * 12)))
+    world.join("other")
+    (first,) = world.rendering(fast)
+    world.now += 0.01
+    world.finish(fast, first)
+    left = [band.rect.height for band in bands(world, job) if band.state is BandState.WAITING]
+    assert sum(left) > 0
 
 
 def test_a_wished_number_of_bands_is_kept() -> None:
