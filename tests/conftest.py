@@ -8,6 +8,13 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from hypothesis import settings
+
+# The suite tries the same examples each time, so that it passes or fails for what was changed;
+# `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.register_profile("search", derandomize=False, deadline=None)
+settings.load_profile("suite")
 
 GRACE_S = 3.0
 """How long a thread or child that was told to end may take to be gone on a busy machine."""

@@ -130,10 +130,19 @@ class Farm:
         self._feed(node)
 
     def _take_back(self, node: Node, event: ev.NodeJoined) -> None:
-        """Let what the node still holds count again; the rest of what it had is lost."""
+        """Let what the node still holds count again; the rest of what it had is lost.
+
+        A node has one place: of several attempts that it says it renders, the first counts.
+        """
+        place_taken = False
         for attempt in list(node.attempts.values()):
-            if attempt.id in event.rendering | event.rendered:
-                self._reattach(attempt, rendered=attempt.id in event.rendered)
+            if attempt.id in event.rendered:
+                self._reattach(attempt, rendered=True)
+            elif attempt.id in event.rendering and not place_taken:
+                place_taken = True
+                self._reattach(attempt, rendered=False)
+            elif attempt.id in event.rendering:
+                self._end(attempt, AttemptTrigger.DROP, "a node renders one band at a time")
             else:
                 self._end(attempt, AttemptTrigger.LOSE, "its node came back without it")
         for held in sorted(event.rendering | event.rendered):

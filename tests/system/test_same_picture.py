@@ -27,7 +27,7 @@ SCENES = [
     "textures/normals/bumpmap.pov",
     "textures/patterns/slopemt_37.pov",
     "objects/primitiv.pov",
-    "advanced/landscape.pov",
+    "advanced/woodbox.pov",
     "advanced/crater/crater.pov",
     "advanced/biscuit.pov",
     "objects/ttf1.pov",
