@@ -26,7 +26,7 @@ SCENES = [
     "textures/pigments/cantelop.pov",
     "textures/normals/bumpmap.pov",
     "textures/patterns/slopemt_37.pov",
-    "objects/primitiv.pov",
+    "objectmods/no_image.pov",
     "advanced/woodbox.pov",
     "advanced/crater/crater.pov",
     "advanced/biscuit.pov",
