@@ -161,3 +161,21 @@ class Node:
         return self.usable and not any(
             attempt.state is AttemptState.RENDERING for attempt in self.attempts.values()
         )
+
+
+@dataclass(slots=True)
+class FarmState:
+    """All that a farm holds; ``core.farm`` changes it, ``core.invariants`` checks it.
+
+    ``open_jobs`` are those that can still change, in queue order; ``hungry`` the nodes with a place
+    for a band, the longest waiting first; ``detached`` the live attempts whose node is away, in the
+    order in which they will be lost.
+    """
+
+    jobs: dict[JobId, Job] = field(default_factory=dict)
+    bands: dict[BandId, Band] = field(default_factory=dict)
+    attempts: dict[AttemptId, Attempt] = field(default_factory=dict)
+    nodes: dict[NodeId, Node] = field(default_factory=dict)
+    open_jobs: list[Job] = field(default_factory=list)
+    hungry: dict[NodeId, Node] = field(default_factory=dict)
+    detached: dict[AttemptId, Attempt] = field(default_factory=dict)

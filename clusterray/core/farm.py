@@ -16,9 +16,9 @@ from clusterray.core import events as ev
 from clusterray.core import policy
 from clusterray.core.actions import Action
 from clusterray.core.bands import equal_bands, render_area, row_step
-from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
-from clusterray.core.invariants import check_farm
-from clusterray.core.model import AttemptId, BandId, JobId, NodeId, Rect
+from clusterray.core.entities import Attempt, Band, FarmState, Frame, Job, Node, Problem
+from clusterray.core.invariants import check_farm, tell_story
+from clusterray.core.model import AttemptId, BandId, JobId, Rect
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
@@ -42,7 +42,7 @@ class RandomBits(Protocol):
         """Give ``k`` random bits."""
 
 
-class Farm:
+class Farm(FarmState):
     """Jobs, bands, attempts and nodes, and the rules by which they change."""
 
     def __init__(
@@ -53,16 +53,7 @@ class Farm:
         max_jobs: int = 10_000,
         first_number: int = 1,
     ) -> None:
-        self.jobs: dict[JobId, Job] = {}
-        self.bands: dict[BandId, Band] = {}
-        self.attempts: dict[AttemptId, Attempt] = {}
-        self.nodes: dict[NodeId, Node] = {}
-        self.open_jobs: list[Job] = []
-        """Jobs that can still change, in queue order."""
-        self.hungry: dict[NodeId, Node] = {}
-        """Nodes with a place for a band, the longest waiting first."""
-        self.detached: dict[AttemptId, Attempt] = {}
-        """Live attempts whose node is away, in the order in which they will be lost."""
+        super().__init__()
         self._random = random
         self._detached_s = detached_s
         self._max_jobs = max_jobs
@@ -110,7 +101,7 @@ class Farm:
 
     def story(self, band: BandId) -> list[str]:
         """Tell one band's history, a line an event, oldest first."""
-        return [f"{at:.3f} {line}" for at, line in self.bands[band].story]
+        return tell_story(self.bands[band])
 
     # ---------------------------------------------------------------- nodes
 
@@ -288,11 +279,8 @@ class Farm:
         band.failed_on.add(node.id)
         if band.failures >= MAX_FAILURES:
             reason = f"band {band.id} failed {band.failures} times, last on {node.name}: "
-            final = Problem("node", reason + problem.message, text=self._failure_text(band))
+            final = Problem("node", reason + problem.message, text="\n".join(tell_story(band)))
             self._end_job(band.frame.job, JobTrigger.FAIL, final.message, final)
-
-    def _failure_text(self, band: Band) -> str:
-        return "\n".join(line for _, line in band.story)
 
     def _attempt_handed_back(self, event: ev.AttemptHandedBack) -> None:
         attempt = self._live(event.conn, event.attempt)

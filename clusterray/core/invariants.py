@@ -6,32 +6,33 @@ ARCHITECTURE.md lists them for the reader; a test compares the numbers and the w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from clusterray.core.bands import are_disjoint, covers
-from clusterray.core.entities import Band, Frame
+from clusterray.core.entities import Band, FarmState, Frame
 from clusterray.core.states import AttemptState, BandState, JobState
-
-if TYPE_CHECKING:
-    from clusterray.core.farm import Farm
 
 
 class InvariantBroken(Exception):
     """The farm contradicts itself; the message names the invariant and tells the stories."""
 
 
-def check_farm(farm: Farm) -> None:
+def check_farm(farm: FarmState) -> None:
     """Raise InvariantBroken for the first invariant that does not hold."""
     for invariant in INVARIANTS:
         for complaint, bands in invariant(farm):
-            stories = "\n".join("\n".join(farm.story(band.id)) for band in bands)
+            stories = "\n".join(line for band in bands for line in tell_story(band))
             raise InvariantBroken(f"{invariant.__doc__}\n{complaint}\n{stories}")
+
+
+def tell_story(band: Band) -> list[str]:
+    """Tell one band's history, a line an event, oldest first."""
+    return [f"{at:.3f} {line}" for at, line in band.story]
 
 
 Complaints = Iterator[tuple[str, list[Band]]]
 
 
-def _band_states(farm: Farm) -> Complaints:
+def _band_states(farm: FarmState) -> Complaints:
     """1. A band is waiting without a live attempt, running on one, covered by one, or void."""
     for band in farm.bands.values():
         live = bool(band.live_attempts)
@@ -45,7 +46,7 @@ def _band_states(farm: Farm) -> Complaints:
             yield f"{band.id} is {band.state} with live attempts: {live}", [band]
 
 
-def _node_and_attempt(farm: Farm) -> Complaints:
+def _node_and_attempt(farm: FarmState) -> Complaints:
     """2. A node lists an attempt if and only if the attempt is live and names the node."""
     for attempt in farm.attempts.values():
         if (attempt.id in farm.nodes[attempt.node].attempts) is not attempt.live:
@@ -56,7 +57,7 @@ def _node_and_attempt(farm: Farm) -> Complaints:
                 yield f"{node.name} lists {attempt.id} of another node", [attempt.band]
 
 
-def _partition(farm: Farm) -> Complaints:
+def _partition(farm: FarmState) -> Complaints:
     """3. The bands of a frame are disjoint and together cover its area."""
     for frame in _frames(farm):
         rects = [band.rect for band in frame.bands.values()]
@@ -64,7 +65,7 @@ def _partition(farm: Farm) -> Complaints:
             yield f"{frame.job.id}: the bands are no partition", list(frame.bands.values())
 
 
-def _covered(farm: Farm) -> Complaints:
+def _covered(farm: FarmState) -> Complaints:
     """4. A frame lacks the pixels of its uncovered bands; a stitched or done job lacks none."""
     for frame in _frames(farm):
         if frame.job.state in (JobState.FAILED, JobState.CANCELLED):
@@ -76,7 +77,7 @@ def _covered(farm: Farm) -> Complaints:
             yield f"{frame.job.id} lacks {lacking}, says {frame.uncovered}", bands
 
 
-def _alike(farm: Farm) -> Complaints:
+def _alike(farm: FarmState) -> Complaints:
     """5. All live and accepted attempts of a frame are of the frame's one POV-Ray class."""
     for frame in _frames(farm):
         for band in frame.bands.values():
@@ -86,7 +87,7 @@ def _alike(farm: Farm) -> Complaints:
                     yield f"{attempt.id} is of class {attempt.povray_class}", [band]
 
 
-def _deadlines(farm: Farm) -> Complaints:
+def _deadlines(farm: FarmState) -> Complaints:
     """6. A live attempt has a connected node, or else a deadline and a place in ``detached``."""
     for attempt in farm.attempts.values():
         away = attempt.live and farm.nodes[attempt.node].conn is None
@@ -96,7 +97,7 @@ def _deadlines(farm: Farm) -> Complaints:
             yield f"{attempt.id}: away {away}, deadline {attempt.detached_until}", [attempt.band]
 
 
-def _ended(farm: Farm) -> Complaints:
+def _ended(farm: FarmState) -> Complaints:
     """7. An ended job has no live attempt and no waiting band, and is not in the queue."""
     for job in farm.jobs.values():
         if job.open is not (job in farm.open_jobs):
@@ -107,7 +108,7 @@ def _ended(farm: Farm) -> Complaints:
             yield f"{job.id} is {job.state} but has work", busy
 
 
-def _indexes(farm: Farm) -> Complaints:
+def _indexes(farm: FarmState) -> Complaints:
     """8. The waiting bands and the nodes with a place are just those that the indexes list."""
     for frame in _frames(farm):
         for band in frame.bands.values():
@@ -118,7 +119,7 @@ def _indexes(farm: Farm) -> Complaints:
             yield f"{node.name}: place {node.has_place}, the index differs", []
 
 
-def _one_place(farm: Farm) -> Complaints:
+def _one_place(farm: FarmState) -> Complaints:
     """9. A node renders at most one attempt at a time, and a band has at most one live attempt."""
     for node in farm.nodes.values():
         states = [attempt.state for attempt in node.attempts.values()]
@@ -129,19 +130,19 @@ def _one_place(farm: Farm) -> Complaints:
             yield f"{band.id} has several live attempts", [band]
 
 
-def _queue_order(farm: Farm) -> Complaints:
+def _queue_order(farm: FarmState) -> Complaints:
     """10. The queue is in order of priority, then age."""
     ranks = [job.rank for job in farm.open_jobs]
     if ranks != sorted(ranks):
         yield f"the queue is {ranks}", []
 
 
-def _frames(farm: Farm) -> Iterator[Frame]:
+def _frames(farm: FarmState) -> Iterator[Frame]:
     for job in farm.jobs.values():
         yield from job.frames
 
 
-INVARIANTS: tuple[Callable[[Farm], Complaints], ...] = (
+INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _band_states,
     _node_and_attempt,
     _partition,

@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import psutil
+import pytest
 from PIL import Image
 
 from clusterray.wire.trust import JoinToken
@@ -136,6 +137,7 @@ def test_a_node_killed_in_the_middle_costs_nothing_but_time(tmp_path: Path) -> N
     assert differing_pixels(plain, tmp_path / "out.png") == 0
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_in_the_middle_gets_work_at_once(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene", SLOW)
     with farm_of(tmp_path / "farm", 1) as farm:
@@ -150,6 +152,7 @@ def test_a_node_that_joins_in_the_middle_gets_work_at_once(tmp_path: Path) -> No
         }
 
 
+@pytest.mark.slow
 def test_a_drained_node_hands_back_and_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene", SLOW)
     with farm_of(tmp_path / "farm") as farm:
@@ -184,6 +187,7 @@ def test_cancel_stops_every_povray_and_ends_the_submitter_with_six(tmp_path: Pat
     assert not (tmp_path / "room.png").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_the_job_go_on_and_says_how_to_get_it(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene", SLOW)
     with farm_of(tmp_path / "farm", 2) as farm:
@@ -221,6 +225,7 @@ def test_commands_show_jobs_and_nodes(tmp_path: Path) -> None:
         assert farm.control("show", "j9").returncode == 3
 
 
+@pytest.mark.slow
 def test_wished_bands_priority_and_title_of_job_yaml(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene")
     (scene / "job.yaml").write_text(
@@ -236,6 +241,7 @@ def test_wished_bands_priority_and_title_of_job_yaml(tmp_path: Path) -> None:
     assert (tmp_path / "view.png").exists()
 
 
+@pytest.mark.slow
 def test_a_scene_crosses_once_for_each_node_and_not_at_all_the_second_time(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene")
     with farm_of(tmp_path / "farm", 1) as farm:
@@ -249,6 +255,7 @@ def test_a_scene_crosses_once_for_each_node_and_not_at_all_the_second_time(tmp_p
     assert len(rendered) > 2
 
 
+@pytest.mark.slow
 def test_tiles_travel_by_ftp_and_not_by_the_control_connection(tmp_path: Path) -> None:
     """All that a node says by control is far less than its tiles: they came another way."""
     scene = scene_in(tmp_path / "scene", GRAINY)
@@ -285,6 +292,7 @@ def test_the_head_remembers_its_ports_and_bars_a_second_head(tmp_path: Path) -> 
         farm.stop()
 
 
+@pytest.mark.slow
 def test_the_page_and_its_health(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene")
     with farm_of(tmp_path / "farm", 1) as farm:
