@@ -38,8 +38,8 @@ from pyftpdlib.handlers import DTPHandler, FTPHandler
 from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
 
-from clusterray.core.errors import LocalFault
 from clusterray.head.grants import FileGrant
+from clusterray.head.listening import bind
 
 LOGIN_SECONDS: Final = 30.0
 """A session that shows no valid login for so long is closed."""
@@ -81,7 +81,7 @@ class FtpServer:
         masquerade: str = "",
     ) -> None:
         _route_log()
-        listening = _listen(host, port)
+        listening = bind(host, port, "FTP", "--ftp-port")
         self.port: int = listening.getsockname()[1]
         self._notes: deque[FileGrant | _Revoke] = deque()
         self._stopping = False
@@ -615,26 +615,6 @@ class _Session(FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
         if self._out_dtp_queue is not None:
             self._out_dtp_queue[2].close()
             self._out_dtp_queue = None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-        except OSError:
-            listening.close()
-            raise
-    except OSError as error:
-        raise LocalFault(
-            f"cannot listen for FTP on {host}:{port}: {error.strerror}; "
-            "choose another address or --ftp-port"
-        ) from error
-    return listening
 
 
 def _is_ipv4(text: str) -> bool:

@@ -25,6 +25,7 @@ from clusterray.head.connections import Connection
 from clusterray.head.conversation import Services
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.letters import PictureWritten
+from clusterray.head.listening import bind
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.settings import HeadSettings
 from clusterray.head.state_folder import Ports, StateFolder
@@ -222,14 +223,13 @@ def _at_port(wanted: int, remembered: int, make: Callable[[int], Made]) -> Made:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = bind(host, port, "control connections", "--port")
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listening.listen(BACKLOG)
     except OSError as error:
-        raise LocalFault(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; "
-            "choose another address with --listen or another port with --port"
-        ) from error
+        listening.close()
+        raise LocalFault(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listening
 
 
 def _raise_open_files() -> None:

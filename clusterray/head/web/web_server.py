@@ -6,7 +6,6 @@ pages show.
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,7 +14,7 @@ from flask import Flask
 from waitress import create_server, wasyncore
 from waitress.task import ThreadedTaskDispatcher
 
-from clusterray.core.errors import LocalFault
+from clusterray.head.listening import bind
 
 WORKERS: Final = 4
 MAX_CONNECTIONS: Final = 200
@@ -32,7 +31,7 @@ class WebServer:
     """
 
     def __init__(self, app: Flask, host: str, port: int) -> None:
-        listening = _listen(host, port)
+        listening = bind(host, port, "HTTP", "--http-port")
         self.port: int = listening.getsockname()[1]
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -90,23 +89,3 @@ class _Workers(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no
         self.shutdown(timeout=_STOP_SECONDS)
         for thread in self._started:
             thread.join()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-        except OSError:
-            listening.close()
-            raise
-    except OSError as error:
-        raise LocalFault(
-            f"cannot listen for HTTP on {host}:{port}: {error.strerror}; "
-            "choose another address or --http-port"
-        ) from error
-    return listening
