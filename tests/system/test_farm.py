@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import socket
 import urllib.request
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from clusterray.wire.trust import JoinToken
 from tests.system.harness import (
     NO_CONFIG,
+    WAIT_S,
     Farm,
     Process,
     Relay,
@@ -336,3 +338,27 @@ def test_local_uses_the_same_three_programs_and_leaves_nothing(tmp_path: Path) -
         assert gone(children, 3)
     finally:
         process.kill()
+
+
+def test_daemons_tell_systemd_when_they_are_ready_and_when_they_stop(tmp_path: Path) -> None:
+    state, path = tmp_path / "head", tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(WAIT_S)
+        env = {"NOTIFY_SOCKET": str(path)}
+        head = Process("clusterray.cli.server", [*NO_CONFIG, "--state", str(state)], env=env)
+        try:
+            head.out.wait_for("ready ")
+            assert manager.recv(200) == b"READY=1"
+            words = ["--join", str(state / "node.token"), "--work", str(tmp_path / "node")]
+            node = Process("clusterray.cli.node", [*NO_CONFIG, *words], env=env)
+            try:
+                assert manager.recv(200) == b"READY=1"
+                assert node.stop() == 0
+                assert manager.recv(200) == b"STOPPING=1"
+            finally:
+                node.kill()
+            assert head.stop() == 0
+            assert manager.recv(200) == b"STOPPING=1"
+        finally:
+            head.kill()
