@@ -22,6 +22,7 @@ from clusterray.wire.protocol import JobView
 
 _LINE_EVERY_S = 5.0
 _LINE_EVERY_PERCENT = 10
+_LINE_APART_S = 1.0
 
 Advance = Callable[[int], None]
 
@@ -76,7 +77,10 @@ def _percent(done: int, total: int) -> int:
 
 
 class PlainReport:
-    """Lines for a log or a pipe: one each ten percent or five seconds, and each new sentence."""
+    """Lines for a log or a pipe: one each ten percent or five seconds, and each new sentence.
+
+    Progress lines are at least a second apart.
+    """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -126,10 +130,9 @@ class PlainReport:
         self._last_line, self._last_percent, self._last_at = "", 0, at
 
     def _is_due(self, percent: int) -> bool:
-        return (
-            percent - self._last_percent >= _LINE_EVERY_PERCENT
-            or self._clock() - self._last_at >= _LINE_EVERY_S
-        )
+        waited_s = self._clock() - self._last_at
+        stepped = percent - self._last_percent >= _LINE_EVERY_PERCENT
+        return waited_s >= _LINE_EVERY_S or (stepped and waited_s >= _LINE_APART_S)
 
     def _progress(self, line: str, percent: int) -> None:
         self._last_line, self._last_percent, self._last_at = line, percent, self._clock()

@@ -27,14 +27,23 @@ def test_a_pipe_gets_lines_and_a_terminal_a_bar() -> None:
 
 
 def test_a_transfer_tells_each_ten_percent() -> None:
-    stream = io.StringIO()
-    with PlainReport(stream, Clock()).transfer("uploading", 1000) as advance:
+    stream, clock = io.StringIO(), Clock()
+    with PlainReport(stream, clock).transfer("uploading", 1000) as advance:
         for _ in range(100):
+            clock.now += 0.2
             advance(10)
     lines = stream.getvalue().splitlines()
     assert lines[0] == "uploading: 10 % of 1.0 kB"
     assert len(lines) == 10
     assert lines[-1] == "uploading: 1.0 kB, done"
+
+
+def test_a_transfer_of_a_moment_tells_its_end_only() -> None:
+    stream = io.StringIO()
+    with PlainReport(stream, Clock()).transfer("uploading", 1000) as advance:
+        for _ in range(100):
+            advance(10)
+    assert stream.getvalue() == "uploading: 1.0 kB, done\n"
 
 
 def test_a_slow_transfer_tells_each_five_seconds() -> None:
