@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from clusterray.core.invariants import INVARIANTS
-from clusterray.core.states import ATTEMPT_TABLE, BAND_TABLE, JOB_TABLE
+from clusterray.core.states import ATTEMPT_TABLE, BAND_TABLE, FRAME_TABLE, JOB_TABLE
 from clusterray.wire.protocol import MESSAGE_TYPES, PROTOCOL_MAX, Message
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def test_architecture_lists_the_invariants_in_their_words() -> None:
         assert " ".join((invariant.__doc__ or "").split()) in text
 
 
-@pytest.mark.parametrize("table", [JOB_TABLE, BAND_TABLE, ATTEMPT_TABLE])
+@pytest.mark.parametrize("table", [JOB_TABLE, FRAME_TABLE, BAND_TABLE, ATTEMPT_TABLE])
 def test_architecture_shows_the_state_tables(table: dict[str, dict[str, str]]) -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     for state, ways in table.items():

@@ -9,12 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, Rect
+from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, Light, Rect, Stage
 
 
 @dataclass(frozen=True, slots=True)
 class SendLease:
-    """Hand the band to the node behind ``conn``, with fresh read and write grants."""
+    """Hand the band to the node behind ``conn``, with fresh read and write grants.
+
+    ``stage`` says whether light is to be gathered or the picture rendered, the latter with
+    ``light`` if there is one.
+    """
 
     conn: int
     attempt: AttemptId
@@ -23,6 +27,8 @@ class SendLease:
     frame: int
     rect: Rect
     request: JobRequest
+    stage: Stage = "final"
+    light: Light | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class SendKeep:
     attempt: AttemptId
     rect: Rect
     request: JobRequest
+    stage: Stage = "final"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,15 @@ class BeginFrame:
     job: JobId
     frame: int
     request: JobRequest
+
+
+@dataclass(frozen=True, slots=True)
+class JoinLight:
+    """Make one file of what the light bands found, which ``attempts`` uploaded, topmost first."""
+
+    job: JobId
+    frame: int
+    attempts: tuple[AttemptId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +165,7 @@ Action: TypeAlias = (
     | RevokeGrants
     | DiscardTile
     | BeginFrame
+    | JoinLight
     | AddTile
     | FinishFrame
     | AbandonJob

@@ -10,8 +10,15 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from clusterray.core.events import Fault
-from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, NodeId, Rect
-from clusterray.core.states import LIVE_ATTEMPT, OPEN_JOB, AttemptState, BandState, JobState
+from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, Light, NodeId, Rect, Stage
+from clusterray.core.states import (
+    LIVE_ATTEMPT,
+    OPEN_JOB,
+    AttemptState,
+    BandState,
+    FrameState,
+    JobState,
+)
 
 STORY_LINES = 200
 """How much of a band's history is kept."""
@@ -33,6 +40,7 @@ class Attempt:
     """One try of one band on one node.
 
     ``detached_until`` is None while its node's connection stands, else when it will be lost.
+    ``light`` is the shared light it was leased with.
     """
 
     id: AttemptId
@@ -46,6 +54,7 @@ class Attempt:
     done: int = 0
     detached_until: float | None = None
     reason: str = ""
+    light: Light | None = None
 
     @property
     def live(self) -> bool:
@@ -55,11 +64,12 @@ class Attempt:
 
 @dataclass(slots=True)
 class Band:
-    """A rectangle of one frame, the unit of work."""
+    """A rectangle of one frame, the unit of work; ``stage`` says what of it is made."""
 
     id: BandId
     frame: Frame
     rect: Rect
+    stage: Stage = "final"
     state: BandState = BandState.WAITING
     attempts: list[Attempt] = field(default_factory=list)
     accepted: Attempt | None = None
@@ -77,6 +87,8 @@ class Band:
 class Frame:
     """One picture of a job. ``area`` is what its bands partition, the region or a little more.
 
+    ``bands``, ``waiting``, ``uncovered`` and ``rendered_*`` are those of its ``state``, light or
+    picture; ``light_bands`` are those whose light is joined, and ``light`` is what came of it.
     ``povray_class`` is that of the first node that took a band; only such nodes take the others,
     until no tile of that class is accepted or in the making. ``uncovered`` counts pixels.
     """
@@ -84,9 +96,12 @@ class Frame:
     job: Job
     index: int
     area: Rect
+    state: FrameState = FrameState.FINAL
+    light: Light | None = None
     povray_class: str | None = None
     bands: dict[BandId, Band] = field(default_factory=dict)
     waiting: dict[BandId, Band] = field(default_factory=dict)
+    light_bands: dict[BandId, Band] = field(default_factory=dict)
     uncovered: int = 0
     stitched: bool = False
     rendered_pixels: int = 0
@@ -96,6 +111,16 @@ class Frame:
     def pixels_per_thread_s(self) -> float:
         """How fast a thread renders it, from lease to rendered; 0 while nothing is known."""
         return self.rendered_pixels / self.rendered_thread_s if self.rendered_thread_s else 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Tell whether every tile of its picture is accepted."""
+        return self.state is FrameState.FINAL and self.uncovered == 0
+
+    @property
+    def all_bands(self) -> list[Band]:
+        """The bands it has and those that made its light."""
+        return [*self.light_bands.values(), *self.bands.values()]
 
     @property
     def has_pixels(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from clusterray.core.model import AttemptId, JobId, JobRequest, NodeId
+from clusterray.core.model import AttemptId, JobId, JobRequest, Light, NodeId
 
 Fault: TypeAlias = Literal["scene", "node", "head"]
 """Whose fault it is that something failed."""
@@ -115,6 +115,15 @@ class JobCancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class LightJoined:
+    """The light that a frame's light bands found lies in one file; None: they found none."""
+
+    job: JobId
+    frame: int
+    light: Light | None
+
+
+@dataclass(frozen=True, slots=True)
 class FrameStitched:
     """The finished picture of a frame is written."""
 
@@ -148,6 +157,7 @@ Event: TypeAlias = (
     | AttemptHandedBack
     | JobSubmitted
     | JobCancelled
+    | LightJoined
     | FrameStitched
     | FrameFailed
     | Tick

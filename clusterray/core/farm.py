@@ -18,15 +18,18 @@ from clusterray.core.actions import Action
 from clusterray.core.bands import equal_bands, render_area, row_step
 from clusterray.core.entities import Attempt, Band, FarmState, Frame, Job, Node, Problem
 from clusterray.core.invariants import check_farm, tell_story
-from clusterray.core.model import AttemptId, BandId, JobId, Rect
+from clusterray.core.model import AttemptId, BandId, JobId, Rect, Stage
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
+    FRAME_TABLE,
     JOB_TABLE,
     AttemptState,
     AttemptTrigger,
     BandState,
     BandTrigger,
+    FrameState,
+    FrameTrigger,
     JobTrigger,
     advance,
 )
@@ -76,6 +79,7 @@ class Farm(FarmState):
             ev.AttemptHandedBack: self._attempt_handed_back,
             ev.JobSubmitted: self._job_submitted,
             ev.JobCancelled: self._job_cancelled,
+            ev.LightJoined: self._light_joined,
             ev.FrameStitched: self._frame_stitched,
             ev.FrameFailed: self._frame_failed,
             ev.Tick: self._tick,
@@ -150,8 +154,8 @@ class Farm(FarmState):
         elif not rendered and attempt.state is AttemptState.UPLOADING:
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RERENDER)
         self._tell(attempt.band, f"{attempt.id} counts again: {attempt.node_name} is back")
-        request = attempt.band.frame.job.request
-        self._out.append(act.SendKeep(conn, attempt.id, attempt.band.rect, request))
+        band, request = attempt.band, attempt.band.frame.job.request
+        self._out.append(act.SendKeep(conn, attempt.id, band.rect, request, band.stage))
 
     def _answer_stale(self, conn: int, held: AttemptId) -> None:
         """Answer a node that holds an attempt which is no longer its own live one."""
@@ -238,11 +242,13 @@ class Farm(FarmState):
         band.state = advance(BAND_TABLE, band.state, BandTrigger.ACCEPT)
         band.accepted = attempt
         frame.uncovered -= band.rect.area
-        node.bands_done += 1
-        node.pixels_done += band.rect.area
+        if band.stage == "final":
+            node.bands_done += 1
+            node.pixels_done += band.rect.area
         for other in band.live_attempts:
             self._end(other, AttemptTrigger.DROP, "another attempt was first")
-        self._out.append(act.AddTile(frame.job.id, frame.index, attempt.id, band.rect))
+        if band.stage == "final":
+            self._out.append(act.AddTile(frame.job.id, frame.index, attempt.id, band.rect))
         if node.conn is not None:
             self._out.append(act.SendAccepted(node.conn, attempt.id))
         self._tell(band, f"{attempt.id} accepted from {node.name}")
@@ -252,9 +258,18 @@ class Farm(FarmState):
 
     def _covered(self, frame: Frame) -> None:
         job = frame.job
+        if frame.state is FrameState.LIGHT:
+            self._join_light(frame)
+            return
         self._out.append(act.FinishFrame(job.id, frame.index))
-        if all(other.uncovered == 0 for other in job.frames):
+        if all(other.complete for other in job.frames):
             job.state = advance(JOB_TABLE, job.state, JobTrigger.COVERED)
+
+    def _join_light(self, frame: Frame) -> None:
+        frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.COVERED)
+        bands = sorted(frame.bands.values(), key=lambda band: (band.rect.y0, band.rect.x0))
+        attempts = tuple(band.accepted.id for band in bands if band.accepted is not None)
+        self._out.append(act.JoinLight(frame.job.id, frame.index, attempts))
 
     def _tile_refused(self, event: ev.TileRefused) -> None:
         self._out.append(act.DiscardTile(event.attempt))
@@ -336,7 +351,7 @@ class Farm(FarmState):
         if job is None:
             return False
         del self.jobs[job.id], self._by_key[job.request.key]
-        bands = [band for frame in job.frames for band in frame.bands.values()]
+        bands = [band for frame in job.frames for band in frame.all_bands]
         attempts = [attempt.id for band in bands for attempt in band.attempts]
         for band in bands:
             del self.bands[band.id]
@@ -355,15 +370,22 @@ class Farm(FarmState):
     def _add_frame(self, job: Job, index: int) -> None:
         picture = job.request.picture
         frame = Frame(job, index, render_area(picture))
-        frame.uncovered = frame.area.area
+        frame.state = FrameState.LIGHT if job.request.light else FrameState.FINAL
         job.frames.append(frame)
-        for rect in equal_bands(frame.area, row_step(picture), job.request.wish_bands or 1):
-            self._add_band(frame, rect)
+        self._add_bands(frame)
         self._out.append(act.BeginFrame(job.id, index, job.request))
+
+    def _add_bands(self, frame: Frame) -> None:
+        """Partition the whole area into bands of the frame's stage."""
+        request = frame.job.request
+        frame.uncovered = frame.area.area
+        for rect in equal_bands(frame.area, row_step(request.picture), request.wish_bands or 1):
+            self._add_band(frame, rect)
 
     def _add_band(self, frame: Frame, rect: Rect) -> Band:
         self._bands_made += 1
-        band = Band(BandId(f"b{self._bands_made}"), frame, rect)
+        stage: Stage = "final" if frame.state is FrameState.FINAL else "light"
+        band = Band(BandId(f"b{self._bands_made}"), frame, rect, stage)
         self.bands[band.id] = frame.bands[band.id] = frame.waiting[band.id] = band
         self._tell(band, f"{band.id} made: rows {rect.y0} to {rect.y1} of {frame.job.id}")
         return band
@@ -378,12 +400,28 @@ class Farm(FarmState):
         job.reason, job.problem, job.ended_at = reason, problem, self._now
         self.open_jobs.remove(job)
         for frame in job.frames:
-            for band in frame.bands.values():
+            for band in frame.all_bands:
                 for attempt in band.live_attempts:
                     self._end(attempt, AttemptTrigger.DROP, f"job {job.id} {job.state}")
                 band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
             frame.waiting.clear()
         self._out.append(act.AbandonJob(job.id))
+        self._changed(job)
+
+    def _light_joined(self, event: ev.LightJoined) -> None:
+        """Let the picture's bands begin, all with this light.
+
+        The picture's bands may be another class's than the light's: the light is plain text.
+        """
+        job = self.jobs.get(event.job)
+        if job is None or not job.open:
+            return
+        frame = job.frames[event.frame]
+        frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.JOINED)
+        frame.light, frame.povray_class = event.light, None
+        frame.light_bands, frame.bands = frame.bands, {}
+        frame.rendered_pixels, frame.rendered_thread_s = 0, 0.0
+        self._add_bands(frame)
         self._changed(job)
 
     def _frame_stitched(self, event: ev.FrameStitched) -> None:
@@ -437,6 +475,7 @@ class Farm(FarmState):
         self._attempts_made += 1
         attempt_id = AttemptId(f"a{self._attempts_made}-{self._random.getrandbits(32):08x}")
         attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
+        attempt.light = frame.light
         self.attempts[attempt_id] = node.attempts[attempt_id] = attempt
         band.attempts.append(attempt)
         band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
@@ -447,7 +486,15 @@ class Farm(FarmState):
         self._tell(band, f"{attempt_id} leased to {node.name}")
         self._out.append(
             act.SendLease(
-                node.conn, attempt_id, band.id, job.id, frame.index, band.rect, job.request
+                node.conn,
+                attempt_id,
+                band.id,
+                job.id,
+                frame.index,
+                band.rect,
+                job.request,
+                band.stage,
+                frame.light,
             )
         )
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from clusterray.core.bands import are_disjoint, covers
 from clusterray.core.entities import Band, FarmState, Frame
-from clusterray.core.states import AttemptState, BandState, JobState
+from clusterray.core.states import AttemptState, BandState, FrameState, JobState
 
 
 class InvariantBroken(Exception):
@@ -137,6 +137,24 @@ def _queue_order(farm: FarmState) -> Complaints:
         yield f"the queue is {ranks}", []
 
 
+def _one_light(farm: FarmState) -> Complaints:
+    """11. A frame's bands are of its stage; while it joins light all its light bands are covered.
+
+    All live and accepted attempts at its picture carry its one light.
+    """
+    for frame in _frames(farm):
+        stage = "final" if frame.state is FrameState.FINAL else "light"
+        for band in frame.bands.values():
+            if band.stage != stage:
+                yield f"{band.id} is for {band.stage}, its frame is {frame.state}", [band]
+            if frame.state is FrameState.JOINING and band.state is BandState.WAITING:
+                yield f"{band.id} waits, its frame is {frame.state}", [band]
+            for attempt in band.attempts:
+                counts = attempt.live or attempt is band.accepted
+                if counts and attempt.light != frame.light:
+                    yield f"{attempt.id} has another light than its frame", [band]
+
+
 def _frames(farm: FarmState) -> Iterator[Frame]:
     for job in farm.jobs.values():
         yield from job.frames
@@ -153,4 +171,5 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _indexes,
     _one_place,
     _queue_order,
+    _one_light,
 )

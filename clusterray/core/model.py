@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NewType
+from typing import Literal, NewType, TypeAlias
 
 JobId = NewType("JobId", str)
 BandId = NewType("BandId", str)
@@ -17,6 +17,8 @@ NodeId = NewType("NodeId", str)
 """The uuid that a node keeps in its work folder."""
 SceneId = NewType("SceneId", str)
 """Hex SHA-256 of the canonical manifest."""
+Stage: TypeAlias = Literal["light", "final"]
+"""What a band is for: a frame's light, or its picture."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -93,11 +95,21 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Light:
+    """The one radiosity cache of a frame: hex SHA-256, bytes and samples of its file."""
+
+    sha256: str
+    size: int
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
     """A job as it was submitted; nothing in it changes afterwards.
 
     ``spec`` is the RenderSpec in its wire form, opaque here; ``spec_hash`` names it.
-    ``wish_bands`` is the number of bands the person asked for, None lets the farm decide.
+    ``wish_bands`` is the number of bands the person asked for, None lets the farm decide. ``light``
+    asks for a light pass before the bands of each frame.
     ``output_name`` is the file name of the finished picture, without a folder. ``note`` is what the
     submitter told the person about the job.
     """
@@ -113,3 +125,4 @@ class JobRequest:
     wish_bands: int | None
     output_name: str
     note: str = ""
+    light: bool = False

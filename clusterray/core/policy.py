@@ -69,7 +69,9 @@ def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
     left = sum(waiting.rect.area for waiting in frame.waiting.values())
     fair = left * node.threads / max(threads, node.threads)
     least = frame.pixels_per_thread_s * node.threads * LEAST_BAND_S
-    wanted = min(fair, max(fair / SHARE_DIVISOR, least))
+    # Each piece of a light pass gathers anew at its edges, so there are few and large ones.
+    divisor = SHARE_DIVISOR if band.stage == "final" else 1
+    wanted = min(fair, max(fair / divisor, least))
     return cut_row_for_share(band.rect, row_step(request.picture), wanted / band.rect.area)
 
 

@@ -1,4 +1,4 @@
-"""The states of jobs, bands and attempts, as tables.
+"""The states of jobs, frames, bands and attempts, as tables.
 
 Two rules. (1) A state changes only through ``advance`` with a trigger of its table; a pair that
 the table lacks is an ``IllegalTransition`` and nothing has changed. (2) A state with no way out is
@@ -21,6 +21,14 @@ class JobState(StrEnum):
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class FrameState(StrEnum):
+    """What a frame's bands make; see invariant 11. One that needs no light begins as FINAL."""
+
+    LIGHT = "light"
+    JOINING = "joining"
+    FINAL = "final"
 
 
 class BandState(StrEnum):
@@ -52,6 +60,13 @@ class JobTrigger(StrEnum):
     STITCHED = "picture written"
     FAIL = "failed"
     CANCEL = "cancelled"
+
+
+class FrameTrigger(StrEnum):
+    """What moves a frame."""
+
+    COVERED = "every light band covered"
+    JOINED = "light joined"
 
 
 class BandTrigger(StrEnum):
@@ -94,6 +109,12 @@ JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
     JobState.DONE: {},
     JobState.FAILED: {},
     JobState.CANCELLED: {},
+}
+
+FRAME_TABLE: Mapping[FrameState, Mapping[FrameTrigger, FrameState]] = {
+    FrameState.LIGHT: {FrameTrigger.COVERED: FrameState.JOINING},
+    FrameState.JOINING: {FrameTrigger.JOINED: FrameState.FINAL},
+    FrameState.FINAL: {},
 }
 
 BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from clusterray.core import events as ev
 from clusterray.core.model import AttemptId, JobId
 from clusterray.core.states import JobState
-from tests.core.world import Held, World, picture, request
+from tests.core.world import LIGHT, Held, World, picture, request
 
 NAMES = ["pi", "desk", "attic", "cellar"]
 
@@ -37,15 +37,21 @@ class AnyOrder(RuleBasedStateMachine):
         block=st.sampled_from([None, 4, 32, 500]),
         priority=st.integers(-1, 1),
         wish=st.one_of(st.none(), st.integers(1, 9)),
+        light=st.booleans(),
     )
     def submit(
-        self, width: int, height: int, block: int | None, priority: int, wish: int | None
+        self,
+        width: int,
+        height: int,
+        block: int | None,
+        priority: int,
+        wish: int | None,
+        light: bool,
     ) -> None:
         shape = picture(width, height, block)
         key = f"k{len(self.jobs)}"
-        self.jobs.append(
-            self.world.submit(request(key, shape=shape, priority=priority, wish_bands=wish))
-        )
+        job_request = request(key, shape=shape, priority=priority, wish_bands=wish, light=light)
+        self.jobs.append(self.world.submit(job_request))
 
     def _conn(self, data: st.DataObject) -> int | None:
         conns = sorted(self.world.conns)
@@ -124,6 +130,11 @@ class AnyOrder(RuleBasedStateMachine):
     def stitched(self) -> None:
         if self.world.stitching:
             self.world.do(ev.FrameStitched(*self.world.stitching.pop()))
+
+    @rule(found=st.booleans())
+    def light_joined(self, found: bool) -> None:
+        if self.world.joining:
+            self.world.joined(LIGHT if found else None)
 
     @rule(seconds=st.floats(0, 12))
     def time_passes(self, seconds: float) -> None:

@@ -12,6 +12,7 @@ from clusterray.core import states
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
+    FRAME_TABLE,
     JOB_TABLE,
     IllegalTransition,
     advance,
@@ -19,6 +20,7 @@ from clusterray.core.states import (
 
 TABLES: list[tuple[Mapping[Any, Mapping[Any, Any]], type[StrEnum], type[StrEnum]]] = [
     (JOB_TABLE, states.JobState, states.JobTrigger),
+    (FRAME_TABLE, states.FrameState, states.FrameTrigger),
     (BAND_TABLE, states.BandState, states.BandTrigger),
     (ATTEMPT_TABLE, states.AttemptState, states.AttemptTrigger),
 ]

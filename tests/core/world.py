@@ -8,7 +8,18 @@ from dataclasses import dataclass, field
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.farm import Farm
-from clusterray.core.model import AttemptId, JobId, JobRequest, NodeId, Picture, Rect, SceneId
+from clusterray.core.model import (
+    AttemptId,
+    JobId,
+    JobRequest,
+    Light,
+    NodeId,
+    Picture,
+    Rect,
+    SceneId,
+)
+
+LIGHT = Light("1" * 64, 1000, 20)
 
 
 def picture(
@@ -23,6 +34,7 @@ def request(
     shape: Picture | None = None,
     priority: int = 0,
     wish_bands: int | None = None,
+    light: bool = False,
 ) -> JobRequest:
     return JobRequest(
         key=key,
@@ -35,6 +47,7 @@ def request(
         picture=shape or picture(),
         wish_bands=wish_bands,
         output_name="a.png",
+        light=light,
     )
 
 
@@ -56,6 +69,8 @@ class World:
         self.held: dict[str, Held] = {}
         self.answers: dict[int, str] = {}
         self.stitching: list[tuple[JobId, int]] = []
+        self.joining: list[tuple[JobId, int]] = []
+        self.leases: dict[AttemptId, act.SendLease] = {}
         self.tiles: dict[JobId, list[Rect]] = {}
         self.log: list[act.Action] = []
         self._next = 0
@@ -76,6 +91,7 @@ class World:
     def _perform(self, action: act.Action) -> None:
         match action:
             case act.SendLease(conn=conn, attempt=attempt):
+                self.leases[attempt] = action
                 self.held[self.conns[conn]].rendering.add(attempt)
             case (
                 act.SendDrop(conn=conn, attempt=attempt)
@@ -90,6 +106,8 @@ class World:
                 self.answers[reply] = message
             case act.FinishFrame(job=job, frame=frame):
                 self.stitching.append((job, frame))
+            case act.JoinLight(job=job, frame=frame):
+                self.joining.append((job, frame))
             case act.AddTile(job=job, rect=rect):
                 self.tiles.setdefault(job, []).append(rect)
             case _:
@@ -142,6 +160,10 @@ class World:
         self.rendered(conn, attempt)
         self.do(ev.TileVerified(attempt))
 
+    def joined(self, light: Light | None) -> None:
+        """Let the oldest join of light end."""
+        self.do(ev.LightJoined(*self.joining.pop(0), light))
+
     def work_off(self) -> None:
         """Let every node finish all it gets, and every frame be stitched."""
         busy = True
@@ -154,6 +176,9 @@ class World:
                 for attempt in sorted(self.held[self.conns[conn]].rendered):
                     busy = True
                     self.do(ev.TileVerified(attempt))
+            while self.joining:
+                busy = True
+                self.joined(LIGHT)
             while self.stitching:
                 busy = True
                 self.do(ev.FrameStitched(*self.stitching.pop()))

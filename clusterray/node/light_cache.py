@@ -1,0 +1,66 @@
+"""Keeps the shared light that this node has fetched, by hash, for the bands that still come.
+
+The "render" thread owns it; no lock. A file is whole or not there: it is hashed before it gets its
+name. Empty at each start, for light belongs to one frame and is soon over.
+
+    <work>/light/<sha256>.rca   the radiosity samples of one frame
+    <work>/light/<sha256>.part  while they are fetched
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from clusterray.node.folders import empty_folder
+from clusterray.wire.protocol import LightRef
+
+KEPT = 4
+"""Of so many frames the light is kept, the last used ones."""
+_FETCH_TRIES = 2
+
+
+class LightDamaged(Exception):
+    """Light arrived twice, and both times it was not what its hash says."""
+
+
+class LightCache:
+    """Files of light below ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._kept: list[str] = []  # last used at the end
+
+    def open(self) -> None:
+        """Make the folder, and remove what an earlier run kept."""
+        empty_folder(self._folder)
+
+    def get(self, light: LightRef, download: Callable[[Path], None]) -> Path:
+        """Give the file of ``light``, fetched with ``download`` if need be.
+
+        It stays until ``KEPT`` others were asked for. Raises LightDamaged, OSError, and whatever
+        ``download`` raises; then nothing is left behind.
+        """
+        path = self._folder / f"{light.sha256}.rca"
+        if light.sha256 in self._kept:
+            self._kept.remove(light.sha256)
+        else:
+            self._fetch(light, path, download)
+        self._kept.append(light.sha256)
+        while len(self._kept) > KEPT:
+            (self._folder / f"{self._kept.pop(0)}.rca").unlink(missing_ok=True)
+        return path
+
+    def _fetch(self, light: LightRef, path: Path, download: Callable[[Path], None]) -> None:
+        part = path.with_suffix(".part")
+        try:
+            for _ in range(_FETCH_TRIES):
+                download(part)
+                with part.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() == light.sha256:
+                        part.rename(path)
+                        return
+            raise LightDamaged(f"the light {light.sha256[:12]} arrived damaged twice")
+        finally:
+            part.unlink(missing_ok=True)
