@@ -118,6 +118,8 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
         facts.append(("left", duration_text(job.eta_s)))
     if job.note:
         facts.append(("waits", job.note))
+    if detail.light:
+        facts.append(("light", detail.light))
     if detail.note:
         facts.append(("note", detail.note))
     if job.error:

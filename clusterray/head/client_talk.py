@@ -199,6 +199,8 @@ class ClientTalk(Conversation):
             wish_bands=submit.bands,
             output_name=_plain_name(submit.output_name),
             note=submit.note,
+            # One band needs no light of others, so it is left to POV-Ray as it is.
+            light=spec.light and submit.bands != 1,
         )
         self._check_size(request)
         self._post(NewJob(self._number, submit.request, request, spec))

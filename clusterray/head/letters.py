@@ -67,10 +67,11 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Where the time of an attempt went."""
+    """Where the time of an attempt went, and the radiosity samples it had to add."""
 
     attempt: AttemptId
     seconds: PhaseSeconds
+    gathers: int = 0
 
 
 Question: TypeAlias = Follow | Fetch | Cancel | ListJobs | ListNodes | Show

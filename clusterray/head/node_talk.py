@@ -80,7 +80,7 @@ class NodeTalk(Conversation):
 
     def _done(self, message: msg.Done) -> None:
         attempt = AttemptId(message.attempt)
-        self._post(Spent(attempt, message.seconds))
+        self._post(Spent(attempt, message.seconds, message.gathers))
         expected, announced = self._expected.get(attempt), self._announced.get(attempt)
         if expected is None or announced is None:
             # Not one of this connection's: the farm answers DROP, or ACCEPTED once more.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from clusterray.core.errors import LocalFault, NoHead
-from clusterray.core.events import FrameFailed
+from clusterray.core.events import FrameFailed, LightJoined
 from clusterray.core.farm import Farm
 from clusterray.core.model import JobId
 from clusterray.head.connections import Connection
@@ -108,6 +108,7 @@ class Head:
         stitcher = Stitcher(
             lambda *written: manager.post(PictureWritten(*written)),
             lambda *failed: manager.post(FrameFailed(*failed)),
+            on_joined=lambda *joined: manager.post(LightJoined(*joined)),
         )
         farm = Farm(
             random.SystemRandom(),

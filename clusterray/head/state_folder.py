@@ -91,17 +91,26 @@ class StateFolder:
         """Where the verified tile of an attempt lies."""
         return self._tiles / f"{attempt}.png"
 
+    def samples_of(self, attempt: AttemptId) -> Path:
+        """Where the verified samples of an attempt of a light pass lie."""
+        return self._tiles / f"{attempt}.rca"
+
+    def light_of(self, job: JobId, frame: int) -> Path:
+        """Where the joined light of a frame lies."""
+        return self._tiles / f"{job}-{frame}.light"
+
     def result_of(self, job: JobId, name: str) -> Path:
         """Where the finished picture of a job goes; its writer makes the folder."""
         return self._results / job / name
 
     def discard_attempt(self, attempt: AttemptId) -> None:
         """Delete whatever was uploaded for an attempt."""
-        for path in (self.upload_of(attempt), self.tile_of(attempt)):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                _log.warning("cannot delete %s: %s", path, error.strerror)
+        for path in (self.upload_of(attempt), self.tile_of(attempt), self.samples_of(attempt)):
+            _delete(path)
+
+    def discard_light(self, job: JobId, frame: int) -> None:
+        """Delete the joined light of a frame."""
+        _delete(self.light_of(job, frame))
 
     def discard_result(self, job: JobId) -> None:
         """Delete the folder of a job that came to nothing."""
@@ -146,3 +155,10 @@ class StateFolder:
         temporary = path.with_suffix(".new")
         temporary.write_text(text, "ascii")
         temporary.replace(path)
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("cannot delete %s: %s", path, error.strerror)

@@ -1,4 +1,4 @@
-"""The thread that turns accepted tiles into pictures.
+"""The thread that turns accepted tiles into pictures, and what a light pass found into its light.
 
 The thread ``stitcher`` alone owns the FrameWriters; the public methods leave a note in its inbox
 and may be called from any thread. Outcomes go to the two callbacks given at construction, which run
@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from clusterray.core.errors import ClusterRayError, LocalFault
-from clusterray.core.model import JobId, Rect
+from clusterray.core.model import JobId, Light, Rect
 from clusterray.images.stitch import FrameWriter
 from clusterray.images.tile import TileFault
+from clusterray.povray.light_file import LightFault, join_light
 
 OnFinished: TypeAlias = Callable[[JobId, int, Path, int, str], None]
 """(job, frame, path, size in bytes, sha256 hex), called on the stitcher's thread."""
+OnJoined: TypeAlias = Callable[[JobId, int, Light | None], None]
+"""(job, frame, its light; None if none was found), called on the stitcher's thread."""
 OnFailed: TypeAlias = Callable[[JobId, int, str], None]
 """(job, frame, reason in words), called on the stitcher's thread."""
 
@@ -53,6 +56,14 @@ class _Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class _Join:
+    job: JobId
+    frame: int
+    parts: tuple[Path, ...]
+    target: Path
+
+
+@dataclass(frozen=True, slots=True)
 class _Add:
     job: JobId
     frame: int
@@ -75,7 +86,8 @@ class _Stop:
     """Nothing after this note is looked at."""
 
 
-_Note: TypeAlias = _Begin | _Add | _Finish | _Abandon | _Stop
+_FrameNote: TypeAlias = _Begin | _Join | _Add | _Finish
+_Note: TypeAlias = _FrameNote | _Abandon | _Stop
 
 
 @dataclass(slots=True)
@@ -107,10 +119,12 @@ class Stitcher:
         on_finished: OnFinished,
         on_failed: OnFailed,
         *,
+        on_joined: OnJoined = lambda _job, _frame, _light: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_finished = on_finished
         self._on_failed = on_failed
+        self._on_joined = on_joined
         self._clock = clock
         self._inbox: queue.Queue[_Note] = queue.Queue()
         self._hurry = threading.Event()
@@ -131,6 +145,10 @@ class Stitcher:
     ) -> None:
         """Open a frame of the pixels ``region``, to be written to ``target``."""
         self._inbox.put(_Begin(job, frame, region, grey, alpha, target))
+
+    def join(self, job: JobId, frame: int, parts: tuple[Path, ...], target: Path) -> None:
+        """Put the radiosity samples ``parts`` of an open frame together into ``target``."""
+        self._inbox.put(_Join(job, frame, parts, target))
 
     def add(self, job: JobId, frame: int, path: Path, rect: Rect) -> None:
         """Put the accepted tile ``path`` into its frame."""
@@ -179,7 +197,7 @@ class Stitcher:
         except queue.Empty:
             return None
 
-    def _handle(self, note: _Begin | _Add | _Finish | _Abandon) -> None:
+    def _handle(self, note: _FrameNote | _Abandon) -> None:
         if isinstance(note, _Abandon):
             self._forget_job(note.job)
             return
@@ -187,7 +205,7 @@ class Stitcher:
             self._handle_frame(note)
         except LocalFault as fault:
             self._fail(note, f"{fault}; {_WAY_OUT}")
-        except (TileFault, ClusterRayError) as fault:
+        except (TileFault, LightFault, ClusterRayError) as fault:
             self._fail(note, str(fault))
         except OSError as error:
             place = error.filename or "the picture"
@@ -198,7 +216,7 @@ class Stitcher:
             _log.exception("frame %d of job %s could not be stitched", note.frame, note.job)
             self._fail(note, f"the head could not stitch the picture: {error!r}; please report it")
 
-    def _handle_frame(self, note: _Begin | _Add | _Finish) -> None:
+    def _handle_frame(self, note: _FrameNote) -> None:
         key = (note.job, note.frame)
         if isinstance(note, _Begin):
             writer = FrameWriter(note.region, note.grey, note.alpha)
@@ -206,6 +224,9 @@ class Stitcher:
             return
         frame = self._frames.get(key)
         if frame is None:
+            return
+        if isinstance(note, _Join):
+            self._on_joined(note.job, note.frame, join_light(note.parts, note.target))
             return
         if isinstance(note, _Add):
             frame.writer.add(note.path, note.rect)
@@ -221,7 +242,7 @@ class Stitcher:
         self._forget_frame(note.job, note.frame)
         self._on_finished(note.job, note.frame, frame.target, size, digest)
 
-    def _fail(self, note: _Begin | _Add | _Finish, reason: str) -> None:
+    def _fail(self, note: _FrameNote, reason: str) -> None:
         _log.error("frame %d of job %s: %s", note.frame, note.job, reason)
         self._forget_frame(note.job, note.frame)
         self._on_failed(note.job, note.frame, reason)

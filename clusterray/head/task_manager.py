@@ -22,7 +22,7 @@ from clusterray.core import events as ev
 from clusterray.core.actions import Action
 from clusterray.core.entities import Job
 from clusterray.core.farm import Farm
-from clusterray.core.model import AttemptId, JobId, Rect, SceneId
+from clusterray.core.model import AttemptId, JobId, Light, Rect, SceneId, Stage
 from clusterray.head.bulletin import Bulletin
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.grants import FileGrant
@@ -43,14 +43,16 @@ from clusterray.head.letters import (
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
 from clusterray.head.stitcher import Stitcher
-from clusterray.head.uploads import Expected
-from clusterray.head.views import FarmView, band_views, settings_view
+from clusterray.head.uploads import Expected, ExpectedLight
+from clusterray.head.views import FarmView, band_views, light_view, settings_view
+from clusterray.povray.light_file import light_limit
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.protocol import Grant, Message, PhaseSeconds
 
 SCENE_FILE = "scene.tar"
 TILE_FILE = "tile.png"
+LIGHT_FILE = "light.rca"
 
 _log = logging.getLogger("clusterray.head.task_manager")
 
@@ -102,6 +104,7 @@ class TaskManager:
         self._specs: dict[JobId, RenderSpec] = {}
         self._results: dict[JobId, StoredResult] = {}
         self._seconds: dict[str, PhaseSeconds] = {}
+        self._gathers: dict[str, int] = {}
         self._held: dict[int, set[SceneId]] = {}
         self._fetch_grants: dict[int, list[str]] = {}
         self._submits: dict[int, NewJob] = {}
@@ -116,6 +119,7 @@ class TaskManager:
             act.RevokeGrants: self._revoke_grants,
             act.DiscardTile: lambda a: folder.discard_attempt(a.attempt),
             act.BeginFrame: self._begin_frame,
+            act.JoinLight: self._join_light,
             act.AddTile: self._add_tile,
             act.FinishFrame: lambda a: stitcher.finish(a.job, a.frame),
             act.AbandonJob: self._abandon_job,
@@ -133,6 +137,7 @@ class TaskManager:
             NewJob: self._new_job,
             Hold: self._hold,
             PictureWritten: self._picture_written,
+            ev.LightJoined: self._light_joined,
             TokenRevoked: self._token_revoked,
         }
         self._questions: dict[type, Callable[[Asked, Any], Message]] = {
@@ -216,7 +221,7 @@ class TaskManager:
     def _send_lease(self, action: act.SendLease) -> None:
         scene = action.request.scene
         read = self._grant_scene(action.attempt, scene)
-        write, expected = self._grant_tile(action.attempt, action.job, action.rect)
+        write, expected = self._grant_tile(action.attempt, action.job, action.rect, action.stage)
         lease = msg.Lease(
             attempt=action.attempt,
             band=action.band,
@@ -227,6 +232,8 @@ class TaskManager:
             spec=dict(action.request.spec),
             read=read,
             write=write,
+            stage=action.stage,
+            light=self._grant_light(action, action.light) if action.light else None,
         )
         node = self._farm.attempts[action.attempt].node_name
         _log.info("%s of %s goes to %s: %s", action.band, action.job, node, action.rect)
@@ -234,7 +241,7 @@ class TaskManager:
 
     def _send_keep(self, action: act.SendKeep) -> None:
         job = self._farm.attempts[action.attempt].band.frame.job
-        write, expected = self._grant_tile(action.attempt, job.id, action.rect)
+        write, expected = self._grant_tile(action.attempt, job.id, action.rect, action.stage)
         self._send(action.conn, msg.Keep(action.attempt, write), expected)
 
     def _grant_scene(self, attempt: AttemptId, scene: SceneId) -> Grant:
@@ -243,16 +250,26 @@ class TaskManager:
         self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, path, "read"))
         return grant
 
-    def _grant_tile(self, attempt: AttemptId, job: JobId, rect: Rect) -> tuple[Grant, Expected]:
+    def _grant_light(self, action: act.SendLease, light: Light) -> msg.LightRef:
+        grant = Grant(f"l-{action.attempt}", secrets.token_hex(16), LIGHT_FILE)
+        path = self._folder.light_of(action.job, action.frame)
+        self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, path, "read"))
+        return msg.LightRef(light.sha256, light.size, grant)
+
+    def _grant_tile(
+        self, attempt: AttemptId, job: JobId, rect: Rect, stage: Stage
+    ) -> tuple[Grant, Expected]:
         spec = self._specs[job]
-        upload, tile = self._folder.upload_of(attempt), self._folder.tile_of(attempt)
+        upload = self._folder.upload_of(attempt)
         grant = Grant(f"w-{attempt}", secrets.token_hex(16), TILE_FILE)
-        self._ftp.grant(
-            FileGrant(grant.user, grant.password, grant.path, upload, "write", tile_limit(rect))
-        )
-        return grant, Expected(rect, spec.grey, spec.alpha, upload, tile)
+        kind = ExpectedLight if stage == "light" else Expected
+        limit = light_limit(rect) if stage == "light" else tile_limit(rect)
+        self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, upload, "write", limit))
+        kept = (self._folder.samples_of if stage == "light" else self._folder.tile_of)(attempt)
+        return grant, kind(rect, spec.grey, spec.alpha, upload, kept)
 
     def _revoke_grants(self, action: act.RevokeGrants) -> None:
+        self._ftp.revoke(f"l-{action.attempt}")
         self._ftp.revoke(f"r-{action.attempt}")
         self._ftp.revoke(f"w-{action.attempt}")
 
@@ -269,6 +286,11 @@ class TaskManager:
         region = action.request.picture.region
         self._stitcher.begin(action.job, action.frame, region, spec.grey, spec.alpha, target)
 
+    def _join_light(self, action: act.JoinLight) -> None:
+        parts = tuple(self._folder.samples_of(attempt) for attempt in action.attempts)
+        target = self._folder.light_of(action.job, action.frame)
+        self._stitcher.join(action.job, action.frame, parts, target)
+
     def _add_tile(self, action: act.AddTile) -> None:
         tile = self._folder.tile_of(action.attempt)
         self._stitcher.add(action.job, action.frame, tile, action.rect)
@@ -284,11 +306,13 @@ class TaskManager:
         self._specs.pop(action.job, None)
         for attempt in action.attempts:
             self._seconds.pop(attempt, None)
+            self._gathers.pop(attempt, None)
         self._bulletin.forget(action.job)
 
     def _discard_tiles(self, job: Job) -> None:
         for frame in job.frames:
-            for band in frame.bands.values():
+            self._folder.discard_light(job.id, frame.index)
+            for band in frame.all_bands:
                 for attempt in band.attempts:
                     self._folder.discard_attempt(attempt.id)
 
@@ -333,6 +357,7 @@ class TaskManager:
 
     def _spent(self, letter: Spent) -> None:
         self._seconds[letter.attempt] = letter.seconds
+        self._gathers[letter.attempt] = letter.gathers
 
     def _hold(self, letter: Hold) -> None:
         self._held.setdefault(letter.conn, set()).add(letter.scene)
@@ -346,6 +371,17 @@ class TaskManager:
         self._next_reply += 1
         self._submits[self._next_reply] = letter
         self._happen(ev.JobSubmitted(self._next_reply, letter.request))
+
+    def _light_joined(self, event: ev.LightJoined) -> None:
+        self._happen(event)
+        job = self._farm.jobs.get(event.job)
+        if job is None or not job.open:
+            self._folder.discard_light(event.job, event.frame)
+            return
+        for band in job.frames[event.frame].light_bands.values():
+            for attempt in band.attempts:
+                self._folder.discard_attempt(attempt.id)
+        _log.info("light of %s: %s", job.id, light_view(job, self._gathers))
 
     def _picture_written(self, letter: PictureWritten) -> None:
         self._results[letter.job] = StoredResult(letter.path, letter.size, letter.sha256)
@@ -412,4 +448,5 @@ class TaskManager:
             settings_view(self._specs[job.id]),
             band_views(job.frames, self._seconds),
             job.request.note,
+            light_view(job, self._gathers),
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from clusterray.core.model import Rect
 from clusterray.images.tile import TileFault, check_tile
+from clusterray.povray.light_file import LightFault, check_light
 
 CHUNK_BYTES = 1 << 20
 
@@ -35,6 +36,22 @@ class Expected:
     alpha: bool
     upload: Path
     tile: Path
+
+    def check(self) -> None:
+        """Raise TileFault if what was uploaded is not the tile."""
+        check_tile(self.upload, self.rect, grey=self.grey, alpha=self.alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedLight(Expected):
+    """The radiosity samples that an attempt of a light pass leaves in the place of a tile."""
+
+    def check(self) -> None:
+        """Raise TileFault if what was uploaded holds anything else."""
+        try:
+            check_light(self.upload)
+        except LightFault as fault:
+            raise TileFault(str(fault)) from None
 
 
 def arrived_whole(upload: Path, announced: Announced, tick: Callable[[], None]) -> bool:
@@ -59,7 +76,7 @@ def take_in(expected: Expected, announced: Announced, tick: Callable[[], None]) 
     try:
         if not arrived_whole(expected.upload, announced, tick):
             raise TileFault("the uploaded tile is not the file that was announced")
-        check_tile(expected.upload, expected.rect, grey=expected.grey, alpha=expected.alpha)
+        expected.check()
         _sync(expected.upload)
         expected.upload.rename(expected.tile)
         _sync(expected.tile.parent)

@@ -5,14 +5,14 @@ Whoever shows them (followers, commands, pages) reads them on any thread and nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node
 from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFault
 from clusterray.core.farm import Farm
-from clusterray.core.states import AttemptState, BandState, JobState
+from clusterray.core.states import AttemptState, BandState, FrameState, JobState
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     AttemptView,
@@ -94,8 +94,9 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
 def _pixels_done(job: Job, live: Iterable[Attempt]) -> int:
     if job.state is JobState.DONE:
         return sum(frame.area.area for frame in job.frames)
-    covered = sum(frame.area.area - frame.uncovered for frame in job.frames)
-    return covered + sum(attempt.done for attempt in live)
+    final = [frame for frame in job.frames if frame.state is FrameState.FINAL]
+    covered = sum(frame.area.area - frame.uncovered for frame in final)
+    return covered + sum(attempt.done for attempt in live if attempt.band.stage == "final")
 
 
 def _count(bands: Sequence[Band], state: BandState) -> int:
@@ -161,8 +162,8 @@ def _node_job(node: Node) -> str:
 
 def band_views(frames: Iterable[Frame], seconds: dict[str, PhaseSeconds]) -> list[BandView]:
     """Show the first bands of a job from top to bottom, with their attempts."""
-    bands = [band for frame in frames for band in frame.bands.values()]
-    bands.sort(key=lambda band: (band.frame.index, band.rect.y0, band.rect.x0))
+    bands = [band for frame in frames for band in frame.all_bands]
+    bands.sort(key=lambda band: (band.frame.index, band.stage != "light", *band.rect.as_tuple()))
     return [
         BandView(
             id=band.id,
@@ -172,6 +173,7 @@ def band_views(frames: Iterable[Frame], seconds: dict[str, PhaseSeconds]) -> lis
                 _attempt_view(attempt, seconds.get(attempt.id))
                 for attempt in band.attempts[-MAX_ATTEMPTS_SHOWN:]
             ],
+            stage=band.stage,
         )
         for band in bands[:MAX_BANDS_SHOWN]
     ]
@@ -185,6 +187,26 @@ def _attempt_view(attempt: Attempt, seconds: PhaseSeconds | None) -> AttemptView
         phase=cast(Phase, attempt.phase),
         reason=attempt.reason[:MAX_TEXT],
         seconds=seconds,
+    )
+
+
+def light_view(job: Job, gathers: Mapping[str, int]) -> str:
+    """Say what came of a job's light pass; ``gathers`` are the samples that attempts added."""
+    if not job.request.light:
+        return ""
+    if any(frame.state is not FrameState.FINAL for frame in job.frames):
+        return "being gathered"
+    found = [frame.light.samples for frame in job.frames if frame.light is not None]
+    if not found:
+        return "no radiosity in use"
+    accepted = [
+        band.accepted for frame in job.frames for band in frame.bands.values() if band.accepted
+    ]
+    added = sum(gathers.get(attempt.id, 0) for attempt in accepted)
+    pieces = sum(len(frame.light_bands) for frame in job.frames)
+    return (
+        f"{sum(found)} radiosity samples from {pieces} bands, shared by all; "
+        f"{added} more were gathered where none fitted, where pixels may depend on the cut"
     )
 
 

@@ -25,6 +25,7 @@ from clusterray.core.errors import LocalFault, NoHead
 from clusterray.node.backoff import Backoff
 from clusterray.node.folders import empty_folder
 from clusterray.node.holdings import Holdings
+from clusterray.node.light_cache import LightCache
 from clusterray.node.machine import memory_bytes, usable_cores
 from clusterray.node.scene_cache import SceneCache
 from clusterray.node.session import Drain, Identity, Lost, Refused, Session
@@ -94,10 +95,12 @@ class _Node:
         self._said = ""
         attempts, scenes = settings.work / "attempts", settings.work / "scenes"
         self._cache = SceneCache(scenes, settings.scene_cache_bytes)
+        light = LightCache(settings.work / "light")
         try:
             if leftovers := empty_folder(attempts):
                 log.info("removed %d unfinished attempts of an earlier run", leftovers)
             self._cache.open()
+            light.open()
         except OSError as error:
             raise LocalFault(f"the work folder {settings.work} cannot be used: {error}") from None
         self._holdings = Holdings(attempts, rng)
@@ -105,6 +108,7 @@ class _Node:
             povray=povray,
             threads=identity.threads,
             cache=self._cache,
+            light=light,
             holdings=self._holdings,
         )
         self._drain = Drain(stop, self._holdings, settings.drain_s)

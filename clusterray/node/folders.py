@@ -6,11 +6,15 @@ attempt. Knows nothing of POV-Ray's options or the network.
     <work>/lock                  held by the running daemon, holds its pid
     <work>/uuid                  the node's identity for the head
     <work>/scenes/               see node.scene_cache
+    <work>/light/                see node.light_cache
     <work>/attempts/<attempt>/
         scene/                   real folders of symbolic links; POV-Ray runs in it
         private/                 HOME, POVINI and temp files of this POV-Ray
+        private/light.rca        the shared radiosity samples it renders with
         out/tile.png             what POV-Ray writes, full size
-        band.png                 the tile: cropped to the band, kept until ACCEPTED or DROP
+        out/light.rca            the radiosity samples it gathers in a light pass
+        band.png                 the tile: cropped to the band, or the samples; kept until ACCEPTED
+                                 or DROP
 """
 
 from __future__ import annotations
@@ -44,8 +48,18 @@ class AttemptFolder:
         return self.root / "out" / "tile.png"
 
     @property
+    def light(self) -> Path:
+        """The shared radiosity samples that POV-Ray renders with."""
+        return self.private / "light.rca"
+
+    @property
+    def samples(self) -> Path:
+        """The radiosity samples that POV-Ray gathers in a light pass."""
+        return self.picture.with_name("light.rca")
+
+    @property
     def tile(self) -> Path:
-        """The picture of the band alone."""
+        """The picture of the band alone, or the samples that were gathered for it."""
         return self.root / "band.png"
 
     def create(self) -> None:

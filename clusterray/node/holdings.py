@@ -104,11 +104,11 @@ class Seconds:
 class Held:
     """One attempt on this node.
 
-    The first block never changes; ``seconds`` and ``tile_*`` belong to the thread at work; all
-    else is guarded by the lock of Holdings. ``gone``: it counts no more, and a thread that is at
-    work on it removes its folder when it lets go. ``leased_in`` is the number of the connection
-    whose LEASE or KEEP vouches for it, None once its write grant was refused; ``announced_in``
-    the one that has been told UPLOADING.
+    The first block never changes; ``seconds``, ``gathers`` and ``tile_*`` belong to the thread at
+    work; all else is guarded by the lock of Holdings. ``gone``: it counts no more, and a
+    thread that is at work on it removes its folder when it lets go. ``leased_in`` is the number of
+    the connection whose LEASE or KEEP vouches for it, None once its write grant was refused;
+    ``announced_in`` the one that has been told UPLOADING.
     """
 
     attempt: str
@@ -133,6 +133,7 @@ class Held:
     tile_bytes: int = 0
     tile_sha256: str = ""
     seconds: Seconds = field(default_factory=Seconds)
+    gathers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,7 +446,7 @@ class Holdings:
             if self._connection is not connection:
                 return
             held.stage = Stage.STORED
-        connection.report(Done(held.attempt, held.seconds.report()))
+        connection.report(Done(held.attempt, held.seconds.report(), held.gathers))
 
     def refused(self, held: Held, grant: Grant) -> None:
         """The head refuses a write grant: its lease is dead, a DROP or a KEEP will follow."""

@@ -25,12 +25,20 @@ from typing import IO, Literal
 from clusterray.core.model import Rect
 from clusterray.node import launcher
 from clusterray.node.folders import AttemptFolder
-from clusterray.povray.command import environment, prepare_home, render_argv
+from clusterray.povray.command import (
+    environment,
+    light_argv,
+    prepare_home,
+    probe_argv,
+    render_argv,
+)
 from clusterray.povray.progress import ProgressParser
 from clusterray.povray.spec import RenderSpec
 
 TERMINATE_S = 2.0
 """How long POV-Ray may take to end after SIGTERM before SIGKILL follows (DESIGN 6)."""
+STOP_S = 20.0
+"""As long as that where what it writes at its end is wanted."""
 _TICK_S = 0.25
 _ENDING_TICK_S = 0.02
 """Between the end of POV-Ray's output and its own lies a moment that no event marks."""
@@ -72,10 +80,14 @@ class RenderFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RenderTimes:
-    """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process."""
+    """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process.
+
+    ``gathers`` counts the radiosity samples that POV-Ray added in its final pass.
+    """
 
     parse_s: float
     render_s: float
+    gathers: int = 0
 
 
 class _Cancel(IntEnum):
@@ -95,7 +107,10 @@ class _Output(Enum):
 
 
 class Render:
-    """One run of POV-Ray over one rectangle, in a folder whose ``scene`` is ready."""
+    """One run of POV-Ray over one rectangle, in a folder whose ``scene`` is ready.
+
+    ``lit``: the folder's ``light`` is to be rendered with, and the scene has the footer for it.
+    """
 
     def __init__(
         self,
@@ -106,7 +121,9 @@ class Render:
         rect: Rect,
         folder: AttemptFolder,
         on_progress: OnProgress,
+        lit: bool = False,
     ) -> None:
+        self._lit = lit
         self._povray = povray
         self._threads = threads
         self._spec = spec
@@ -160,7 +177,8 @@ class Render:
             raise RenderCancelled
         self._check(status)
         parse_s = self._parser.parse_s
-        return RenderTimes(parse_s, max(0.0, time.monotonic() - began_at - parse_s))
+        spent_s = max(0.0, time.monotonic() - began_at - parse_s)
+        return RenderTimes(parse_s, spent_s, self._parser.gathers)
 
     def _run_process(self, start: Path, heard: socket.socket) -> int:
         """Start POV-Ray, follow it to its end, and give its return code (negative: a signal)."""
@@ -198,14 +216,19 @@ class Render:
             threads=self._threads,
             povray=self._povray,
             output=self._folder.picture,
+            light=self._folder.light if self._lit else None,
         )
+
+    def _enough(self) -> bool:
+        """Tell whether POV-Ray may be ended, because nothing more is wanted of it."""
+        return False
 
     def _follow(
         self, process: subprocess.Popen[bytes], stderr: IO[bytes], heard: socket.socket
     ) -> None:
         """Read what POV-Ray says until it has ended, and end it if it is to be cancelled."""
         os.set_blocking(stderr.fileno(), False)
-        sent = _Cancel.NO
+        heeded = _Cancel.NO, False
         kill_at: float | None = None
         with selectors.DefaultSelector() as selector:
             selector.register(stderr, selectors.EVENT_READ)
@@ -219,10 +242,11 @@ class Render:
                         # That it closed its stderr does not mean that it will end.
                         selector.unregister(stderr)
                         tick_s = _ENDING_TICK_S
-                if self._cancel > sent:
-                    sent = self._cancel
-                    kill_at = time.monotonic() + TERMINATE_S
-                    _signal_group(process, _SIGNALS[sent])
+                asked = self._cancel, self._enough()
+                if asked > heeded:
+                    heeded = asked
+                    kill_at = time.monotonic() + (TERMINATE_S if self._cancel else STOP_S)
+                    _signal_group(process, _SIGNALS[max(self._cancel, _Cancel.TERMINATE)])
                 if kill_at is not None and time.monotonic() >= kill_at:
                     kill_at = None
                     _signal_group(process, signal.SIGKILL)
@@ -267,6 +291,59 @@ class Render:
         return f"POV-Ray ended with code {status}{said}"
 
 
+class LightRender(Render):
+    """Runs POV-Ray to gather the radiosity samples of its rectangle, and no more.
+
+    ``run`` leaves them in ``folder.samples``, an empty file if the scene uses no radiosity. From
+    progress alone a picture without radiosity cannot be told from a pretrace in one step that has
+    met nothing but sky so far. Where it may be either, POV-Ray is stopped, asked by rendering one
+    pixel, whose statistics say it, and if need be started again.
+    """
+
+    _aim: Literal["try", "ask", "gather"] = "try"
+    _in_doubt = False
+
+    def _run_process(self, start: Path, heard: socket.socket) -> int:
+        status = super()._run_process(start, heard)
+        if self._cancel or status != _STATUS_STOPPED or not self._in_doubt:
+            return status
+        self._aim, self._parser = "ask", ProgressParser()
+        status = super()._run_process(start, heard)
+        if self._cancel or status != 0 or not self._parser.radiosity:
+            return status
+        self._aim, self._parser = "gather", ProgressParser()
+        return super()._run_process(start, heard)
+
+    def _povray_argv(self) -> list[str]:
+        spec, rect, threads, povray = self._spec, self._rect, self._threads, self._povray
+        samples, picture = self._folder.samples, self._folder.picture
+        if self._aim == "ask":
+            return probe_argv(spec, rect, threads=threads, povray=povray, output=picture)
+        return light_argv(spec, rect, threads=threads, povray=povray, light=samples)
+
+    def _enough(self) -> bool:
+        if self._aim == "try" and not self._in_doubt:
+            self._in_doubt = self._may_be_without()
+        return self._parser.pretraced or (self._aim == "try" and self._in_doubt)
+
+    def _may_be_without(self) -> bool:
+        """Tell whether whole blocks are counted, as in a picture, and no sample is there yet."""
+        block = self._spec.block_size
+        whole = min(block, self._rect.width) * min(block, self._rect.height)
+        first = self._parser.first_done
+        if first is None or 2 * first < whole or self._parser.pretraced:
+            return False
+        samples = self._folder.samples
+        return not samples.exists() or samples.stat().st_size == 0
+
+    def _check(self, status: int) -> None:
+        if status != _STATUS_STOPPED or not self._enough():
+            super()._check(status)
+        self._folder.samples.touch()
+
+
+_STATUS_STOPPED = 2
+"""How POV-Ray ends after SIGTERM, its files whole (vfe/unix/unixconsole.cpp)."""
 _SIGNALS = {_Cancel.TERMINATE: signal.SIGTERM, _Cancel.KILL: signal.SIGKILL}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -18,9 +19,11 @@ from pathlib import Path
 from clusterray.core.errors import LocalFault
 from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
-from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
+from clusterray.node.light_cache import LightCache, LightDamaged
+from clusterray.node.renderer import LightRender, Render, RenderCancelled, RenderFailed
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
-from clusterray.wire.protocol import Failed, Phase
+from clusterray.povray.command import add_light_footer
+from clusterray.wire.protocol import Failed, Grant, LightRef, Phase
 from clusterray.wire.staging import FtpSession, GrantRefused, StagingFault
 
 log = logging.getLogger(__name__)
@@ -37,10 +40,18 @@ _FILE_CHARACTERS = 4096
 class Worker:
     """Starts and ends the "render" and the "upload" thread."""
 
-    def __init__(self, *, povray: str, threads: int, cache: SceneCache, holdings: Holdings) -> None:
+    def __init__(
+        self,
+        *,
+        povray: str,
+        threads: int,
+        cache: SceneCache,
+        light: LightCache,
+        holdings: Holdings,
+    ) -> None:
         self._holdings = holdings
         self._loops = (
-            ("render", RenderLoop(povray, threads, cache, holdings).run),
+            ("render", RenderLoop(povray, threads, cache, light, holdings).run),
             ("upload", UploadLoop(holdings).run),
         )
         self._threads: list[threading.Thread] = []
@@ -70,10 +81,13 @@ class Worker:
 class RenderLoop:
     """The "render" thread: from a lease to a tile in the attempt's folder."""
 
-    def __init__(self, povray: str, threads: int, cache: SceneCache, holdings: Holdings) -> None:
+    def __init__(
+        self, povray: str, threads: int, cache: SceneCache, light: LightCache, holdings: Holdings
+    ) -> None:
         self._povray = povray
         self._threads = threads
         self._cache = cache
+        self._light = light
         self._holdings = holdings
 
     def run(self) -> None:
@@ -94,7 +108,7 @@ class RenderLoop:
             self._holdings.hand_back(held, "the head no longer lets this attempt read its scene")
         except RenderFailed as failure:
             _fail(self._holdings, held, failure)
-        except SceneDamaged as damage:
+        except (SceneDamaged, LightDamaged) as damage:
             _fail(self._holdings, held, RenderFailed("node", str(damage)))
         except TileFault as fault:
             _fail(
@@ -114,25 +128,42 @@ class RenderLoop:
         try:
             held.folder.create()
             link_tree(scene, held.folder.scene)
+            if held.lease.light is not None:
+                self._take_light(held, held.lease.light)
             held.seconds.fetch = clock() - began_at
             self._render(held)
         finally:
             self._cache.release(held.lease.scene.id)
         rendered_at = clock()
-        crop_tile(held.folder.picture, held.rect, held.folder.tile)
+        if held.lease.stage == "light":
+            held.folder.samples.rename(held.folder.tile)
+        else:
+            crop_tile(held.folder.picture, held.rect, held.folder.tile)
         held.folder.keep_only_tile()
         held.tile_bytes, held.tile_sha256 = _measure(held.folder.tile)
         held.seconds.crop = clock() - rendered_at
         log.info(
-            "%s: rendered %dx%d in %.1f s",
+            "%s: %s %dx%d in %.1f s",
             held.words,
+            "gathered the light of" if held.lease.stage == "light" else "rendered",
             held.rect.width,
             held.rect.height,
             held.seconds.parse + held.seconds.render,
         )
 
+    def _take_light(self, held: Held, light: LightRef) -> None:
+        """Put the frame's light beside the scene and have the main file use it."""
+        shared = self._light.get(
+            light, lambda part: self._fetch(held, light.read, part, light.size)
+        )
+        # A copy of its own: POV-Ray passes over a file that it cannot open, and one that the scene
+        # could write to must not be another attempt's.
+        shutil.copyfile(shared, held.folder.light)
+        add_light_footer(held.folder.scene, held.spec)
+
     def _render(self, held: Held) -> None:
-        render = Render(
+        kind = LightRender if held.lease.stage == "light" else Render
+        render = kind(
             povray=self._povray,
             threads=self._threads,
             spec=held.spec,
@@ -141,28 +172,34 @@ class RenderLoop:
             on_progress=lambda phase, done, total: self._holdings.progress(
                 held, phase, done, total
             ),
+            lit=held.lease.light is not None,
         )
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             times = render.run()
         held.seconds.parse, held.seconds.render = times.parse_s, times.render_s
+        held.gathers = times.gathers
 
     def _download(self, held: Held, tar: Path) -> None:
-        """Store the scene's tar in ``tar``, trying again for as long as the lease holds.
+        """Store the scene's tar in ``tar``; raises as ``_fetch`` does."""
+        scene = held.lease.scene
+        log.info("%s: fetching scene %.12s, %d bytes", held.words, scene.id, scene.tar_bytes)
+        self._fetch(held, held.lease.read, tar, scene.tar_bytes)
+
+    def _fetch(self, held: Held, read: Grant, target: Path, size: int) -> None:
+        """Store what ``read`` opens in ``target``, trying again for as long as the lease holds.
 
         Raises Gone, _SceneRefused, OSError.
         """
-        scene = held.lease.scene
-        log.info("%s: fetching scene %.12s, %d bytes", held.words, scene.id, scene.tar_bytes)
         while True:
             connection = self._holdings.wait_leased(held)
             session = FtpSession(connection.host, connection.ftp_port)
             try:
                 with self._holdings.abortable(held, _aborting(session)):
                     session.download(
-                        held.lease.read,
-                        tar,
-                        scene.tar_bytes,
-                        _Counter(self._holdings, held, "fetching", scene.tar_bytes).add,
+                        read,
+                        target,
+                        size,
+                        _Counter(self._holdings, held, "fetching", size).add,
                     )
                 return
             except GrantRefused:
@@ -171,7 +208,7 @@ class RenderLoop:
             except StagingFault as fault:
                 wait_s = held.backoff.next_s()
                 log.warning(
-                    "%s: its scene was not fetched, next try in %.1f s: %s",
+                    "%s: a file of it was not fetched, next try in %.1f s: %s",
                     held.words,
                     wait_s,
                     fault,

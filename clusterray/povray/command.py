@@ -19,6 +19,9 @@ from clusterray.povray.spec import RenderSpec
 
 ALIAS_FOLDER = "clusterray-input"
 """Below this folder stands the scene file under a name that POV-Ray can read; see _alias_name."""
+LIGHT_STEP_PIXELS = 0.4
+"""What the footer gives as the size of pretrace's steps; below a pixel there is no step at all."""
+_NO_PICTURE = ("-F",)
 _POVINI = "povray.ini"
 _HOME = "home"
 _TEMP = "tmp"
@@ -61,13 +64,20 @@ def environment(private: Path) -> dict[str, str]:
 
 
 def render_argv(
-    spec: RenderSpec, rect: Rect, *, threads: int, povray: str, output: Path
+    spec: RenderSpec,
+    rect: Rect,
+    *,
+    threads: int,
+    povray: str,
+    output: Path,
+    light: Path | None = None,
 ) -> list[str]:
     """Give the command line that renders ``rect`` of the picture into ``output``.
 
     To be run in ``<scene>/<spec.start>`` with ``environment()`` after ``prepare_home()``. The file
-    has the whole picture's size; outside ``rect`` it is black. Raises LocalFault if the output's
-    path cannot be given to POV-Ray.
+    has the whole picture's size; outside ``rect`` it is black. ``light`` is a file of radiosity
+    samples to render with; the scene needs ``add_light_footer`` then. Raises LocalFault if the
+    output's path cannot be given to POV-Ray.
     """
     _check_readable_by_povray(output)
     argv = [povray, "-D", "-P", "-C", "+V", "-GR", f"+WT{threads}"]
@@ -86,7 +96,51 @@ def render_argv(
     ]
     for name, value in spec.options:
         argv.append(f"{name}={_argument(spec, name, written(value))}")
+    if light is not None:
+        argv += ["+RFI", f'+RF"{light}"']
     return argv
+
+
+def light_argv(
+    spec: RenderSpec, rect: Rect, *, threads: int, povray: str, light: Path
+) -> list[str]:
+    """Give the command line that writes the radiosity samples of ``rect`` to ``light``, no picture.
+
+    To be run like ``render_argv``'s, and to be stopped with SIGTERM once the samples are gathered
+    (``ProgressParser.pretraced``): POV-Ray would go on to render the picture.
+    It writes the file's end when it is stopped so. It would shade what it shows while it gathers;
+    without that the samples are the same. With High_Reproducibility it would gather in parts.
+    """
+    argv = render_argv(spec, rect, threads=threads, povray=povray, output=light.with_suffix(".png"))
+    return [*argv, *_NO_PICTURE, "-HR", "Radiosity_Vain_Pretrace=off", "+RFO", f'+RF"{light}"']
+
+
+def probe_argv(
+    spec: RenderSpec, rect: Rect, *, threads: int, povray: str, output: Path
+) -> list[str]:
+    """Give the command line that renders one pixel of ``rect``, for the statistics alone."""
+    pixel = Rect(rect.x0, rect.y0, rect.x0 + 1, rect.y0 + 1)
+    argv = render_argv(spec, pixel, threads=threads, povray=povray, output=output)
+    return [*argv, *_NO_PICTURE]
+
+
+def add_light_footer(scene: Path, spec: RenderSpec) -> None:
+    """Put a copy of the main file, with a footer, in place of the link to it below ``scene``.
+
+    The footer makes POV-Ray render with the samples it loads: it gathers none before (steps of
+    less than a pixel give no step; POV-Ray, source/backend/scene/view.cpp) and while it renders
+    only where no sample fits. A second radiosity block keeps what the first one set and changes
+    what it names (source/backend/parser/parse.cpp). At the end, so that line numbers stay.
+    """
+    main = scene / spec.input
+    text = main.read_bytes()
+    step = LIGHT_STEP_PIXELS / max(spec.width, spec.height)
+    footer = (
+        "\nglobal_settings { radiosity { always_sample off "
+        f"pretrace_start {step:.9f} pretrace_end {step:.9f} }} }}\n"
+    )
+    main.unlink()
+    main.write_bytes(text + footer.encode("ascii"))
 
 
 def povray_identity(povray: str) -> tuple[str, str]:

@@ -27,6 +27,8 @@ _WRAP_COLUMNS = 80
 _END = re.compile(rb"[\r\n]")
 _RENDERED = re.compile(rb"Rendered (\d{1,15}) of (\d{1,15}) pixels \(\d+%\)")
 _PARSE_TIME = re.compile(r"  Parse Time: .*\((\d{1,9}\.\d{3}) seconds\)")
+_GATHERS = re.compile(r"Radiosity \(final\) calculated:\s+(\d{1,15})\b")
+_RADIOSITY = re.compile(r"Radiosity samples calculated:|  Radiosity Time: +\d")
 _PLACE = re.compile(r"File '(.*)' line (\d{1,9}): (.*)", re.DOTALL)
 _FATAL = re.compile(r"Fatal error in \w+: (.*)", re.DOTALL)
 _MISSING = re.compile(r"Cannot find file '(.*)', even after", re.DOTALL)
@@ -54,9 +56,18 @@ class ProgressParser:
         self.done = 0
         """Pixels of the rectangle rendered so far; starts again when radiosity's pretrace ends."""
         self.total = 0
+        self.first_done: int | None = None
+        """The first count of pixels; below half a block, radiosity's pretrace has several steps."""
+        self.pretraced = False
+        """Whether the count has started again, so that radiosity's pretrace is over."""
+        self.radiosity = False
+        """Whether POV-Ray's statistics, at its end, say that it used radiosity."""
+        self.gathers = 0
+        """Radiosity samples added in the final pass; 0 until POV-Ray's statistics said so."""
         self.parse_s = 0.0
         """Wall seconds of parsing as POV-Ray counts them; 0 until it has said so."""
         self.warnings: list[RenderProblem] = []
+        self._highest = 0
         self._pending = b""
         self._lines: deque[str] = deque()
         self._kept = 0
@@ -119,8 +130,18 @@ class ProgressParser:
         done, total = int(found[1]), int(found[2])
         if done <= total:
             self.phase = "rendering"
-            self.done, self.total = done, total
+            self._count(done, total)
         return True
+
+    def _count(self, done: int, total: int) -> None:
+        if self.first_done is None:
+            self.first_done = done
+        # Threads may report out of order, so that the count wavers by a few blocks; and a pretrace
+        # in steps counts fractions of blocks, which add up to a little less than the whole.
+        self._highest = max(self._highest, done)
+        if 4 * self._highest >= 3 * total and 2 * done < self._highest:
+            self.pretraced = True
+        self.done, self.total = done, total
 
     def _take_line(self, raw: bytes) -> None:
         line = _clean(raw)
@@ -135,6 +156,10 @@ class ProgressParser:
             self.phase = "rendering"
         elif found := _PARSE_TIME.match(line):
             self.parse_s = float(found[1])
+        elif found := _GATHERS.match(line):
+            self.gathers = int(found[1])
+        elif _RADIOSITY.match(line):
+            self.radiosity = True
         elif line == "Render failed":
             self._failed = True
 

@@ -11,7 +11,7 @@ import re
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +25,7 @@ from clusterray.povray.job_file import (
     read_job_yaml,
     read_params_cfg,
 )
-from clusterray.povray.light import scene_texts, wants_shared_light
+from clusterray.povray.light import SharedLight, scene_texts, wants_shared_light
 from clusterray.povray.option_table import BadValue, check_path
 from clusterray.povray.options import Options, presents_input
 from clusterray.povray.spec import RenderSpec
@@ -196,12 +196,17 @@ class _Planner:
         _note_own_povray_ini(home, options.notes)
         bands = self._job.bands
         light = self._shared_light(spec)
-        if light:
+        if "photons" in light:
             options.notes.append(
-                f"This scene uses {light}; bands of it would not meet without seams yet, "
-                "so one node renders it whole."
+                f"This scene uses {' and '.join(sorted(light, reverse=True))}; bands of it would "
+                "not meet without seams yet, so one node renders it whole."
             )
             bands = 1
+        elif light:
+            options.notes.append(
+                "This scene may use radiosity; its light is gathered first, once for all bands."
+            )
+            spec = replace(spec, light=True)
         stem = options.output_stem() or Path(main).stem
         return JobPlan(
             root=self._root,
@@ -269,14 +274,14 @@ class _Planner:
             and (self._root / name).is_file()
         ]
 
-    def _shared_light(self, spec: RenderSpec) -> str:
+    def _shared_light(self, spec: RenderSpec) -> frozenset[SharedLight]:
         start = self._root / spec.start
         libraries = [self._root / path for path in spec.library_paths]
         texts = scene_texts(self._root, start, self._root / spec.input, libraries)
         header = spec.value("Include_Header")
         if header is not None:
             texts += scene_texts(self._root, start, self._root / str(header), libraries)
-        return " and ".join(sorted(wants_shared_light(texts), reverse=True))
+        return wants_shared_light(texts)
 
 
 def _existing(scene: Path) -> tuple[Path, str | None]:

@@ -38,7 +38,18 @@ MAX_LIBRARY_PATHS = 20
 """POV-Ray takes 25 in all, and Debian's own are three of them."""
 _MAX_SOURCES = 200
 _MAX_SOURCE_LENGTH = 1024
-_WIRE_KEYS = {"v", "input", "start", "width", "height", "region", "format", "options", "sources"}
+_WIRE_KEYS = {
+    "v",
+    "input",
+    "start",
+    "width",
+    "height",
+    "region",
+    "format",
+    "options",
+    "sources",
+    "light",
+}
 _FORMAT_KEYS = {"type", "bits", "grey", "alpha"}
 _LIST_LIMITS = {"Declare": MAX_DECLARES, "Library_Path": MAX_LIBRARY_PATHS}
 
@@ -52,7 +63,8 @@ class RenderSpec:
     picture, None all of it. ``file_type`` is POV-Ray's letter, ``bits`` are those of a channel in
     the file: 8, but 16 in ``grey``, which POV-Ray 3.7 writes with 16 whatever it is told.
     ``options`` are the other options as pairs in canonical order; paths in them are relative to
-    the root. ``sources`` says where each value came from, by the names of ``settings()``; it is
+    the root. ``light``: the scene may use radiosity, so that its bands need a light pass before.
+    ``sources`` says where each value came from, by the names of ``settings()``; it is
     no part of the value. Raises SceneFault for anything a job may not have.
     """
 
@@ -66,6 +78,7 @@ class RenderSpec:
     grey: bool = False
     alpha: bool = False
     options: tuple[tuple[str, Value], ...] = ()
+    light: bool = False
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -76,6 +89,8 @@ class RenderSpec:
         if self.region is not None:
             self._check_region(self.region)
         self._check_format()
+        if not isinstance(self.light, bool):
+            raise _fault("light must be true or false")
         _check_options(self.options)
         self._check_dither()
         _check_sources(self.sources)
@@ -178,6 +193,8 @@ class RenderSpec:
                 "alpha": self.alpha,
             },
             "options": [[name, value] for name, value in self.options],
+            # Only where it is asked for: whoever does not know the key refuses such a job.
+            **({"light": True} if self.light else {}),
         }
 
     @classmethod
@@ -187,7 +204,7 @@ class RenderSpec:
             raise _fault("it must be an object")
         if wire.get("v") != WIRE_VERSION:
             raise _fault(f"version {wire.get('v')!r} is not {WIRE_VERSION}; update the older side")
-        _check_keys("it", wire, _WIRE_KEYS, optional={"sources"})
+        _check_keys("it", wire, _WIRE_KEYS, optional={"sources", "light"})
         picture_format = wire["format"]
         if not isinstance(picture_format, Mapping):
             raise _fault("format must be an object")
@@ -206,6 +223,7 @@ class RenderSpec:
             grey=_flag("format grey", picture_format["grey"]),
             alpha=_flag("format alpha", picture_format["alpha"]),
             options=_pairs(wire["options"]),
+            light=_flag("light", wire.get("light", False)),
             sources=dict(sources),
         )
 

@@ -45,6 +45,7 @@ ExitCode: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 RectTuple: TypeAlias = tuple[Pixel, Pixel, Pixel, Pixel]
 Role: TypeAlias = Literal["node", "submit", "admin"]
 Phase: TypeAlias = Literal["waiting", "fetching", "parsing", "rendering", "uploading"]
+BandStage: TypeAlias = Literal["light", "final"]
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,6 +75,14 @@ class SceneRef(Part, frozen=True):
 
     id: Sha256
     tar_bytes: Count
+
+
+class LightRef(Part, frozen=True):
+    """The shared light of a frame: hash and size of its file, and the login that reads it."""
+
+    sha256: Sha256
+    size: Count
+    read: Grant
 
 
 class Entry(Part, frozen=True):
@@ -161,6 +170,7 @@ class BandView(Part, frozen=True):
     rect: RectTuple
     state: Ident
     attempts: Annotated[list[AttemptView], Meta(max_length=64)] = []
+    stage: BandStage = "final"
 
 
 class NodeView(Part, frozen=True):
@@ -240,7 +250,11 @@ class Beat(Message, frozen=True, tag="beat"):
 
 
 class Lease(Message, frozen=True, tag="lease"):
-    """Render this band. ``read`` fetches the scene, ``write`` is where the tile goes."""
+    """Render this band. ``read`` fetches the scene, ``write`` is where the tile goes.
+
+    ``stage`` "light": gather the band's radiosity samples instead; their file takes the tile's
+    place. ``light``: render with these samples and gather none before.
+    """
 
     attempt: Ident
     band: Ident
@@ -251,6 +265,8 @@ class Lease(Message, frozen=True, tag="lease"):
     spec: dict[str, Any]
     read: Grant
     write: Grant
+    stage: BandStage = "final"
+    light: LightRef | None = None
 
 
 class Keep(Message, frozen=True, tag="keep"):
@@ -295,10 +311,14 @@ class Uploading(Message, frozen=True, tag="uploading"):
 
 
 class Done(Message, frozen=True, tag="done"):
-    """The tile has been stored by FTP as announced."""
+    """The tile has been stored by FTP as announced.
+
+    ``gathers`` counts the radiosity samples that POV-Ray had to add while it made the tile.
+    """
 
     attempt: Ident
     seconds: PhaseSeconds
+    gathers: Count = 0
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -483,13 +503,17 @@ class Nodes(Message, frozen=True, tag="nodes"):
 
 
 class JobDetail(Message, frozen=True, tag="job_detail"):
-    """One job with its settings, at most 500 of its bands, and its submitter's note."""
+    """One job with its settings, at most 500 of its bands, and its submitter's note.
+
+    ``light`` says in words what came of its light pass, "" if it had none.
+    """
 
     request: RequestId
     job: JobView
     settings: Annotated[list[Setting], Meta(max_length=200)]
     bands: Annotated[list[BandView], Meta(max_length=500)]
     note: Text = ""
+    light: Text = ""
 
 
 class Result(Message, frozen=True, tag="result"):

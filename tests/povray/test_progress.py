@@ -70,6 +70,21 @@ def test_more_than_all_is_no_progress() -> None:
 def test_the_count_starts_again_after_radiosity_s_pretrace() -> None:
     parser = whole(b"Rendered 100 of 100 pixels (100%)\rRendered 1 of 100 pixels (1%)\r")
     assert parser.done == 1
+    assert parser.pretraced
+
+
+@pytest.mark.parametrize("counts", [(408, 204, 612), (96, 48), (1000, 900), (0, 0, 3)])
+def test_threads_that_report_out_of_order_do_not_end_the_pretrace(counts: tuple[int, ...]) -> None:
+    text = "".join(f"Rendered {count} of 1000 pixels (0%)\r" for count in counts)
+    assert not whole(text.encode()).pretraced
+
+
+def test_the_statistics_of_radiosity_are_read() -> None:
+    used = b"  Radiosity Time:   0 hours  0 minutes  2 seconds (2.771 seconds)\n"
+    counted = b"Radiosity (final) calculated:                7 (0.18 %)\n"
+    parser = whole(counted + used)
+    assert (parser.gathers, parser.radiosity) == (7, True)
+    assert not whole(b"  Radiosity Time:   No radiosity\n").radiosity
 
 
 @pytest.mark.parametrize("feed", [whole, byte_by_byte])

@@ -249,21 +249,31 @@ def test_regions_and_sizes_of_their_own_switches(folder: Path) -> None:
 # -------------------------------------------------------------------- shared light
 
 
-def test_radiosity_is_rendered_whole(folder: Path) -> None:
+def test_radiosity_asks_for_a_light_pass(folder: Path) -> None:
     put(folder, a__pov='#include "light.inc"', light__inc="global_settings { radiosity {} }")
     put(folder, job__yaml="bands: 9")
     found = plan(folder)
-    assert found.bands == 1
+    assert (found.bands, found.spec.light) == (9, True)
     assert found.notes == [
-        "This scene uses radiosity; bands of it would not meet without seams yet, "
+        "This scene may use radiosity; its light is gathered first, once for all bands."
+    ]
+
+
+def test_photons_are_rendered_whole(folder: Path) -> None:
+    put(folder, a__pov="global_settings { radiosity {} photons { spacing 1 } }")
+    put(folder, job__yaml="bands: 9")
+    found = plan(folder)
+    assert (found.bands, found.spec.light) == (1, False)
+    assert found.notes == [
+        "This scene uses radiosity and photons; bands of it would not meet without seams yet, "
         "so one node renders it whole."
     ]
 
 
 def test_the_light_of_a_neighbour_does_not_count(folder: Path) -> None:
     put(folder, a__pov="sphere{}", b__pov="global_settings { radiosity {} }")
-    assert plan(folder / "a.pov").bands is None
-    assert plan(folder / "b.pov").bands == 1
+    assert not plan(folder / "a.pov").spec.light
+    assert plan(folder / "b.pov").spec.light
 
 
 def test_light_in_a_header_and_behind_a_library_path(folder: Path) -> None:

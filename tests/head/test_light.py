@@ -1,0 +1,132 @@
+"""The light pass at the head: samples in, checked and joined; one file out to every band."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from clusterray.core.model import Rect
+from clusterray.povray.spec import RenderSpec
+from clusterray.wire import protocol as msg
+from clusterray.wire.staging import GrantRefused
+from tests.head.peers import Peer, RunningHead, download, running_head, tile_of
+
+SAMPLE = b"C1\t0.22\t54.88\t%d\t7f007f\t0.1630\t0.1151\t0.0309\t1.62431\t0.233514\t075c97\n"
+LIT = RenderSpec(input="a.pov", width=8, height=64, light=True)
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[RunningHead]:
+    with running_head(tmp_path / "state") as running:
+        yield running
+
+
+def submit_lit(client: Peer, folder: Path, **changes: object) -> str:
+    (folder / "scene").mkdir()
+    (folder / "scene" / "a.pov").write_text("sphere { 0, 1 }\n")
+    client.join("submit")
+    return client.submit(client.stage(folder / "scene"), spec=LIT.to_wire(), **changes)
+
+
+def next_lease(node: Peer) -> msg.Lease:
+    """Give the next lease; what else the head says is passed over."""
+    while True:
+        message = node.link.receive(20)
+        assert message is not None, "no lease came"
+        if isinstance(message, msg.Lease):
+            return message
+
+
+def gather(node: Peer, *parts: bytes) -> msg.Lease:
+    """Deliver the samples of each light band, and give the first lease of the picture."""
+    for part in parts:
+        lease = next_lease(node)
+        assert (lease.stage, lease.light) == ("light", None)
+        node.deliver(lease, part)
+    return next_lease(node)
+
+
+def finish(node: Peer, lease: msg.Lease, count: int) -> None:
+    """Deliver ``count`` tiles, each after three gathers."""
+    for left in range(count - 1, -1, -1):
+        node.announce(lease, tile_of(Rect(*lease.rect)))
+        node.say(msg.Done(lease.attempt, msg.PhaseSeconds(), gathers=3))
+        if left:
+            lease = next_lease(node)
+
+
+def done(client: Peer, job: str) -> msg.JobDetail:
+    client.say(msg.Follow(9, job))
+    while client.hear(msg.JobStatus).job.state != "done":
+        pass
+    client.say(msg.Show(10, job))
+    return client.hear(msg.JobDetail)
+
+
+def test_samples_are_joined_and_every_band_gets_the_one_file(
+    head: RunningHead, tmp_path: Path
+) -> None:
+    with Peer(head) as client, Peer(head) as node:
+        job = submit_lit(client, tmp_path, bands=2)
+        node.join("node")
+        parts = [SAMPLE % 1 + SAMPLE % 2, SAMPLE % 3]
+        lease = gather(node, *parts)
+        light = lease.light
+        assert lease.stage == "final" and light is not None
+        whole = b"".join(parts)
+        assert (light.sha256, light.size) == (hashlib.sha256(whole).hexdigest(), len(whole))
+        download(head, light.read, tmp_path / "light")
+        assert (tmp_path / "light").read_bytes() == whole
+        finish(node, lease, 2)
+        detail = done(client, job)
+        assert detail.light.startswith("3 radiosity samples from 2 bands, shared by all; 6 more")
+        assert [band.stage for band in detail.bands] == ["light", "light", "final", "final"]
+        with pytest.raises(GrantRefused):
+            download(head, light.read, tmp_path / "again")
+    assert not list((head.state / "tiles").iterdir())
+
+
+def test_without_samples_the_bands_get_no_light(head: RunningHead, tmp_path: Path) -> None:
+    with Peer(head) as client, Peer(head) as node:
+        job = submit_lit(client, tmp_path, bands=2)
+        node.join("node")
+        lease = gather(node, b"", b"")
+        assert (lease.stage, lease.light) == ("final", None)
+        finish(node, lease, 2)
+        assert done(client, job).light == "no radiosity in use"
+
+
+def test_what_is_no_samples_is_refused_and_the_band_tried_again(
+    head: RunningHead, tmp_path: Path
+) -> None:
+    with Peer(head) as client, Peer(head) as node:
+        job = submit_lit(client, tmp_path)
+        node.join("node")
+        first = next_lease(node)
+        node.deliver(first, SAMPLE % 1 + b"global_settings { }\n")
+        again = next_lease(node)
+        assert (again.band, again.stage) == (first.band, "light")
+        client.say(msg.Show(3, job))
+        failed, _ = client.hear(msg.JobDetail).bands[0].attempts
+        assert (failed.state, failed.reason) == (
+            "failed",
+            "line 2 of the light is no radiosity sample",
+        )
+
+
+def test_one_band_alone_needs_no_light(head: RunningHead, tmp_path: Path) -> None:
+    with Peer(head) as client, Peer(head) as node:
+        submit_lit(client, tmp_path, bands=1)
+        node.join("node")
+        assert next_lease(node).stage == "final"
+
+
+def test_an_older_head_or_node_refuses_what_it_cannot_light() -> None:
+    wire = LIT.to_wire()
+    assert wire["light"] is True
+    assert "light" not in RenderSpec(input="a.pov", width=8, height=64).to_wire()
+    assert RenderSpec.from_wire(msgspec.json.decode(msgspec.json.encode(wire))) == LIT

@@ -1,0 +1,158 @@
+"""The light pass on a node, with real POV-Ray: what is gathered, and what is rendered with it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageChops
+
+from clusterray.core.model import Rect
+from clusterray.node.folders import AttemptFolder
+from clusterray.node.light_cache import KEPT, LightCache, LightDamaged
+from clusterray.node.renderer import LightRender, Render, RenderFailed, RenderTimes
+from clusterray.node.scene_cache import link_tree
+from clusterray.povray.command import add_light_footer
+from clusterray.povray.light_file import check_light
+from clusterray.wire.protocol import Grant, LightRef
+from tests.node.doubles import POVRAY, Scene, make_scene
+
+WHOLE = Rect(0, 0, 48, 96)
+ROOM = """
+#version 3.7;
+global_settings { assumed_gamma 1 radiosity { %s count 20 error_bound 0.5 } }
+camera { location <0, 1, -4> look_at <0, 1, 0> }
+light_source { <3, 5, -6> rgb 0.7 }
+plane { y, -1 pigment { rgb <1, 0.4, 0.3> } }
+sphere { 0, 1 pigment { rgb 1 } }
+"""
+IN_STEPS = ROOM % "pretrace_start 0.08 pretrace_end 0.02"
+AT_ONCE = ROOM % "pretrace_start 0.04 pretrace_end 0.04"
+WITHOUT = ROOM.replace("radiosity { %s count 20 error_bound 0.5 }", "")
+
+
+def quiet(_phase: str, _done: int, _total: int) -> None:
+    """Take progress and do nothing with it."""
+
+
+def ready(folder: Path, scene: Scene, name: str) -> AttemptFolder:
+    attempt = AttemptFolder(folder / name)
+    attempt.create()
+    link_tree(scene.root, attempt.scene)
+    return attempt
+
+
+def gathered(folder: Path, scene: Scene, rect: Rect, threads: int = 1) -> Path:
+    attempt = ready(folder, scene, f"light-{rect.y0}")
+    LightRender(
+        povray=POVRAY,
+        threads=threads,
+        spec=scene.spec,
+        rect=rect,
+        folder=attempt,
+        on_progress=quiet,
+    ).run()
+    assert not attempt.picture.exists()
+    return attempt.samples
+
+
+def rendered(
+    folder: Path, scene: Scene, rect: Rect, light: Path | None, name: str, threads: int = 1
+) -> tuple[Image.Image, RenderTimes]:
+    attempt = ready(folder, scene, name)
+    if light is not None:
+        shutil.copyfile(light, attempt.light)
+        add_light_footer(attempt.scene, scene.spec)
+    times = Render(
+        povray=POVRAY,
+        threads=threads,
+        spec=scene.spec,
+        rect=rect,
+        folder=attempt,
+        on_progress=quiet,
+        lit=light is not None,
+    ).run()
+    with Image.open(attempt.picture) as picture:
+        return picture.crop(rect.as_tuple()).convert("RGB"), times
+
+
+@pytest.mark.parametrize("text", [IN_STEPS, AT_ONCE])
+def test_light_of_three_bands_serves_the_whole_as_it_serves_the_bands(
+    tmp_path: Path, text: str
+) -> None:
+    scene = make_scene(tmp_path, text, width=64)
+    rects = [Rect(0, top, 64, top + 32) for top in (0, 32, 64)]
+    light = tmp_path / "joined.rca"
+    parts = [gathered(tmp_path, scene, rect, threads=2) for rect in rects]
+    light.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert check_light(light) > 10
+    whole, times = rendered(tmp_path, scene, Rect(0, 0, 64, 96), light, "whole", threads=2)
+    joined, gathers = Image.new("RGB", (64, 96)), times.gathers
+    for rect in rects:
+        band, times = rendered(tmp_path, scene, rect, light, f"band-{rect.y0}")
+        gathers += times.gathers
+        joined.paste(band, rect.as_tuple())
+    if gathers == 0:
+        assert ImageChops.difference(whole, joined).getbbox() is None
+    assert gathers < 20
+    alone, own = rendered(tmp_path, scene, rects[1], None, "alone")
+    assert own.gathers >= 0
+    difference = ImageChops.difference(alone, joined.crop(rects[1].as_tuple()))
+    assert difference.getbbox() is not None, "bands on their own would have done"
+
+
+def test_a_scene_that_only_mentions_radiosity_has_no_samples(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, WITHOUT, width=640, height=640)
+    assert gathered(tmp_path, scene, Rect(0, 0, 640, 640)).stat().st_size == 0
+
+
+def test_sky_above_does_not_pass_for_no_radiosity(tmp_path: Path) -> None:
+    """Pretrace in one step counts as a picture does, and over sky it leaves nothing at first."""
+    text = AT_ONCE.replace("look_at <0, 1, 0>", "look_at <0, 2.5, 0>")
+    scene = make_scene(tmp_path, text, width=320, height=640)
+    assert check_light(gathered(tmp_path, scene, Rect(0, 0, 320, 640))) > 0
+
+
+def test_a_fault_behind_the_footer_keeps_its_line(tmp_path: Path) -> None:
+    scene = make_scene(tmp_path, IN_STEPS + "\nsphere { oops }")
+    light = tmp_path / "light.rca"
+    light.touch()
+    with pytest.raises(RenderFailed) as caught:
+        rendered(tmp_path, scene, WHOLE, light, "bad")
+    assert (caught.value.file, caught.value.line) == ("main file.pov", IN_STEPS.count("\n") + 2)
+
+
+def ref(data: bytes) -> LightRef:
+    return LightRef(hashlib.sha256(data).hexdigest(), len(data), Grant("u", "p", "light.rca"))
+
+
+def test_light_is_fetched_once_and_the_oldest_goes(tmp_path: Path) -> None:
+    cache = LightCache(tmp_path / "light")
+    cache.open()
+    fetched: list[bytes] = []
+
+    def get(data: bytes) -> Path:
+        def download(part: Path) -> None:
+            fetched.append(data)
+            part.write_bytes(data)
+
+        return cache.get(ref(data), download)
+
+    all_data = [b"%d" % number for number in range(KEPT)]
+    paths = [get(data) for data in all_data]
+    get(b"0")
+    assert fetched == all_data
+    get(b"new")
+    assert [path.exists() for path in paths] == [True, False, True, True]
+    LightCache(tmp_path / "light").open()
+    assert not list((tmp_path / "light").iterdir())
+
+
+def test_light_that_arrives_damaged_is_never_rendered_with(tmp_path: Path) -> None:
+    cache = LightCache(tmp_path / "light")
+    cache.open()
+    with pytest.raises(LightDamaged):
+        cache.get(ref(b"good"), lambda part: part.write_bytes(b"bad") and None)
+    assert not list((tmp_path / "light").iterdir())
