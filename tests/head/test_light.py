@@ -25,11 +25,11 @@ def head(tmp_path: Path) -> Iterator[RunningHead]:
         yield running
 
 
-def submit_lit(client: Peer, folder: Path, **changes: object) -> str:
+def submit_lit(client: Peer, folder: Path, bands: int | None = None) -> str:
     (folder / "scene").mkdir()
     (folder / "scene" / "a.pov").write_text("sphere { 0, 1 }\n")
     client.join("submit")
-    return client.submit(client.stage(folder / "scene"), spec=LIT.to_wire(), **changes)
+    return client.submit(client.stage(folder / "scene"), spec=LIT.to_wire(), bands=bands)
 
 
 def next_lease(node: Peer) -> msg.Lease:

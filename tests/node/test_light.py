@@ -44,10 +44,12 @@ def ready(folder: Path, scene: Scene, name: str) -> AttemptFolder:
     return attempt
 
 
-def gathered(folder: Path, scene: Scene, rect: Rect, threads: int = 1) -> Path:
+def gathered(
+    folder: Path, scene: Scene, rect: Rect, threads: int = 1, povray: str = POVRAY
+) -> Path:
     attempt = ready(folder, scene, f"light-{rect.y0}")
     LightRender(
-        povray=POVRAY,
+        povray=povray,
         threads=threads,
         spec=scene.spec,
         rect=rect,
@@ -103,16 +105,34 @@ def test_light_of_three_bands_serves_the_whole_as_it_serves_the_bands(
     assert difference.getbbox() is not None, "bands on their own would have done"
 
 
-def test_a_scene_that_only_mentions_radiosity_has_no_samples(tmp_path: Path) -> None:
-    scene = make_scene(tmp_path, WITHOUT, width=640, height=640)
-    assert gathered(tmp_path, scene, Rect(0, 0, 640, 640)).stat().st_size == 0
+def counting(folder: Path) -> tuple[str, Path]:
+    """Give a program that is POV-Ray and counts its starts in a file."""
+    starts = folder / "starts"
+    program = folder / "povray"
+    program.write_text(f'#!/bin/sh\necho >> "{starts}"\nexec "{POVRAY}" "$@"\n')
+    program.chmod(0o755)
+    return str(program), starts
+
+
+TALL = Rect(0, 0, 1000, 2000)
+"""So much that POV-Ray is at work on the sky for several looks at its progress."""
+
+
+def test_a_scene_that_only_mentions_radiosity_is_left_after_one_question(tmp_path: Path) -> None:
+    povray, starts = counting(tmp_path)
+    scene = make_scene(tmp_path, WITHOUT, width=TALL.width, height=TALL.height)
+    assert gathered(tmp_path, scene, TALL, povray=povray).stat().st_size == 0
+    assert len(starts.read_text()) == 2
 
 
 def test_sky_above_does_not_pass_for_no_radiosity(tmp_path: Path) -> None:
     """Pretrace in one step counts as a picture does, and over sky it leaves nothing at first."""
-    text = AT_ONCE.replace("look_at <0, 1, 0>", "look_at <0, 2.5, 0>")
-    scene = make_scene(tmp_path, text, width=320, height=640)
-    assert check_light(gathered(tmp_path, scene, Rect(0, 0, 320, 640))) > 0
+    text = ROOM % "pretrace_start 0.0005 pretrace_end 0.0005"
+    text = text.replace("look_at <0, 1, 0>", "look_at <0, 2.5, 0>")
+    povray, starts = counting(tmp_path)
+    scene = make_scene(tmp_path, text, width=TALL.width, height=TALL.height)
+    assert check_light(gathered(tmp_path, scene, TALL, povray=povray)) > 0
+    assert len(starts.read_text()) == 3
 
 
 def test_a_fault_behind_the_footer_keeps_its_line(tmp_path: Path) -> None:
@@ -153,6 +173,10 @@ def test_light_is_fetched_once_and_the_oldest_goes(tmp_path: Path) -> None:
 def test_light_that_arrives_damaged_is_never_rendered_with(tmp_path: Path) -> None:
     cache = LightCache(tmp_path / "light")
     cache.open()
+
+    def download(part: Path) -> None:
+        part.write_bytes(b"bad")
+
     with pytest.raises(LightDamaged):
-        cache.get(ref(b"good"), lambda part: part.write_bytes(b"bad") and None)
+        cache.get(ref(b"good"), download)
     assert not list((tmp_path / "light").iterdir())

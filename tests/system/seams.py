@@ -18,6 +18,13 @@ def mean_difference(one: Path, other: Path) -> float:
     return sum(means) / len(means)
 
 
+def largest_difference(one: Path, other: Path) -> int:
+    """Give the largest difference of any channel, in levels of 8 bits."""
+    with Image.open(one) as first, Image.open(other) as second:
+        difference = ImageChops.difference(first.convert("RGB"), second.convert("RGB"))
+    return max(int(high) for _low, high in ImageStat.Stat(difference).extrema)
+
+
 def seam(one: Path, other: Path) -> float:
     """Give how much stronger the difference of two pictures changes at the cuts than elsewhere.
 
@@ -26,7 +33,8 @@ def seam(one: Path, other: Path) -> float:
     own blocks show a little; more where light steps.
     """
     rows = [a - b for a, b in zip(_row_means(one), _row_means(other), strict=True)]
-    at_cuts, elsewhere = [], []
+    at_cuts: list[float] = []
+    elsewhere: list[float] = []
     for row in range(1, len(rows)):
         (at_cuts if row % CUT_ROWS == 0 else elsewhere).append(abs(rows[row] - rows[row - 1]))
     usual = sum(elsewhere) / len(elsewhere)
