@@ -1,0 +1,66 @@
+"""The promise: bands that share radiosity meet without seams, and no farther from plain POV-Ray.
+
+Three unlike nodes, real POV-Ray. What is random in a radiosity picture is so in a single run with
+several threads too, so the measure is plain runs among each other (docs/light.md).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.system.harness import (
+    differing_pixels,
+    farm_of,
+    needs_povray,
+    plain_povray,
+)
+from tests.system.light_figures import EXAMPLES, measure
+from tests.system.seams import seam
+
+TOLERANCE = 1.5
+MENTIONS = """
+#version 3.7;
+#declare Fine = 0;
+global_settings { assumed_gamma 1 #if (Fine) radiosity { count 100 } #end }
+camera { location <0, 1, -4> look_at 0 }
+light_source { <3, 5, -6> rgb 1 }
+plane { y, -1 pigment { checker rgb 1, rgb <1, 0, 0> } }
+sphere { 0, 1 pigment { rgb 1 } finish { ambient 0.3 reflection 0.2 } }
+"""
+
+
+@needs_povray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_bands_that_share_light_meet_without_seams(tmp_path: Path) -> None:
+    if not EXAMPLES.is_dir():
+        pytest.skip("povray-examples is not installed: apt install povray-examples")
+    with farm_of(tmp_path / "farm", 1, 2, 3) as farm:
+        for scene in ("radiosity/cornell.pov", "radiosity/rad_def_test_37.pov"):
+            folder = tmp_path / Path(scene).stem
+            folder.mkdir()
+            figures = measure(farm, EXAMPLES / scene, folder)
+            limit = TOLERANCE * max(figures.plain_seams)
+            assert figures.samples > 100, figures
+            assert figures.seam <= limit, figures
+            assert figures.naive_seam > limit, figures
+            assert figures.mean <= TOLERANCE * max(figures.plain_means), figures
+            # What the bands had to add is all that can tell them from one run with the same light.
+            assert figures.gathers or not figures.against_same_light, figures
+
+
+@needs_povray
+def test_a_scene_that_only_mentions_radiosity_is_plain_povrays(tmp_path: Path) -> None:
+    """The footer would turn radiosity on."""
+    (tmp_path / "a.pov").write_text(MENTIONS)
+    options = ["+W64", "+H96", "+A0.3"]
+    with farm_of(tmp_path / "farm", 1, 2) as farm:
+        out = tmp_path / "farm.png"
+        submit = farm.submit(tmp_path / "a.pov", "-o", str(out), "--", *options, cwd=tmp_path)
+        assert submit.wait(120) == 0, submit.err.seen[-20:]
+        assert farm.ask("show", "j1")["light"] == "no radiosity in use"
+    plain = plain_povray(tmp_path, tmp_path / "plain.png", "+Ia.pov", "+FN8", *options)
+    assert differing_pixels(plain, out) == 0
+    assert seam(plain, out) == 0
