@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from clusterray import __version__
-from clusterray.cli.settings import Parser
+from clusterray.cli.parser import Parser
 from clusterray.cli.shell import raise_on_terminate, run_command, say_on_stdout
 from clusterray.client import tables
 from clusterray.client.control import Control, as_json, job_id, token_in_words
