@@ -34,8 +34,8 @@ THREAD_PROBES: Mapping[str, tuple[str, ...]] = {
 }
 """Runs of plain POV-Ray that a deterministic scene gives the same picture in as with +WT1."""
 ORDER_PROBES: Mapping[str, tuple[str, ...]] = {
-    "+WT1 +RP2": ("+WT1", "+RP2"),
-    "+WT1 +RP4": ("+WT1", "+RP4"),
+    "+WT1 +RP3": ("+WT1", "+RP3"),
+    "+WT1 +RS5": ("+WT1", "+RS5"),
 }
 """The same blocks by one thread in another order, which no scene without chance can tell."""
 _MOST_PLACES = 20
