@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,6 +21,7 @@ import msgspec
 from compare_pictures import Difference, compare
 from corpus import Scene
 from PIL import Image
+from programs import Programs
 from standing_farm import StandingFarm, Submitted
 
 Verdict: TypeAlias = Literal["identical", "within noise", "alike", "different", "too slow"]
@@ -201,7 +201,10 @@ class _Case:
         start = [entry] if entry.endswith(".ini") else [f"+I{entry}"]
         options = [*self.settings.options, *self.scene.options, "+FN8", *words]
         output = f"+O{self._picture(name)}"
-        return run_povray(folder, [*start, *options, output], self.bench.timeout_s)
+        return self._povray(folder, [*start, *options, output])
+
+    def _povray(self, folder: Path, words: list[str]) -> PlainRun:
+        return run_povray(self.bench.farm.programs, folder, words, self.bench.timeout_s)
 
     def _submit(self) -> Submitted:
         return self.bench.farm.submit(
@@ -216,7 +219,7 @@ class _Case:
         place = self.private / f"folder {name}".replace(" ", "-").replace("+", "")
         folder = self.scene.stage(place)
         if self.scene.made_first and not self._made(folder).exists():
-            run_povray(folder, [*self.scene.made_first, "+WT1"], self.bench.timeout_s)
+            self._povray(folder, [*self.scene.made_first, "+WT1"])
         return folder
 
     def _made(self, folder: Path) -> Path:
@@ -254,23 +257,14 @@ class _Case:
         )
 
 
-def run_povray(folder: Path, words: Iterable[str], timeout_s: float) -> PlainRun:
+def run_povray(
+    programs: Programs, folder: Path, words: Iterable[str], timeout_s: float
+) -> PlainRun:
     """Run POV-Ray in ``folder``; one that takes longer than ``timeout_s`` is ended."""
     began_at = time.monotonic()
-    try:
-        done = subprocess.run(
-            ["povray", *words, "-D", "-P"],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=timeout_s,
-            check=False,
-        )
-        code, said = done.returncode, done.stderr
-    except subprocess.TimeoutExpired as late:
-        code, said = None, late.stderr or b""
-    return PlainRun(code, said.decode("latin-1"), time.monotonic() - began_at)
+    ended = programs.run(["povray", *words, "-D", "-P"], timeout_s=timeout_s, folder=folder)
+    spent = time.monotonic() - began_at
+    return PlainRun(ended.code, ended.stderr.decode("latin-1"), spent)
 
 
 def povray_version(said: str) -> str:

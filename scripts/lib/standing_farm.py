@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from programs import Ended, Programs
+
 _START_S = 60.0
 _END_S = 5.0
 _ASK_S = 60.0
@@ -42,6 +44,7 @@ class StandingFarm:
 
     folder: Path
     threads: Sequence[int]
+    programs: Programs
     _daemons: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __enter__(self) -> StandingFarm:
@@ -66,29 +69,18 @@ class StandingFarm:
         """Submit and wait for the end; after ``timeout_s`` the job is cancelled."""
         command = [*_program("submit"), str(scene), "--join", self._token("submit")]
         command += ["-o", str(output), "--", *options]
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                timeout=timeout_s,
-                env=_environment(),
-                check=False,
-            )
-        except subprocess.TimeoutExpired as late:
-            said = (late.stderr or b"").decode("utf-8", "replace")
-            job = _job_of(said)
-            if job:
-                self._control("cancel", job)
-            return Submitted(None, said, job)
-        said = done.stderr.decode("utf-8", "replace")
-        return Submitted(done.returncode, said, _job_of(said))
+        ended = self.programs.run(command, timeout_s=timeout_s, environment=_environment())
+        said = ended.stderr.decode("utf-8", "replace")
+        found = _JOB.search(said)
+        job = found[1] if found else ""
+        if ended.code is None and job:
+            self._control("cancel", job)
+        return Submitted(ended.code, said, job)
 
     def bands_of(self, job: str) -> int:
         """Give the number of bands that a job was rendered in, 0 if the head does not say."""
         done = self._control("show", job, "--json")
-        if done.returncode:
+        if done.code:
             return 0
         bands: list[object] = json.loads(done.stdout)["bands"]
         return len(bands)
@@ -111,7 +103,7 @@ class StandingFarm:
         give_up_at = time.monotonic() + _START_S
         while time.monotonic() < give_up_at:
             done = self._control("nodes", "--json")
-            if done.returncode == 0 and len(json.loads(done.stdout)) == len(self.threads):
+            if done.code == 0 and len(json.loads(done.stdout)) == len(self.threads):
                 return
         raise RuntimeError(f"not all nodes joined within {_START_S:g} s; see {self.folder}/*.log")
 
@@ -141,16 +133,9 @@ class StandingFarm:
             if daemon.stdout is not None:
                 daemon.stdout.close()
 
-    def _control(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*_program("control"), *words, "--join", self._token("submit")],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_ASK_S,
-            env=_environment(),
-            check=False,
-        )
+    def _control(self, *words: str) -> Ended:
+        command = [*_program("control"), *words, "--join", self._token("submit")]
+        return self.programs.run(command, timeout_s=_ASK_S, environment=_environment())
 
     def _token(self, role: str) -> str:
         return str(self.folder / "head" / f"{role}.token")
@@ -185,8 +170,3 @@ def _ends(daemon: subprocess.Popen[str]) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def _job_of(said: str) -> str:
-    found = _JOB.search(said)
-    return found[1] if found else ""

@@ -6,6 +6,8 @@ those that are known to be delicate are measured, with the same code.
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,10 +17,17 @@ import pytest
 from tests.system.harness import needs_povray
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "conformance"
 sys.path.insert(0, str(ROOT / "scripts" / "lib"))
 
-from conformance import Bench, Result, Settings  # noqa: E402  (needs the path above)
+from conformance import (  # noqa: E402  (needs the path above)
+    Bench,
+    Result,
+    Settings,
+    read_results,
+)
 from corpus import EXAMPLES, Scene, find_scenes  # noqa: E402
+from programs import Programs  # noqa: E402
 from standing_farm import StandingFarm  # noqa: E402
 
 HEAVY = {
@@ -55,7 +64,7 @@ def test_no_scene_of_the_spread_is_different(tmp_path: Path) -> None:
         pytest.skip("povray-examples is not installed: apt install povray-examples")
     scenes = spread()
     settings = [Settings(96, 64, 1 + number % 2) for number in range(len(scenes))]
-    with StandingFarm(tmp_path, threads=(1, 2, 3)) as farm, ThreadPoolExecutor(3) as pool:
+    with StandingFarm(tmp_path, (1, 2, 3), Programs()) as farm, ThreadPoolExecutor(3) as pool:
         results = list(pool.map(Bench(farm, tmp_path).measure, scenes, settings))
     assert len(results) >= 40
     assert not [told(result) for result in results if result.verdict == "too slow"]
@@ -67,3 +76,44 @@ def test_no_scene_of_the_spread_is_different(tmp_path: Path) -> None:
     identical = [result for result in results if result.verdict == "identical"]
     assert len(identical) >= 30
     assert sum(result.bands > 1 for result in identical) > len(identical) * 3 // 4
+
+
+@needs_povray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_that_is_stopped_is_gone_on_with(tmp_path: Path) -> None:
+    if not EXAMPLES.is_dir():
+        pytest.skip("povray-examples is not installed: apt install povray-examples")
+    results = tmp_path / "results.jsonl"
+    words = ["--results", str(results), "--sizes", "40x40", "--aa", "1", "--jobs", "1"]
+    words += ["--only", "textures/pigments/*"]
+    private = tmp_path / "tmp"
+    private.mkdir()
+    environment = {**os.environ, "TMPDIR": str(private)}
+    stopped = subprocess.Popen(
+        [sys.executable, SCRIPT, *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    with stopped:
+        assert stopped.stderr is not None
+        assert stopped.stderr.readline().startswith("1/")
+        stopped.terminate()
+        said = stopped.stderr.read()
+    assert stopped.returncode == 130
+    assert "goes on from here" in said
+    before = read_results(results)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *words, "--limit", "2"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert done.stdout == "2 identical, 0 within noise, 0 alike, 0 different, 0 too slow\n"
+    after = read_results(results)
+    assert len(after) == len(before) + 2
+    assert before.items() <= after.items()
+    assert list(private.iterdir()) == []
