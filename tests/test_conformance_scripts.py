@@ -25,7 +25,7 @@ from conformance import (  # noqa: E402  (needs the path above)
     read_results,
 )
 from conformance_page import markdown  # noqa: E402
-from corpus import EXAMPLES, find_scenes, first_frame  # noqa: E402
+from corpus import EXAMPLES, chance_in, find_scenes, first_frame  # noqa: E402
 
 needs_examples = pytest.mark.skipif(
     not EXAMPLES.is_dir(), reason="povray-examples is not installed: apt install povray-examples"
@@ -52,6 +52,14 @@ def test_a_scene_that_writes_gets_a_copy_and_the_others_their_own_folder(tmp_pat
     copy = writer.stage(tmp_path / "two")
     assert copy.is_relative_to(tmp_path)
     assert (copy / "fileio.pov").read_bytes() == (writer.folder / "fileio.pov").read_bytes()
+
+
+@needs_examples
+def test_what_a_scene_draws_lots_for_is_found_also_in_what_it_includes() -> None:
+    scenes = {scene.name: scene for scene in find_scenes()}
+    assert chance_in(scenes["interior/magglass.pov"]) == ["crand", "crand in textures.inc"]
+    assert chance_in(scenes["bsp/Tango.pov"]) == ["jittered area light"]
+    assert chance_in(scenes["objects/primitiv.pov"]) == []
 
 
 @pytest.mark.parametrize(
@@ -118,10 +126,11 @@ def test_the_page_counts_and_names_what_is_not_identical() -> None:
             Result("d.pov", SMALL, "alike", message="Parse Error: a | b"),
         ],
         scenes=5,
+        chance={"c.pov": ["crand"]},
     )
     assert "| 96x64 AM1 | 1 | 1 | 1 | 1 | 0 | 4 of 5 | 2 |" in page
     assert "| `b.pov` | 96x64 AM1 | 2 | 7 px, 8 |" in page
-    assert "| `c.pov` | 96x64 AM1 | 0 | 5 px, 6 | 4 px, 3 |" in page
+    assert "| `c.pov` | 96x64 AM1 | 0 | 5 px, 6 | 4 px, 3 | crand |" in page
     assert "Parse Error: a \\| b" in page
     assert "a.pov" not in page
 

@@ -6,13 +6,16 @@ Pure text. Knows nothing of how the results came about.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from conformance import VERDICTS, Gap, Result, Settings
 
 
-def markdown(results: Iterable[Result], scenes: int) -> str:
-    """Give the counts of each setting and every scene that is not identical; of ``scenes`` each."""
+def markdown(results: Iterable[Result], scenes: int, chance: Mapping[str, Sequence[str]]) -> str:
+    """Give the counts of each setting and every scene that is not identical.
+
+    ``scenes`` is how many there are; ``chance`` gives what a scene draws lots for.
+    """
     ordered = sorted(results, key=lambda result: (_order(result.settings), result.scene))
     parts = [
         *_provenance(ordered),
@@ -20,7 +23,7 @@ def markdown(results: Iterable[Result], scenes: int) -> str:
         *_counts(ordered, scenes),
         "",
         *_different(ordered),
-        *_noisy(ordered),
+        *_noisy(ordered, chance),
         *_complaints(ordered, "alike", "Refused or failing alike, in POV-Ray's own words"),
         *_complaints(ordered, "too slow", "Not measured: too slow"),
     ]
@@ -69,21 +72,22 @@ def _different(results: Sequence[Result]) -> Iterator[str]:
     yield ""
 
 
-def _noisy(results: Sequence[Result]) -> Iterator[str]:
+def _noisy(results: Sequence[Result], chance: Mapping[str, Sequence[str]]) -> Iterator[str]:
     found = [result for result in results if result.verdict == "within noise"]
     if not found:
         return
     yield "### Within the noise of plain POV-Ray"
     yield ""
-    yield "Pixels that differ from plain `+WT1`, and the largest difference of 255."
+    yield "Pixels that differ from plain `+WT1`, the largest difference of 255, and what the scene's"
+    yield "text, with all it includes, has of things that POV-Ray draws random numbers for."
     yield ""
     names = list(dict.fromkeys(name for result in found for name in result.probes))
-    yield _row(["scene", "settings", "bands", "farm", *(f"plain {name}" for name in names)])
-    yield _row(["---"] * (4 + len(names)))
+    yield _row(["scene", "settings", "bands", "farm", *(f"plain {name}" for name in names), "has"])
+    yield _row(["---"] * (5 + len(names)))
     for result in found:
         probes = [_gap(result.probes[name]) if name in result.probes else "" for name in names]
         cells = [f"`{result.scene}`", str(result.settings), str(result.bands)]
-        yield _row([*cells, _gap(result.farm), *probes])
+        yield _row([*cells, _gap(result.farm), *probes, ", ".join(chance.get(result.scene, []))])
     yield ""
 
 

@@ -39,7 +39,7 @@ DELICATE = {
     "advanced/landscape.pov": "its height field shadows itself",
     "advanced/sunsethf.pov": "its height field shadows itself",
     "interior/magglass.pov": "crand, whose numbers each thread draws in its own order",
-    "objects/primitiv.pov": "its height field shadows itself",
+    "objects/primitiv.pov": "its bicubic patch shadows itself",
 }
 """Scenes whose pixels depend on the order in which POV-Ray renders its blocks, and why. Chance may
 hide that from other runs of plain POV-Ray, and then the verdict is "different"."""
