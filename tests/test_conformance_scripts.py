@@ -133,6 +133,8 @@ def test_the_page_counts_and_names_what_is_not_identical() -> None:
     assert "| `c.pov` | 96x64 AM1 | 0 | 5 px, 6 | 4 px, 3 | crand |" in page
     assert "Parse Error: a \\| b" in page
     assert "a.pov" not in page
+    assert "Of these 1, the farm is more than 1.5 times as far" in page
+    assert "in 1: `c.pov` (96x64 AM1)." in page
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ ORDER_PROBES: Mapping[str, tuple[str, ...]] = {
     "+WT1 +RS5": ("+WT1", "+RS5"),
 }
 """The same blocks by one thread in another order, which no scene without chance can tell."""
+FAR = 1.5
+"""So many times what plain runs differ by is worth a look: three runs do not show all of chance."""
 _MOST_PLACES = 20
 _SAID_BY_FARM = re.compile(r"^clusterray-submit: (?:\S+:\d+: )?(.+)$", re.MULTILINE)
 _FATAL = re.compile(r"^(File '.*' line \d+: .*|Fatal error in .*|Problem with .*)$", re.MULTILINE)
@@ -94,6 +96,13 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     def key(self) -> tuple[str, Settings]:
         """What is measured once."""
         return self.scene, self.settings
+
+    @property
+    def is_far(self) -> bool:
+        """Tell whether the farm is clearly farther from plain +WT1 than all other plain runs."""
+        pixels = max((gap.pixels for gap in self.probes.values()), default=0)
+        largest = max((gap.largest for gap in self.probes.values()), default=0)
+        return self.farm.pixels > FAR * pixels or self.farm.largest > FAR * largest
 
     @property
     def depends_on_order(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from conformance import VERDICTS, Gap, Result, Settings
+from conformance import FAR, VERDICTS, Gap, Result, Settings
 
 
 def markdown(results: Iterable[Result], scenes: int, chance: Mapping[str, Sequence[str]]) -> str:
@@ -78,8 +78,8 @@ def _noisy(results: Sequence[Result], chance: Mapping[str, Sequence[str]]) -> It
         return
     yield "### Within the noise of plain POV-Ray"
     yield ""
-    yield "Pixels that differ from plain `+WT1`, the largest difference of 255, and what the scene's"
-    yield "text, with all it includes, has of things that POV-Ray draws random numbers for."
+    yield "Pixels that differ from plain `+WT1`, the largest difference of 255, and what the"
+    yield "scene's text, with all it includes, has of things POV-Ray draws random numbers for."
     yield ""
     names = list(dict.fromkeys(name for result in found for name in result.probes))
     yield _row(["scene", "settings", "bands", "farm", *(f"plain {name}" for name in names), "has"])
@@ -88,6 +88,13 @@ def _noisy(results: Sequence[Result], chance: Mapping[str, Sequence[str]]) -> It
         probes = [_gap(result.probes[name]) if name in result.probes else "" for name in names]
         cells = [f"`{result.scene}`", str(result.settings), str(result.bands)]
         yield _row([*cells, _gap(result.farm), *probes, ", ".join(chance.get(result.scene, []))])
+    yield ""
+    far = [f"`{result.scene}` ({result.settings})" for result in found if result.is_far]
+    yield (
+        f"Of these {len(found)}, the farm is more than {FAR:g} times as far from plain `+WT1`, in "
+        f"pixels or in the largest difference, as every other plain run in {len(far)}"
+        f"{': ' + ', '.join(far) if far else ''}."
+    )
     yield ""
 
 
