@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.farm import Farm
-from clusterray.core.model import AttemptId, JobId, JobRequest, NodeId, Picture, Rect, SceneId
+from clusterray.core.model import (
+    AttemptId,
+    JobId,
+    JobRequest,
+    Mix,
+    NodeId,
+    Picture,
+    PovrayClass,
+    Rect,
+    SceneId,
+)
 
 
 def picture(
@@ -17,12 +27,19 @@ def picture(
     return Picture(width, height, region or Rect(0, 0, width, height), block)
 
 
+def povray(version: str, *levels: int) -> PovrayClass:
+    """A class whose canary is of these channel values, three to a pixel."""
+    pixels = bytes(levels)
+    return PovrayClass(version, "test", pixels.hex(), "", pixels)
+
+
 def request(
     key: str = "k1",
     *,
     shape: Picture | None = None,
     priority: int = 0,
     wish_bands: int | None = None,
+    mix: Mix = "never",
 ) -> JobRequest:
     return JobRequest(
         key=key,
@@ -35,6 +52,7 @@ def request(
         picture=shape or picture(),
         wish_bands=wish_bands,
         output_name="a.png",
+        mix=mix,
     )
 
 
@@ -100,7 +118,9 @@ class World:
         held.rendering.discard(attempt)
         held.rendered.discard(attempt)
 
-    def join(self, name: str, *, threads: int = 1, povray_class: str = "3.7") -> int:
+    def join(self, name: str, *, threads: int = 1, povray_class: str | PovrayClass = "3.7") -> int:
+        if isinstance(povray_class, str):
+            povray_class = PovrayClass(povray_class)
         conn = self.number()
         held = self.held.setdefault(name, Held())
         self.conns[conn] = name
