@@ -120,6 +120,15 @@ def folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def on_or_off(text: str) -> bool:
+    """Take ``on`` or ``off``, or the other words that YAML has for them, in any case."""
+    if text.lower() in ("on", "true", "yes"):
+        return True
+    if text.lower() in ("off", "false", "no"):
+        return False
+    raise ValueError("is neither on nor off")
+
+
 def log_level(text: str) -> str:
     """Take one of the level names, in any case."""
     if text.lower() not in LOG_LEVELS:
@@ -148,6 +157,10 @@ def show_size(value: object) -> str:
         if amount >= 1024**exponent and amount % 1024**exponent == 0:
             return f"{amount // 1024**exponent}{unit}"
     return str(amount)
+
+
+def _show_switch(value: object) -> str:
+    return "on" if value else "off"
 
 
 def _show_range(value: object) -> str:
@@ -426,6 +439,15 @@ def node_table(environ: Mapping[str, str]) -> DaemonTable:
             size_in_bytes,
             "Room for scenes kept between jobs, least recently used deleted first.",
             show_size,
+        ),
+        Setting(
+            "canary",
+            "ON|OFF",
+            "on",
+            on_or_off,
+            "Render a small picture at the start, so that the head knows which nodes render alike. "
+            "A node without it shares pictures only with others without it.",
+            _show_switch,
         ),
         _LOG_LEVEL,
     )
