@@ -41,7 +41,7 @@ def are_close(one: PovrayClass, other: PovrayClass) -> bool:
     return found is not None and found.largest <= CLOSE
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def difference(one: bytes, other: bytes) -> Difference | None:
     """Compare two canaries, RGB bytes; None where there are no two of one size to compare."""
     if not one or len(one) != len(other):

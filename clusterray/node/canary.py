@@ -35,7 +35,7 @@ from clusterray.povray.command import povray_identity
 
 log = logging.getLogger(__name__)
 
-CANARY_WITHIN_S = 120.0
+CANARY_WITHIN_S = 60.0
 """How long the canary may take; it is under a second's work on a desktop."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _VERSION = 1

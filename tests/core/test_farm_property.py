@@ -57,6 +57,13 @@ class AnyOrder(RuleBasedStateMachine):
         job = request(key, shape=shape, priority=priority, wish_bands=wish, mix=mix)
         self.jobs.append(self.world.submit(job))
 
+    @rule(mix=st.sampled_from(MIXES))
+    def a_job_comes_to_nodes_that_wait(self, mix: Mix) -> None:
+        """World.do checks that the strongest class among them begins it."""
+        for job in list(self.world.farm.open_jobs):
+            self.world.do(ev.JobCancelled(job.id, "ann"))
+        self.submit(64, 256, 32, 0, None, mix)
+
     def _conn(self, data: st.DataObject) -> int | None:
         conns = sorted(self.world.conns)
         return data.draw(st.sampled_from(conns)) if conns else None
