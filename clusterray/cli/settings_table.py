@@ -18,10 +18,12 @@ from clusterray.cli.values import (
     host_text,
     log_level,
     node_name,
+    on_or_off,
     port_range,
     show_number,
     show_range,
     show_size,
+    show_switch,
     show_text,
     size_in_bytes,
     whole_number,
@@ -297,6 +299,15 @@ def node_table(environ: Mapping[str, str]) -> DaemonTable:
             size_in_bytes,
             "Room for scenes kept between jobs, least recently used deleted first.",
             show_size,
+        ),
+        Setting(
+            "canary",
+            "ON|OFF",
+            "on",
+            on_or_off,
+            "Render a small picture at the start, so that the head knows which nodes render alike. "
+            "A node without it shares pictures only with others without it.",
+            show_switch,
         ),
         LOG_LEVEL,
     )

@@ -107,6 +107,15 @@ def folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def on_or_off(text: str) -> bool:
+    """Take ``on`` or ``off``, or the other words that YAML has for them, in any case."""
+    if text.lower() in ("on", "true", "yes"):
+        return True
+    if text.lower() in ("off", "false", "no"):
+        return False
+    raise ValueError("is neither on nor off")
+
+
 def log_level(text: str) -> str:
     """Take one of the level names, in any case."""
     if text.lower() not in LOG_LEVELS:
@@ -137,6 +146,11 @@ def show_size(value: object) -> str:
         if amount >= 1024**exponent and amount % 1024**exponent == 0:
             return f"{amount // 1024**exponent}{unit}"
     return str(amount)
+
+
+def show_switch(value: object) -> str:
+    """Show what is on or off."""
+    return "on" if value else "off"
 
 
 def show_range(value: object) -> str:

@@ -210,6 +210,7 @@ class Submission:
             priority=plan.priority,
             bands=plan.bands,
             note=plain(" ".join(plan.notes))[:8192],
+            mix=plan.mix,
         )
         self.asked = True
         return self._head.ask(submit, request, protocol.Submitted).job
@@ -229,6 +230,8 @@ class Submission:
                     self._head, job, self._report, is_ours=self._is_ours, notes=self._notes
                 )
                 if view.state == "done":
+                    if view.mixed:
+                        self._report.say(view.mixed)
                     fetch_picture(self._head, job, lambda _: self._output, self._report)
                     return
             except HeadLost:

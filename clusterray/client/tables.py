@@ -68,7 +68,7 @@ def jobs_table(jobs: Sequence[JobView]) -> tuple[list[str], list[list[str]]]:
 def nodes_table(nodes: Sequence[NodeView]) -> tuple[list[str], list[list[str]]]:
     """Give heads and rows of a list of nodes."""
     heads = ["NODE", "STATE", "THREADS", "POV-RAY", "MEMORY", "JOB", "BANDS", "PIXELS", "ADDRESS"]
-    heads.append("REASON")
+    heads += ["REASON", "DIFFERS"]
     return heads, [
         [
             node.name,
@@ -81,6 +81,7 @@ def nodes_table(nodes: Sequence[NodeView]) -> tuple[list[str], list[list[str]]]:
             f"{node.pixels_done:,}",
             node.address,
             node.reason,
+            node.differs,
         ]
         for node in nodes
     ]
@@ -118,6 +119,8 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
         facts.append(("left", duration_text(job.eta_s)))
     if job.note:
         facts.append(("waits", job.note))
+    if job.mix != "never" or job.mixed:
+        facts.append(("mix", ", ".join(filter(None, (job.mix, job.mixed)))))
     if detail.note:
         facts.append(("note", detail.note))
     if job.error:

@@ -10,7 +10,15 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from clusterray.core.events import Fault
-from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, NodeId, Rect
+from clusterray.core.model import (
+    AttemptId,
+    BandId,
+    JobId,
+    JobRequest,
+    NodeId,
+    PovrayClass,
+    Rect,
+)
 from clusterray.core.states import LIVE_ATTEMPT, OPEN_JOB, AttemptState, BandState, JobState
 
 STORY_LINES = 200
@@ -39,7 +47,7 @@ class Attempt:
     band: Band
     node: NodeId
     node_name: str
-    povray_class: str
+    povray_class: PovrayClass
     leased_at: float
     state: AttemptState = AttemptState.RENDERING
     phase: str = "waiting"
@@ -77,14 +85,14 @@ class Band:
 class Frame:
     """One picture of a job. ``area`` is what its bands partition, the region or a little more.
 
-    ``povray_class`` is that of the first node that took a band; only such nodes take the others,
-    until no tile of that class is accepted or in the making. ``uncovered`` counts pixels.
+    ``povray_class`` is that of the first node that took a band; which classes may take the others
+    the job's ``mix`` says, until no tile is accepted or in the making. ``uncovered`` counts pixels.
     """
 
     job: Job
     index: int
     area: Rect
-    povray_class: str | None = None
+    povray_class: PovrayClass | None = None
     bands: dict[BandId, Band] = field(default_factory=dict)
     waiting: dict[BandId, Band] = field(default_factory=dict)
     uncovered: int = 0
@@ -101,6 +109,12 @@ class Frame:
     def has_pixels(self) -> bool:
         """Tell whether a tile of it is accepted or in the making, so that its class is settled."""
         return any(band.accepted or band.live_attempts for band in self.bands.values())
+
+    @property
+    def tile_classes(self) -> list[PovrayClass]:
+        """The classes of the accepted tiles, each once; several only if the job lets them mix."""
+        accepted = (band.accepted for band in self.bands.values())
+        return list(dict.fromkeys(each.povray_class for each in accepted if each is not None))
 
 
 @dataclass(slots=True)
@@ -141,7 +155,7 @@ class Node:
     id: NodeId
     name: str
     threads: int
-    povray_class: str
+    povray_class: PovrayClass
     conn: int | None = None
     draining: bool = False
     attempts: dict[AttemptId, Attempt] = field(default_factory=dict)

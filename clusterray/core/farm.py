@@ -418,7 +418,7 @@ class Farm(FarmState):
 
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
-        for node in list(self.hungry.values()):
+        for node in policy.in_turn(self.hungry.values(), self.nodes.values()):
             band = policy.choose_band(node, self.open_jobs, self.nodes.values())
             if band is None:
                 band = self._take_over(node)
@@ -435,10 +435,13 @@ class Farm(FarmState):
 
     def _lease(self, node: Node, band: Band) -> None:
         assert node.conn is not None
+        frame, job = band.frame, band.frame.job
+        if frame.povray_class is None:
+            # Before the cut, which counts the threads of those who may share the frame.
+            frame.povray_class = node.povray_class
         row = policy.cut_row(node, band, self.nodes.values())
         if row is not None:
             self._cut(band, row)
-        frame, job = band.frame, band.frame.job
         self._attempts_made += 1
         attempt_id = AttemptId(f"a{self._attempts_made}-{self._random.getrandbits(32):08x}")
         attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
@@ -446,7 +449,6 @@ class Farm(FarmState):
         band.attempts.append(attempt)
         band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
         del frame.waiting[band.id]
-        frame.povray_class = node.povray_class
         self.hungry.pop(node.id)
         self._start(job)
         self._tell(band, f"{attempt_id} leased to {node.name}")

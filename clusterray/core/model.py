@@ -7,8 +7,8 @@ them into POV-Ray's 1-based inclusive numbers. Pure and immutable.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NewType
+from dataclasses import dataclass, field
+from typing import Literal, NewType, TypeAlias
 
 JobId = NewType("JobId", str)
 BandId = NewType("BandId", str)
@@ -17,6 +17,9 @@ NodeId = NewType("NodeId", str)
 """The uuid that a node keeps in its work folder."""
 SceneId = NewType("SceneId", str)
 """Hex SHA-256 of the canonical manifest."""
+
+Mix: TypeAlias = Literal["never", "close", "any"]
+"""Which classes of POV-Ray a job lets share a frame; ``core.likeness`` says what each admits."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -93,13 +96,35 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class PovrayClass:
+    """Which POV-Ray a node has and what comes out of it; nodes of one class render alike.
+
+    ``canary`` and ``includes`` are the hex SHA-256 of the canary's pixels and of POV-Ray's include
+    files and fonts, "" where a node did not say. ``pixels`` are the canary's own, for measuring how
+    far two classes are apart; in comparisons their hash stands for them.
+    """
+
+    version: str
+    build: str = ""
+    canary: str = ""
+    includes: str = ""
+    pixels: bytes = field(default=b"", compare=False, repr=False)
+
+    def __str__(self) -> str:
+        words = f"{self.version} {self.build}".strip()
+        if self.canary:
+            words += f", canary {self.canary[:8]}, include files {self.includes[:8]}"
+        return words
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
     """A job as it was submitted; nothing in it changes afterwards.
 
     ``spec`` is the RenderSpec in its wire form, opaque here; ``spec_hash`` names it.
     ``wish_bands`` is the number of bands the person asked for, None lets the farm decide.
     ``output_name`` is the file name of the finished picture, without a folder. ``note`` is what the
-    submitter told the person about the job.
+    submitter told the person about the job. ``mix`` says which nodes may share a frame.
     """
 
     key: str
@@ -113,3 +138,4 @@ class JobRequest:
     wish_bands: int | None
     output_name: str
     note: str = ""
+    mix: Mix = "never"

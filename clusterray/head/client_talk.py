@@ -204,6 +204,7 @@ class ClientTalk(Conversation):
             wish_bands=submit.bands,
             output_name=_plain_name(submit.output_name),
             note=submit.note,
+            mix=submit.mix,
         )
         self._check_size(request)
         self._post(NewJob(self._number, submit.request, request, spec))

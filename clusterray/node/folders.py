@@ -6,6 +6,7 @@ attempt. Knows nothing of POV-Ray's options or the network.
     <work>/lock                  held by the running daemon, holds its pid
     <work>/uuid                  the node's identity for the head
     <work>/scenes/               see node.scene_cache
+    <work>/canary.json           what node.canary found out about POV-Ray; canary/ while it does
     <work>/attempts/<attempt>/
         scene/                   real folders of symbolic links; POV-Ray runs in it
         private/                 HOME, POVINI and temp files of this POV-Ray

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from clusterray.core.errors import LocalFault
 from clusterray.images.tile import TileFault, crop_tile
+from clusterray.node.canary import PovrayWatch
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
@@ -37,10 +38,18 @@ _FILE_CHARACTERS = 4096
 class Worker:
     """Starts and ends the "render" and the "upload" thread."""
 
-    def __init__(self, *, povray: str, threads: int, cache: SceneCache, holdings: Holdings) -> None:
+    def __init__(
+        self,
+        *,
+        povray: str,
+        threads: int,
+        cache: SceneCache,
+        holdings: Holdings,
+        watch: PovrayWatch,
+    ) -> None:
         self._holdings = holdings
         self._loops = (
-            ("render", RenderLoop(povray, threads, cache, holdings).run),
+            ("render", RenderLoop(povray, threads, cache, holdings, watch).run),
             ("upload", UploadLoop(holdings).run),
         )
         self._threads: list[threading.Thread] = []
@@ -70,11 +79,19 @@ class Worker:
 class RenderLoop:
     """The "render" thread: from a lease to a tile in the attempt's folder."""
 
-    def __init__(self, povray: str, threads: int, cache: SceneCache, holdings: Holdings) -> None:
+    def __init__(
+        self,
+        povray: str,
+        threads: int,
+        cache: SceneCache,
+        holdings: Holdings,
+        watch: PovrayWatch,
+    ) -> None:
         self._povray = povray
         self._threads = threads
         self._cache = cache
         self._holdings = holdings
+        self._watch = watch
 
     def run(self) -> None:
         """Work until the node stops."""
@@ -86,6 +103,9 @@ class RenderLoop:
 
     def _work(self, held: Held) -> None:
         """Make the tile, or report why not."""
+        if self._watch.changed():
+            self._holdings.hand_back_for_test(held)
+            return
         try:
             self._make_tile(held)
         except (Gone, RenderCancelled):

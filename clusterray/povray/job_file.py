@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from clusterray.core.errors import SceneFault
+from clusterray.core.model import Mix
 from clusterray.povray.ini import Origin, decode
 from clusterray.povray.option_table import has_control_characters, nearest
 from clusterray.povray.options import Options, picture_stem
@@ -25,6 +26,7 @@ MAX_JOB_FILE_BYTES = 1 << 20
 MAX_TITLE = 200
 MAX_BANDS = 100_000
 PRIORITIES = (-100, 100)
+MIXES: tuple[Mix, ...] = ("never", "close", "any")
 FORMATS = {
     "png": (("Bits_Per_Color", "8"), ("Grayscale_Output", "off")),
     "png-grey": (("Grayscale_Output", "on"),),
@@ -44,6 +46,7 @@ class JobFile:
     title: str = ""
     priority: int = 0
     bands: int | None = None
+    mix: Mix = "never"
 
 
 def read_job_yaml(path: Path, options: Options) -> JobFile:
@@ -249,6 +252,14 @@ class _YamlJob:
             raise origin.fault(f"title must be one line of at most {MAX_TITLE} letters")
         self._job.title = text
 
+    def mix(self, key: str, value: object, origin: Origin, _node: yaml.Node) -> None:
+        word = _text(key, value, origin)
+        for mix in MIXES:
+            if word == mix:
+                self._job.mix = mix
+                return
+        raise origin.fault(f"mix must be never, close or any, not {word}")
+
     def _set_number(self, name: str, key: str, value: object, origin: Origin) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise origin.fault(f"{key} must be a number, not {_shown(value)}")
@@ -269,6 +280,7 @@ KEYS: KeyTable = {
     "priority": _YamlJob.priority,
     "bands": _YamlJob.bands,
     "title": _YamlJob.title,
+    "mix": _YamlJob.mix,
 }
 """The keys of job.yaml and who reads each."""
 

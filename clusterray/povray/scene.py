@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clusterray.core.errors import SceneFault, UsageFault
-from clusterray.core.model import Rect
+from clusterray.core.model import Mix, Rect
 from clusterray.povray.ini import Origin, split_section
 from clusterray.povray.job_file import (
     JOB_FILE,
@@ -61,7 +61,8 @@ class JobPlan:
 
     ``root`` is the folder to stage, absolute. ``output_name`` is the finished picture's file name.
     ``bands`` is the number of bands wished for, None leaves it to the farm. ``notes`` are
-    sentences to tell the person once; ``files_to_stage`` may add some.
+    sentences to tell the person once; ``files_to_stage`` may add some. ``mix`` says which kinds of
+    POV-Ray may share a frame.
     """
 
     root: Path
@@ -71,6 +72,7 @@ class JobPlan:
     priority: int = 0
     bands: int | None = None
     notes: list[str] = field(default_factory=list)
+    mix: Mix = "never"
 
 
 # -------------------------------------------------------------------- what to render
@@ -211,6 +213,7 @@ class _Planner:
             priority=self._job.priority,
             bands=bands,
             notes=options.notes,
+            mix=self._job.mix,
         )
 
     def _main_scene(self) -> tuple[str, str]:

@@ -82,6 +82,17 @@ def test_where_state_lies_by_default(environ: dict[str, str], folder: str) -> No
     assert state_folder("head", environ) == Path(folder)
 
 
+@pytest.mark.parametrize(("text", "on"), [("on", True), ("Off", False), ("true", True)])
+def test_a_switch(text: str, on: bool, tmp_path: Path) -> None:
+    config = tmp_path / "node.yaml"
+    config.write_text(f"canary: {text}\n")
+    resolved = resolve(NODE, {}, {}, str(config))
+    assert resolved["canary"] is on
+    assert f"canary: {'on' if on else 'off'} " in resolved.as_yaml()
+    with pytest.raises(UsageFault, match="--canary: 'perhaps' is neither on nor off"):
+        resolve(NODE, {"canary": "perhaps"}, {}, str(config))
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [

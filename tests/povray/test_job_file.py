@@ -57,11 +57,12 @@ options:
 priority: 7
 bands: 12
 title: "My room: a test"
+mix: close
 """,
     )
     found = plan(folder)
     assert (found.output_name, found.title) == ("shot.png", "My room: a test")
-    assert (found.priority, found.bands) == (7, 12)
+    assert (found.priority, found.bands, found.mix) == (7, 12, "close")
     assert (found.spec.input, found.spec.width, found.spec.height) == ("room.pov", 320, 240)
     assert found.spec.options == (
         ("Antialias", True),
@@ -137,6 +138,8 @@ def test_grey_is_a_format_of_16_bits(folder: Path) -> None:
         ("options:\n  - +Q5\n  - +SR3", 3, "--region"),
         ("options: +Z", 1, "is not a switch"),
         ("priority: 101", 1, "between -100 and 100"),
+        ("mix: some", 1, "mix must be never, close or any, not some"),
+        ("mix: true", 1, "mix must be a text"),
         ("bands: 0", 1, "between 1 and 100000"),
         ("title: |\n  two\n  lines", 1, "one line"),
         ("scene: none.pov", 1, "there is no scene none.pov"),
