@@ -110,6 +110,9 @@ class Lookup:
         """Give the files outside POV-Ray's own that a name with WILD parts may mean."""
         found: dict[Path, Found] = {}
         folders = [f for f in self._folders if str(f) not in DEBIAN_LIBRARY_PATHS]
+        if not pattern.strip(WILD):
+            # Of which nothing is known: not everybody else's files.
+            folders = [self._start]
         for candidate in _with_extensions(pattern, kind):
             for folder in folders:
                 for match in _matches(folder, candidate):

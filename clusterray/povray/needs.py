@@ -87,7 +87,12 @@ def find_needs(
         finder.declare(name, written)
     for path in (*headers, main):
         finder.add(path, shipped=False, always=True)
-    return finder.find(main)
+    found = finder.find(main)
+    found.files += [
+        Need(path.name, "include", "Include_Header", 0, Found(path, path.parent, path.name), True)
+        for path in headers
+    ]
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -263,11 +268,14 @@ class _Finder:
     def _needs(self, source: _Source, use: Use, written: set[str]) -> Iterator[Need]:
         names = self._names(source, use)
         for name, value_place in names.items():
-            if not name or name in written or name.lower() in ("stdin", "stdout", "stderr"):
+            if not name or name.lower() in ("stdin", "stdout", "stderr"):
                 continue
             place = value_place if source.shipped else (source, use.at)
             always = source.always and use.always and len(names) == 1
-            yield from self._need(name, use, place, always)
+            for need in self._need(name, use, place, always):
+                # The scene makes the file itself, but may find one that is there.
+                if need.found is not None or name not in written:
+                    yield need
 
     def _need(self, name: str, use: Use, place: _Place, always: bool) -> Iterator[Need]:
         look_for = use.kind
