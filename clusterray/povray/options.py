@@ -471,7 +471,7 @@ class Options:
             raise origin.fault(f"{_named(name, written)}: there is no such {want}, {path}")
         if path.is_relative_to(self.root):
             relative = path.relative_to(self.root).as_posix()
-        elif leads_to_secrets(path):
+        elif leads_to_secrets(path, self.root):
             raise origin.fault(
                 f"{_named(name, written)} is refused: no file of a scene is taken from {path}"
             )

@@ -32,10 +32,9 @@ _VERBS: dict[Kind, tuple[str, str]] = {
     "photon map": ("loads the photon map", "load the photon map"),
     "question": ("asks for", "ask for"),
 }
-_FORBIDDEN = tuple(
-    map(Path, ("/etc", "/proc", "/sys", "/dev", "/run", "/boot", "/var/run", "/var/log"))
-)
-_HARMLESS_HIDDEN = frozenset({".povray", ".fonts", ".local", ".worktrees"})
+_SYSTEM = ("/etc", "/proc", "/sys", "/dev", "/run", "/boot", "/var/run", "/var/log")
+_NO_SYSTEM = ("/dev/shm", "/run/media")
+_HARMLESS_HIDDEN = frozenset({".povray", ".fonts", ".local"})
 _MAX_LISTED = 20
 
 
@@ -68,13 +67,18 @@ def lay_out(
     return _Planner(root, aliases, all_unknown=all_unknown).lay_out(list(needs))
 
 
-def leads_to_secrets(path: Path) -> bool:
-    """Tell whether a file outside a scene's folder is likely to be a secret or the system's own."""
-    real = Path(os.path.realpath(path))
-    if any(real.is_relative_to(folder) for folder in _FORBIDDEN):
-        return True
-    hidden = [part for part in real.parts if part.startswith(".")]
-    return any(part not in _HARMLESS_HIDDEN for part in hidden)
+def leads_to_secrets(path: Path, scene: Path) -> bool:
+    """Tell whether a file is likely to be a secret or the system's own.
+
+    That is what lies in the system's folders or is hidden, unless the folder ``scene`` does too.
+    """
+    real, scene = os.path.realpath(path), Path(os.path.realpath(scene))
+    for folder in _SYSTEM:
+        if Path(real).is_relative_to(folder) and not scene.is_relative_to(folder):
+            return not any(Path(real).is_relative_to(other) for other in _NO_SYSTEM)
+    beyond = os.path.relpath(real, os.path.commonpath((real, scene)))
+    hidden = (part for part in Path(beyond).parts if part.startswith("."))
+    return any(part not in _HARMLESS_HIDDEN for part in hidden if part != ".")
 
 
 class _Planner:
@@ -121,7 +125,7 @@ class _Planner:
                 need, f"which leads out of the library folder {found.folder}; copy the file over"
             )
             return
-        if self._is_foreign(found.path) and leads_to_secrets(found.path):
+        if self._is_foreign(found.path) and leads_to_secrets(found.path, self._root):
             raise self._fault(
                 need,
                 f"which is {os.path.realpath(found.path)}: no file of a scene is taken from there",

@@ -495,7 +495,7 @@ def _take_entry(
             raise SceneFault(f"{root / path} cannot be read: {error.strerror}") from None
         found.notes.append(f"{_printable(path)} is a link that leads nowhere; it is left out.")
         return
-    if entry.is_symlink() and leads_to_secrets(root / path):
+    if entry.is_symlink() and leads_to_secrets(root / path, root):
         found.notes.append(f"{_printable(path)} is a link to what no scene is made of; left out.")
     elif stat.S_ISDIR(info.st_mode):
         _walk(root, path, found, above)
