@@ -18,6 +18,9 @@ TokenKind: TypeAlias = Literal["text", "directive", "word", "number", "mark"]
 _SPAN = re.compile(
     r"""(?P<line>//[^\r\n]*)|(?P<open>/\*)|(?P<text>"(?:\\.|[^"\\])*")""", re.DOTALL | re.VERBOSE
 )
+# One set of characters is sought many times faster than the alternatives that begin with them.
+_SPAN_BEGIN = re.compile(r"[/\"]")
+_NOTABLE_BEGIN = re.compile(r"[\"#A-Za-z_]")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _LINE_END = re.compile(r"\r\n?|\n")
 _NOT_LINE_END = re.compile(r"[^\r\n]")
@@ -92,7 +95,12 @@ def notable_tokens(text: str) -> Iterator[Token]:
 
     The exponent of a number comes out as a word.
     """
-    return (_token(found) for found in _NOTABLE.finditer(text))
+    at = 0
+    while (begin := _NOTABLE_BEGIN.search(text, at)) is not None:
+        found = _NOTABLE.match(text, begin.start())
+        at = begin.end() if found is None else found.end()
+        if found is not None:
+            yield _token(found)
 
 
 class Lines:
@@ -123,7 +131,11 @@ def _token(found: re.Match[str]) -> Token:
 def _spans(text: str) -> Iterator[tuple[str, int, int]]:
     """Give what is a comment ("line", "open") or a string ("text"), with its begin and end."""
     at = 0
-    while (match := _SPAN.search(text, at)) is not None:
+    while (begin := _SPAN_BEGIN.search(text, at)) is not None:
+        match = _SPAN.match(text, begin.start())
+        if match is None:
+            at = begin.end()
+            continue
         kind = match.lastgroup or ""
         at = _comment_end(text, match.end()) if kind == "open" else match.end()
         yield kind, match.start(), at
