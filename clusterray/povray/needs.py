@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -26,6 +26,7 @@ from clusterray.povray.statements import (
     Statements,
     Use,
     behind_bracket,
+    expression_words,
     read_statements,
 )
 
@@ -121,6 +122,8 @@ class _Finder:
         self._values: dict[_Key, _Values] = {}
         self._numbers: dict[_Key, set[float]] = {}
         self._unreadable: set[_Key] = set()
+        self._wanted: set[str] = set()
+        self._asked: set[tuple[Path, int]] = set()
         self._guesses = False
         self._changed = False
 
@@ -177,16 +180,47 @@ class _Finder:
         macros: dict[str, list[str]] = {}
         for source in sources:
             macros.update(source.said.macros)
+        self._want(sources, macros)
         for source in sources:
             for assignment in source.said.assignments:
-                self._assign(source, assignment)
+                if assignment.name in self._wanted:
+                    self._assign(source, assignment)
             for name in source.said.calls.keys() & macros.keys():
-                for at, scope in source.said.calls[name]:
-                    self._call(source, at, scope, name, macros[name])
+                if not self._wanted.isdisjoint(macros[name]):
+                    for at, scope in source.said.calls[name]:
+                        self._call(source, at, scope, name, macros[name])
         for source in sources:
             for use in source.said.uses:
                 if use.kind == "include":
                     self._follow(source, use)
+
+    def _want(self, sources: Sequence[_Source], macros: Mapping[str, Sequence[str]]) -> None:
+        """Collect the identifiers on which names of files depend: a scene has many others."""
+        for source in sources:
+            for at in (
+                *(use.at for use in source.said.uses),
+                *(at for at, _ in source.said.writes),
+            ):
+                self._ask(source, at)
+        before = -1
+        while before < len(self._wanted):
+            before = len(self._wanted)
+            for source in sources:
+                for assignment in source.said.assignments:
+                    if assignment.at is not None and assignment.name in self._wanted:
+                        self._ask(source, assignment.at)
+                for name in source.said.calls.keys() & macros.keys():
+                    wanted = [i for i, word in enumerate(macros[name]) if word in self._wanted]
+                    for at, _ in source.said.calls[name] if wanted else ():
+                        begins = _arguments(source.said.text, at)
+                        for index in wanted:
+                            if index < len(begins):
+                                self._ask(source, begins[index])
+
+    def _ask(self, source: _Source, at: int) -> None:
+        if (source.path, at) not in self._asked:
+            self._asked.add((source.path, at))
+            self._wanted |= expression_words(source.said.text, at)
 
     def _assign(self, source: _Source, assignment: Assignment) -> None:
         key = (assignment.scope, assignment.name)

@@ -85,9 +85,10 @@ def token_at(text: str, at: int) -> Token | None:
     return None if found is None else _token(found)
 
 
-def tokens(text: str, at: int = 0) -> Iterator[Token]:
-    """Give the tokens from ``at`` on of a text without comments."""
-    return (_token(found) for found in _TOKEN.finditer(text, at))
+def tokens(text: str, at: int = 0, end: int | None = None) -> Iterator[Token]:
+    """Give the tokens from ``at`` on, and before ``end``, of a text without comments."""
+    stop = len(text) if end is None else end
+    return (_token(found) for found in _TOKEN.finditer(text, at, stop))
 
 
 def notable_tokens(text: str) -> Iterator[Token]:

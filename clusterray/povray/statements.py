@@ -150,7 +150,7 @@ class _Reader:
         opening = token_at(self._text, end)
         if opening is not None and opening.text == "(":
             end = self._behind(opening)
-            inside = tokens(self._text[:end], opening.end)
+            inside = tokens(self._text, opening.end, end)
             parameters = [t.text for t in inside if t.kind == "word" and t.text != "optional"]
         self._found.macros[name.text] = parameters
         return end
@@ -175,7 +175,7 @@ class _Reader:
         if opening is None or opening.text != "(":
             return
         end = self._behind(opening)
-        for index, name in enumerate(tokens(self._text[:end], opening.end)):
+        for index, name in enumerate(tokens(self._text, opening.end, end)):
             if index and name.kind == "word":
                 self._found.assignments.append(Assignment(name.text, "", None, self._scope))
 
@@ -230,6 +230,21 @@ class _Reader:
         if first.kind == "word" and after is not None and after.text in ("(", "["):
             end = self._behind(after)
         return end
+
+
+def expression_words(text: str, at: int) -> set[str]:
+    """Give the words of the expression at ``at`` as far as a string could depend on them."""
+    words: set[str] = set()
+    token = token_at(text, at)
+    if token is None or token.kind != "word":
+        return words
+    words.add(token.text)
+    after = token_at(text, token.end)
+    while after is not None and after.text in ("(", "[", "{"):
+        end = behind_bracket(text, after)
+        words.update(inner.text for inner in tokens(text, after.end, end) if inner.kind == "word")
+        after = token_at(text, end)
+    return words
 
 
 def behind_bracket(text: str, opening: Token) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from clusterray.povray.lookup import Lookup
@@ -383,3 +386,39 @@ def test_every_name_of_the_whole_corpus_is_resolved_but_for_files_nobody_has() -
         # A template, to be filled in by hand.
         ("portfolio/__empty.pov", "... .inc"),
     }
+
+
+# -------------------------------------------------------------------- any text at all
+
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            *("#include ", "#declare ", "#local ", "#macro ", "#end ", "#if (1) ", "#fopen F "),
+            *("#read (F, ", "image_map {", "png ", "ttf ", "file_exists(", "load_file "),
+            *('"a.inc"', '"a', '"', "N ", "M ", "M(", "concat(", "str(", "array[2] {", "strlwr("),
+            *("= ", "(", ")", "{", "}", "[", "]", ",", ";", "1 ", "-2.5 ", "/*", "*/", "//", "\n"),
+            *("read ", "write ", "\\", "é", "../", '"/etc/passwd"'),
+        ]
+    ),
+    max_size=40,
+).map("".join)
+
+
+@given(PIECES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=5000)
+def test_no_text_leads_the_finder_astray(folder: Path, text: str) -> None:
+    needs = needs_of(folder, text, a=text)
+    for need in needs.files:
+        assert need.file in ("main.pov", "a.inc") or need.file.startswith("/usr/share")
+        assert 1 <= need.line <= text.count("\n") + 1
+    assert needs.texts[0] == folder / "main.pov"
+
+
+def test_many_calls_and_much_nesting_take_no_time(folder: Path) -> None:
+    calls = "\n".join(f"Brick({number}, T_Wood)" for number in range(20_000))
+    brick = "#macro Brick(A, T) #local R = A; box { R, R + 1 texture { T } } #end\n"
+    began_at = time.process_time()
+    needs_of(folder, brick + calls)
+    needs_of(folder, f"#include {'concat(' * 3000}")
+    needs_of(folder, "#declare N = N2; #declare N2 = concat(N, N); #include N" * 200)
+    assert time.process_time() - began_at < 20
