@@ -70,6 +70,7 @@ def _submit(words: Sequence[str]) -> int:
         region=chosen.region,
         out=chosen.out,
         detach=chosen.detach,
+        only_needed=chosen.only_needed,
         max_scene_bytes=chosen.max_scene_bytes,
         max_scene_files=chosen.max_scene_files,
     )
@@ -161,6 +162,11 @@ def _parser() -> Parser:
         help="only these pixels of the whole picture: 0-based, right and bottom exclusive",
     )
     add("--detach", action="store_true", help="print the job's id and do not wait for it")
+    add(
+        "--only-needed",
+        action="store_true",
+        help="send only the files the scene was found to need, not the whole folder",
+    )
     _add_limit(parser, "--max-scene-bytes", size_in_bytes, "2GiB", "largest scene that is sent")
     number = whole_number(1, 1_000_000)
     _add_limit(parser, "--max-scene-files", number, "20000", "most files that are sent")

@@ -27,6 +27,8 @@ MAX_TITLE = 200
 MAX_BANDS = 100_000
 PRIORITIES = (-100, 100)
 MIXES: tuple[Mix, ...] = ("never", "close", "any")
+FILES = ("folder", "needed")
+"""The words after ``files``: all files of the folder travel, or only those the scene needs."""
 FORMATS = {
     "png": (("Bits_Per_Color", "8"), ("Grayscale_Output", "off")),
     "png-grey": (("Grayscale_Output", "on"),),
@@ -47,6 +49,7 @@ class JobFile:
     priority: int = 0
     bands: int | None = None
     mix: Mix = "never"
+    only_needed: bool = False
 
 
 def read_job_yaml(path: Path, options: Options) -> JobFile:
@@ -246,6 +249,12 @@ class _YamlJob:
             raise origin.fault(f"bands must lie between 1 and {MAX_BANDS}, not be {number}")
         self._job.bands = number
 
+    def files(self, key: str, value: object, origin: Origin, _node: yaml.Node) -> None:
+        word = _text(key, value, origin).lower()
+        if word not in FILES:
+            raise origin.fault(f"files: {word}: there are {' and '.join(FILES)}")
+        self._job.only_needed = word == "needed"
+
     def title(self, key: str, value: object, origin: Origin, _node: yaml.Node) -> None:
         text = str(value) if isinstance(value, int | float) else _text(key, value, origin)
         if len(text) > MAX_TITLE or has_control_characters(text):
@@ -281,6 +290,7 @@ KEYS: KeyTable = {
     "bands": _YamlJob.bands,
     "title": _YamlJob.title,
     "mix": _YamlJob.mix,
+    "files": _YamlJob.files,
 }
 """The keys of job.yaml and who reads each."""
 

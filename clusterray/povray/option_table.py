@@ -44,7 +44,7 @@ class Kind(Enum):
     FLOAT = "number"
     GAMMA = "sRGB or a number"
     CHOICE = "one of a few words"
-    PATH = "path inside the folder"
+    PATH = "path"
     DECLARE = "name=number"
     TEXT = "text"
 

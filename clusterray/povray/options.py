@@ -44,6 +44,7 @@ from clusterray.povray.option_table import (
     parse_value,
     presentable,
 )
+from clusterray.povray.outside import RESERVED, leads_to_secrets
 from clusterray.povray.spec import RenderSpec, canonical_options, setting_names
 
 MAX_INI_BYTES = 1 << 20
@@ -78,12 +79,15 @@ class Options:
 
     ``root`` is the folder that will be staged and ``start`` the folder inside it where POV-Ray
     will run; both absolute and resolved. ``notes`` are sentences to tell the person once.
+    ``outside_folders`` are folders from elsewhere that options name, by the path relative to the
+    root under which what is needed of them will stand.
     """
 
     def __init__(self, root: Path, start: Path) -> None:
         self.root = root
         self.start = start
         self.notes: list[str] = []
+        self.outside_folders: dict[str, Path] = {}
         self._scalars: dict[str, Setting] = {}
         self._declares: dict[str, Setting] = {}
         self._library_paths: list[Setting] = []
@@ -132,6 +136,10 @@ class Options:
         self._take(option, text, origin, written or f"{option.name}={text}")
 
     # ------------------------------------------------------------ what was found
+
+    def folder(self, path: str) -> Path:
+        """Give where the folder is on this disk that an option's value names."""
+        return self.outside_folders.get(path, self.root / path)
 
     @property
     def input(self) -> Setting | None:
@@ -250,7 +258,7 @@ class Options:
         """Read another INI file: where POV-Ray starts, else on the library paths."""
         name, section = split_section(word)
         folders = [self.start]
-        folders += [self.root / str(setting.value) for setting in self._library_paths]
+        folders += [self.folder(str(setting.value)) for setting in self._library_paths]
         folders += [Path(path) for path in DEBIAN_LIBRARY_PATHS]
         for folder in folders:
             for candidate in (folder / name, folder / f"{name}.ini", folder / f"{name}.INI"):
@@ -458,19 +466,32 @@ class Options:
         if not path.is_relative_to(self.root):
             path = path.resolve()
         name = _option("Library_Path" if want == "folder" else "Include_Header")
-        if not path.is_relative_to(self.root):
-            raise origin.fault(
-                f"{_named(name, written)} lies outside the folder {self.root}, and only that "
-                "travels; copy what it needs into the folder"
-            )
         is_there: Callable[[], bool] = path.is_dir if want == "folder" else path.is_file
         if not is_there():
-            raise origin.fault(f"{_named(name, written)}: there is no such {want} in {self.root}")
-        relative = path.relative_to(self.root).as_posix()
+            raise origin.fault(f"{_named(name, written)}: there is no such {want}, {path}")
+        if path.is_relative_to(self.root):
+            relative = path.relative_to(self.root).as_posix()
+        elif leads_to_secrets(path, self.root):
+            raise origin.fault(
+                f"{_named(name, written)} is refused: no file of a scene is taken from {path}"
+            )
+        elif want == "folder":
+            relative = self._alias(path)
+        else:
+            relative = f"{self._alias(path.parent)}/{path.name}"
         try:
             return check_pov_path(relative)
         except BadValue as error:
             raise origin.fault(f"{_named(name, written)}: the path {error}") from None
+
+    def _alias(self, folder: Path) -> str:
+        """Give the path under which a folder from elsewhere will stand."""
+        for alias, known in self.outside_folders.items():
+            if known == folder:
+                return alias
+        alias = f"{RESERVED}/{len(self.outside_folders) + 1}"
+        self.outside_folders[alias] = folder
+        return alias
 
     def _shown_path(self, path: Path) -> str:
         """Give a path as a person knows it: relative to the folder where that is shorter."""

@@ -11,7 +11,7 @@ import re
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,9 +26,11 @@ from clusterray.povray.job_file import (
     read_params_cfg,
 )
 from clusterray.povray.light import scene_texts, wants_shared_light
+from clusterray.povray.needs import Needs, find_needs
 from clusterray.povray.option_table import BadValue, check_path
 from clusterray.povray.options import Options, presents_input
-from clusterray.povray.spec import RenderSpec
+from clusterray.povray.outside import Layout, lay_out, leads_to_secrets
+from clusterray.povray.spec import RenderSpec, canonical_options
 
 RESULT_KEYWORD = b"ClusterRay"
 """Keyword of the PNG text chunk that marks a picture as made by a farm."""
@@ -63,6 +65,11 @@ class JobPlan:
     ``bands`` is the number of bands wished for, None leaves it to the farm. ``notes`` are
     sentences to tell the person once; ``files_to_stage`` may add some. ``mix`` says which kinds of
     POV-Ray may share a frame.
+
+    ``folder`` is the scene's folder relative to the root: "." unless the scene climbs out of it.
+    ``needed`` are the staged files that the scene was found to need, with their place on this disk;
+    ``elsewhere`` those of them that stand not at that path below the root. ``only_needed`` leaves
+    the rest of the folder at home.
     """
 
     root: Path
@@ -73,6 +80,10 @@ class JobPlan:
     bands: int | None = None
     notes: list[str] = field(default_factory=list)
     mix: Mix = "never"
+    folder: str = "."
+    needed: dict[str, Path] = field(default_factory=dict)
+    elsewhere: dict[str, Path] = field(default_factory=dict)
+    only_needed: bool = False
 
 
 # -------------------------------------------------------------------- what to render
@@ -86,13 +97,15 @@ def plan_job(
     height: int | None,
     region: Rect | None,
     home: Path,
+    only_needed: bool = False,
 ) -> JobPlan:
     """Decide what is rendered and how.
 
     ``scene`` is a folder, a .pov or an .ini file, the last also as ``scene.ini[section]``.
     ``options`` are the words after ``--``; ``width``, ``height`` and ``region`` (pixels of the
-    whole picture) come from their own switches; ``home`` is the person's home folder. Raises
-    UsageFault for the command line, SceneFault for the folder and its files.
+    whole picture) come from their own switches; ``home`` is the person's home folder;
+    ``only_needed`` is stronger than what job.yaml says. Raises UsageFault for the command line,
+    SceneFault for the folder and its files.
     """
     target, section = _existing(scene)
     _refuse_home(target, home)
@@ -107,7 +120,7 @@ def plan_job(
         if side is not None:
             switch = f"--{name.lower()}"
             plan.options.set(name, str(side), Origin(words=switch), f"{switch} {side}")
-    return plan.finish(region, home)
+    return plan.finish(region, home, only_needed=only_needed)
 
 
 class _Planner:
@@ -118,6 +131,7 @@ class _Planner:
         self._names = _list_folder(root)
         self._job = JobFile()
         self._chosen: tuple[str, str] | None = None
+        self._needs = Needs()
         self.options = Options(root, root)
         self.options.add_debian_defaults()
 
@@ -190,11 +204,12 @@ class _Planner:
 
     # ------------------------------------------------------------ the end
 
-    def finish(self, region: Rect | None, home: Path) -> JobPlan:
+    def finish(self, region: Rect | None, home: Path, *, only_needed: bool) -> JobPlan:
         """Put everything together."""
         main, source = self._main_scene()
         options = self.options
         spec = options.spec(main, region, source)
+        self._needs = self._find_needs(spec)
         _note_own_povray_ini(home, options.notes)
         bands = self._job.bands
         light = self._shared_light(spec)
@@ -205,7 +220,7 @@ class _Planner:
             )
             bands = 1
         stem = options.output_stem() or Path(main).stem
-        return JobPlan(
+        plan = JobPlan(
             root=self._root,
             spec=spec,
             output_name=f"{stem}.{spec.extension}",
@@ -214,7 +229,36 @@ class _Planner:
             bands=bands,
             notes=options.notes,
             mix=self._job.mix,
+            only_needed=only_needed or self._job.only_needed,
         )
+        self._lay_out(plan)
+        return plan
+
+    def _find_needs(self, spec: RenderSpec) -> Needs:
+        header = spec.value("Include_Header")
+        return find_needs(
+            self._root / spec.input,
+            start=self._root / spec.start,
+            libraries=[self.options.folder(path) for path in spec.library_paths],
+            headers=[] if header is None else [self._header(str(header))],
+            declares=_declared(spec),
+        )
+
+    def _header(self, path: str) -> Path:
+        folder, _, name = path.rpartition("/")
+        return self.options.folder(folder or ".") / name
+
+    def _lay_out(self, plan: JobPlan) -> None:
+        """Give every needed file its place in the staged tree, which may have to begin higher."""
+        aliases = self.options.outside_folders
+        layout = lay_out(self._root, self._needs.files, aliases, all_unknown=plan.only_needed)
+        plan.notes += layout.notes
+        plan.needed, plan.elsewhere = layout.needed, layout.elsewhere
+        plan.spec = _moved(plan.spec, self._root, layout)
+        if layout.up:
+            plan.root = self._root.parents[layout.up - 1]
+            plan.folder = self._root.relative_to(plan.root).as_posix()
+        plan.needed.setdefault(plan.spec.input, plan.root / plan.spec.input)
 
     def _main_scene(self) -> tuple[str, str]:
         """Give the scene file relative to the root, and who chose it."""
@@ -279,7 +323,28 @@ class _Planner:
         header = spec.value("Include_Header")
         if header is not None:
             texts += scene_texts(self._root, start, self._root / str(header), libraries)
+        texts += [path for path in self._needs.texts if path not in texts]
         return " and ".join(sorted(wants_shared_light(texts), reverse=True))
+
+
+def _declared(spec: RenderSpec) -> list[tuple[str, str]]:
+    """Give the identifiers a job declares and their values as written."""
+    pairs = [str(value).partition("=") for name, value in spec.options if name == "Declare"]
+    return [(name, value) for name, _, value in pairs]
+
+
+def _moved(spec: RenderSpec, root: Path, layout: Layout) -> RenderSpec:
+    """Give the spec for the tree that the scene's folder ``root`` lies in."""
+    options = [*spec.options, *(("Library_Path", path) for path in layout.libraries)]
+    if layout.up:
+        prefix = "/".join(root.parts[-layout.up :])
+        options = [
+            (name, f"{prefix}/{value}" if name in ("Library_Path", "Include_Header") else value)
+            for name, value in options
+        ]
+        start = prefix if spec.start == "." else f"{prefix}/{spec.start}"
+        spec = replace(spec, input=f"{prefix}/{spec.input}", start=start)
+    return replace(spec, options=canonical_options(options))
 
 
 def _existing(scene: Path) -> tuple[Path, str | None]:
@@ -372,18 +437,32 @@ class _Staging:
 def files_to_stage(plan: JobPlan, *, max_bytes: int, max_files: int) -> list[str]:
     """Give the files that travel, as POSIX paths relative to ``plan.root``, sorted.
 
-    Links are followed. Caches, version control, editors' backups and pictures that a farm made
-    stay at home, the last unless a text of the scene names them. Raises SceneFault for a folder
-    over ``max_bytes`` or ``max_files`` (naming the largest file), for names that cannot travel and
-    for what cannot be read. Adds notes to the plan.
+    What the scene was found to need, and unless that is all that is wanted, the rest of its folder:
+    there links are followed, while caches, version control, editors' backups and pictures that a
+    farm made stay at home, the last unless a text of the scene names them. Raises SceneFault for
+    more than ``max_bytes`` or ``max_files`` (naming the largest file), for names that cannot travel
+    and for what cannot be read. Adds notes to the plan.
     """
     found = _Staging()
-    _walk(plan.root, "", found, ())
-    for name in _results_to_leave(plan.root, found):
-        del found.files[name]
+    if not plan.only_needed:
+        _walk(plan.root, "" if plan.folder == "." else plan.folder, found, ())
+        for name in _results_to_leave(plan.root, found):
+            del found.files[name]
+    for name, path in plan.needed.items():
+        found.files[name] = _size_of(path)
     plan.notes += found.notes
-    _check_limits(plan.root, found, max_bytes, max_files)
+    _check_limits(plan.root / plan.folder, found, max_bytes, max_files)
     return sorted(found.files)
+
+
+def _size_of(path: Path) -> int:
+    """Give the size of a file that the scene needs; raises SceneFault if it cannot be read."""
+    try:
+        if not os.access(path, os.R_OK):
+            raise SceneFault(f"{path} cannot be read: Permission denied")
+        return path.stat().st_size
+    except OSError as error:
+        raise SceneFault(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _walk(root: Path, below: str, found: _Staging, above: tuple[tuple[int, int], ...]) -> None:
@@ -419,7 +498,9 @@ def _take_entry(
             raise SceneFault(f"{root / path} cannot be read: {error.strerror}") from None
         found.notes.append(f"{_printable(path)} is a link that leads nowhere; it is left out.")
         return
-    if stat.S_ISDIR(info.st_mode):
+    if entry.is_symlink() and leads_to_secrets(root / path, root):
+        found.notes.append(f"{_printable(path)} is a link to what no scene is made of; left out.")
+    elif stat.S_ISDIR(info.st_mode):
         _walk(root, path, found, above)
     elif stat.S_ISREG(info.st_mode):
         _take_file(root, path, info.st_size, found)
