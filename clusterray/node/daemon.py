@@ -26,6 +26,7 @@ from clusterray.node.backoff import Backoff
 from clusterray.node.folders import empty_folder
 from clusterray.node.holdings import Holdings
 from clusterray.node.machine import memory_bytes, usable_cores
+from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache
 from clusterray.node.session import Drain, Identity, Lost, Refused, Session
 from clusterray.node.settings import NodeSettings
@@ -94,7 +95,12 @@ class _Node:
         self._said = ""
         attempts, scenes = settings.work / "attempts", settings.work / "scenes"
         self._cache = SceneCache(scenes, settings.scene_cache_bytes)
+        salvage = Salvage(
+            settings.work / "blocks", (identity.povray_version, identity.povray_build)
+        )
         try:
+            if kept := salvage.adopt(attempts):
+                log.info("kept the finished blocks of %d killed renders", kept)
             if leftovers := empty_folder(attempts):
                 log.info("removed %d unfinished attempts of an earlier run", leftovers)
             self._cache.open()
@@ -105,6 +111,7 @@ class _Node:
             povray=povray,
             threads=identity.threads,
             cache=self._cache,
+            salvage=salvage,
             holdings=self._holdings,
         )
         self._drain = Drain(stop, self._holdings, settings.drain_s)

@@ -19,6 +19,7 @@ from clusterray.core.errors import LocalFault
 from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
+from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
 from clusterray.wire.protocol import Failed, Phase
 from clusterray.wire.staging import FtpSession, GrantRefused, StagingFault
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 REFUSED_S = 10.0
 """How long an attempt whose scene the head refuses to give waits for its DROP, then goes back."""
+RESUMES = 2
+"""How often an attempt goes on after a POV-Ray that something killed; each must get further."""
 JOIN_S = 5.0
 """How long ``stop`` waits for each thread."""
 _TEXT_CHARACTERS = 1 << 16
@@ -37,10 +40,18 @@ _FILE_CHARACTERS = 4096
 class Worker:
     """Starts and ends the "render" and the "upload" thread."""
 
-    def __init__(self, *, povray: str, threads: int, cache: SceneCache, holdings: Holdings) -> None:
+    def __init__(
+        self,
+        *,
+        povray: str,
+        threads: int,
+        cache: SceneCache,
+        salvage: Salvage,
+        holdings: Holdings,
+    ) -> None:
         self._holdings = holdings
         self._loops = (
-            ("render", RenderLoop(povray, threads, cache, holdings).run),
+            ("render", RenderLoop(povray, threads, cache, salvage, holdings).run),
             ("upload", UploadLoop(holdings).run),
         )
         self._threads: list[threading.Thread] = []
@@ -70,15 +81,27 @@ class Worker:
 class RenderLoop:
     """The "render" thread: from a lease to a tile in the attempt's folder."""
 
-    def __init__(self, povray: str, threads: int, cache: SceneCache, holdings: Holdings) -> None:
+    def __init__(
+        self,
+        povray: str,
+        threads: int,
+        cache: SceneCache,
+        salvage: Salvage,
+        holdings: Holdings,
+    ) -> None:
         self._povray = povray
         self._threads = threads
         self._cache = cache
+        self._salvage = salvage
         self._holdings = holdings
 
     def run(self) -> None:
         """Work until the node stops."""
-        while (held := self._holdings.next_to_render()) is not None:
+        while not self._holdings.stopped:
+            held = self._holdings.next_to_render(self._salvage.expires_in_s())
+            if held is None:
+                self._salvage.trim()
+                continue
             try:
                 self._work(held)
             finally:
@@ -115,7 +138,7 @@ class RenderLoop:
             held.folder.create()
             link_tree(scene, held.folder.scene)
             held.seconds.fetch = clock() - began_at
-            self._render(held)
+            self._render(held, scene)
         finally:
             self._cache.release(held.lease.scene.id)
         rendered_at = clock()
@@ -131,7 +154,31 @@ class RenderLoop:
             held.seconds.parse + held.seconds.render,
         )
 
-    def _render(self, held: Held) -> None:
+    def _render(self, held: Held, scene: Path) -> None:
+        """Render, from its finished blocks on if POV-Ray is killed by a signal of somebody else's.
+
+        Not if it got no further than the time before: then it would die there again.
+        """
+        kept = self._salvage.begin(held)
+        for tries_left in range(RESUMES, -1, -1):
+            try:
+                self._run_povray(held, resume=kept > 0)
+                return
+            except RenderFailed as failure:
+                finished = self._salvage.finished(held) if failure.killed and tries_left else 0
+                if finished <= kept:
+                    raise
+                log.warning(
+                    "%s: %s; going on from its %d finished blocks",
+                    held.words,
+                    failure.message,
+                    finished,
+                )
+                kept = finished
+                held.folder.keep_only_blocks()
+                link_tree(scene, held.folder.scene)
+
+    def _run_povray(self, held: Held, *, resume: bool) -> None:
         render = Render(
             povray=self._povray,
             threads=self._threads,
@@ -141,6 +188,7 @@ class RenderLoop:
             on_progress=lambda phase, done, total: self._holdings.progress(
                 held, phase, done, total
             ),
+            resume=resume,
         )
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             times = render.run()
