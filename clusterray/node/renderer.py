@@ -103,8 +103,8 @@ class _Output(Enum):
 class Render:
     """One run of POV-Ray over one rectangle, in a folder whose ``scene`` is ready.
 
-    ``resume``: the blocks in ``folder.blocks`` are done already; ``keep_blocks`` has made that
-    file for this very rectangle.
+    ``kept_pixels``: so many pixels' blocks are done already and lie in ``folder.blocks``, which
+    ``keep_blocks`` has made for this very rectangle; 0: it is rendered from nothing.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Render:
         rect: Rect,
         folder: AttemptFolder,
         on_progress: OnProgress,
-        resume: bool = False,
+        kept_pixels: int = 0,
     ) -> None:
         self._povray = povray
         self._threads = threads
@@ -124,7 +124,7 @@ class Render:
         self._rect = rect
         self._folder = folder
         self._on_progress = on_progress
-        self._resume = resume
+        self._kept_pixels = kept_pixels
         self._parser = ProgressParser()
         self._cancel = _Cancel.NO
         # Written by cancel(): a socket, because a send to a closed one is an error, where a write
@@ -158,7 +158,8 @@ class Render:
         if self._folder.picture.exists() and not blocks.exists():
             # POV-Ray removes the one when it has closed the other.
             return None
-        kept = keep_blocks([blocks], blocks, BlockGrid(upper, self._spec.block_size))
+        grid = BlockGrid(upper, self._spec.block_size)
+        kept = keep_blocks([blocks], blocks, grid)
         return Render(
             povray=self._povray,
             threads=self._threads,
@@ -166,7 +167,7 @@ class Render:
             rect=upper,
             folder=self._folder,
             on_progress=self._on_progress,
-            resume=bool(kept),
+            kept_pixels=grid.area(kept),
         )
 
     def run(self) -> RenderTimes:
@@ -192,7 +193,7 @@ class Render:
         if self._cancel:
             raise RenderCancelled
         prepare_home(self._folder.private, self._spec)
-        if self._resume:
+        if self._kept_pixels:
             # A POV-Ray that was killed as it wrote it may have left some of it, and +C with an
             # output file there renders nothing.
             self._folder.picture.unlink(missing_ok=True)
@@ -240,7 +241,7 @@ class Render:
             threads=self._threads,
             povray=self._povray,
             output=self._folder.picture,
-            resume=self._resume,
+            resume=self._kept_pixels > 0,
         )
 
     def _follow(
@@ -269,7 +270,14 @@ class Render:
                 if kill_at is not None and time.monotonic() >= kill_at:
                     kill_at = None
                     _signal_group(process, signal.SIGKILL)
-                self._on_progress(self._parser.phase, self._parser.done, self._parser.total)
+                self._on_progress(*self._progress())
+
+    def _progress(self) -> tuple[RenderPhase, int, int]:
+        """Give the phase, and the pixels done and in all, kept ones too: POV-Ray omits these."""
+        phase, done, total = self._parser.phase, self._parser.done, self._parser.total
+        if phase == "parsing" or not self._kept_pixels:
+            return phase, done, total
+        return phase, min(self._kept_pixels + done, self._rect.area), self._rect.area
 
     def _read(self, stderr: IO[bytes]) -> _Output:
         """Feed the parser with what there is to read now."""

@@ -92,8 +92,8 @@ class Salvage:
     def begin(self, held: Held) -> int:
         """Say in the attempt's folder whose blocks will be there, and put in those kept already.
 
-        The folder is ready to be rendered in. Gives the number of blocks to go on from; 0: begin
-        from nothing.
+        The folder is ready to be rendered in. Gives the number of pixels in these blocks; 0: there
+        is nothing to go on from.
         """
         origin = self._origin(held)
         try:
@@ -105,11 +105,12 @@ class Salvage:
             return 0
 
     def finished(self, held: Held) -> int:
-        """Give the number of blocks that a killed POV-Ray left in the folder, made ready for +C."""
+        """Make what a killed POV-Ray left in the folder ready for +C; gives its finished pixels."""
         try:
             if not held.folder.blocks.exists() or not _may_go_on(held, self._origin(held)):
                 return 0
-            return len(keep_blocks([held.folder.blocks], held.folder.blocks, _grid(held)))
+            grid = _grid(held)
+            return grid.area(keep_blocks([held.folder.blocks], held.folder.blocks, grid))
         except (OSError, NoStateFile) as error:
             log.warning("%s: the blocks finished so far are lost: %s", held.words, error)
             return 0
@@ -123,7 +124,8 @@ class Salvage:
         ]
         if not found or not _may_go_on(held, origin):
             return 0
-        blocks = keep_blocks([state for state, _ in found], held.folder.blocks, _grid(held))
+        grid = _grid(held)
+        blocks = keep_blocks([state for state, _ in found], held.folder.blocks, grid)
         for state, whole in found:
             # What another lease may still want a part of stays until its time is over.
             if whole:
@@ -133,9 +135,9 @@ class Salvage:
                 "%s: %d of its %d blocks are kept from an earlier run",
                 held.words,
                 len(blocks),
-                _grid(held).count,
+                grid.count,
             )
-        return len(blocks)
+        return grid.area(blocks)
 
     def _origin(self, held: Held) -> Origin:
         return Origin(

@@ -162,23 +162,23 @@ class RenderLoop:
         kept = self._salvage.begin(held)
         for tries_left in range(RESUMES, -1, -1):
             try:
-                self._run_povray(held, resume=kept > 0)
+                self._run_povray(held, kept)
                 return
             except RenderFailed as failure:
                 finished = self._salvage.finished(held) if failure.killed and tries_left else 0
                 if finished <= kept:
                     raise
                 log.warning(
-                    "%s: %s; going on from its %d finished blocks",
+                    "%s: %s; going on from what it had finished, %.0f %%",
                     held.words,
                     failure.message,
-                    finished,
+                    100 * finished / held.rect.area,
                 )
                 kept = finished
                 held.folder.keep_only_blocks()
                 link_tree(scene, held.folder.scene)
 
-    def _run_povray(self, held: Held, *, resume: bool) -> None:
+    def _run_povray(self, held: Held, kept_pixels: int) -> None:
         render = Render(
             povray=self._povray,
             threads=self._threads,
@@ -188,7 +188,7 @@ class RenderLoop:
             on_progress=lambda phase, done, total: self._holdings.progress(
                 held, phase, done, total
             ),
-            resume=resume,
+            kept_pixels=kept_pixels,
         )
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             times = render.run()

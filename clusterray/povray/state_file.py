@@ -22,6 +22,8 @@ Measured with Debian's povray 3.7.0.10, each fact held by tests/povray/test_stat
   return code 0. Hence ``keep_blocks`` before each.
 - ``+C`` with the output file there renders nothing and ends with 0; without a state file, or with
   an empty list of records, it renders everything.
+- With ``+C`` POV-Ray reports as rendered only what it renders itself: of 1200x900 with 594 of 1,102
+  blocks there, 479,424 of 1,080,000 pixels at the end, and nothing where all are there.
 - Nothing in the file says which scene, settings or program made it, and none of it is flushed to
   the disk: that is what ``Origin`` is for, in a file beside it.
 - Radiosity samples and photon maps are not in it.
@@ -102,6 +104,10 @@ class BlockGrid:
         row, above = divmod(block.y0 - self.rect.y0, self.size)
         serial = row * self.columns + column
         return None if left or above or self.block(serial) != block else serial
+
+    def area(self, serials: Iterable[int]) -> int:
+        """Give the number of pixels in these blocks."""
+        return sum(self.block(serial).area for serial in serials)
 
     def whole_rows(self, serials: Iterable[int]) -> list[tuple[int, int]]:
         """Give the rows of pixels whose blocks are all among ``serials``: half-open ranges."""

@@ -432,7 +432,7 @@ def test_blocks_of_several_attempts_are_put_together(
         origin_of(scene, rect=rect).write(attempt.origin)
     salvage = Salvage(tmp_path / "blocks", BUILD)
     assert salvage.adopt(tmp_path / "attempts") == 2
-    assert salvage.begin(held) == GRID.count
+    assert salvage.begin(held) == WHOLE.area
     assert {block.serial for block in read_blocks(held.folder.blocks)} == set(range(GRID.count))
     assert list((tmp_path / "blocks").iterdir()) == []
 
@@ -518,14 +518,16 @@ def test_a_resumed_render_is_not_misled_by_half_a_picture(
     link_tree(scene.root, folder.scene)
     shutil.copy(state, folder.blocks)
     folder.picture.write_bytes(b"\x89PNG and no more")
+    seen: list[tuple[str, int, int]] = []
     render = Render(
         povray=POVRAY,
         threads=1,
         spec=scene.spec,
         rect=WHOLE,
         folder=folder,
-        on_progress=lambda *_: None,
-        resume=True,
+        on_progress=lambda *news: seen.append(news),
+        kept_pixels=WHOLE.area,
     )
     render.run()
+    assert ("rendering", WHOLE.area, WHOLE.area) in seen, "POV-Ray itself says nothing of them"
     assert same(folder.picture, plain)
