@@ -162,7 +162,7 @@ class Block:
         step = PIXEL_BYTES // halves.itemsize
         rgb = bytearray(3 * self.rect.area)
         for channel in range(3):
-            rgb[channel::3] = bytes([table[half] for half in halves[2 * channel :: step]])
+            rgb[channel::3] = bytes(map(table.__getitem__, halves[2 * channel :: step]))
         return bytes(rgb)
 
 

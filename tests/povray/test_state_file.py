@@ -202,6 +202,19 @@ def test_a_resumed_render_equals_an_uninterrupted_one(
     assert rendered == [serial for serial in range(25) if serial % 3 == 1], "just the missing ones"
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_band_cut_in_rows_and_columns_is_resumed(tmp_path: Path, threads: int) -> None:
+    bench = Bench(tmp_path, (*AM1, "+BS16"))
+    rect = Rect(16, 32, 64, 72)
+    plain = bench.fresh(rect, threads=threads)
+    made = bench.write([plain.blocks[7], plain.blocks[1]], plain)
+    kept = keep_blocks([made], made, bench.grid(rect))
+    assert kept == {plain.blocks[7].serial, plain.blocks[1].serial}
+    again = bench.resumed(made, rect, threads=threads)
+    assert same(again.picture, plain.picture)
+    assert sorted(block.serial for block in again.blocks) == list(range(9))
+
+
 def test_the_blocks_that_are_there_are_not_rendered_again(am1: tuple[Bench, Rendered]) -> None:
     """What is in a record is in the picture, as it is: here something that no scene has."""
     bench, plain = am1

@@ -140,6 +140,28 @@ def test_a_node_killed_in_the_middle_costs_nothing_but_time(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_what_was_finished_outlives_povray_and_the_node(tmp_path: Path) -> None:
+    scene = scene_in(tmp_path / "scene", SLOW)
+    options = ("+W160", "+H192", "+A0.3", "+R2")
+    with farm_of(tmp_path / "farm", 1) as farm:
+        process = farm.submit(scene, "-o", "out.png", "--", *options, cwd=tmp_path)
+        rendering(farm, process)
+        node = farm.nodes["n1"]
+        (povray,) = povrays_of(node)
+        povray.kill()
+        node.err.wait_for("going on from what it had finished")
+        node.signal(signal.SIGKILL)
+        node.wait()
+        again = farm.start_node("n1")
+        again.err.wait_for("blocks are kept from an earlier run")
+        assert process.wait(120) == 0, process.err.seen
+        (job,) = farm.ask("jobs")
+        assert job["state"] == "done"
+    plain = plain_povray(scene, tmp_path / "plain.png", "+Iroom.pov", *options, "+FN8")
+    assert differing_pixels(plain, tmp_path / "out.png") == 0
+
+
+@pytest.mark.slow
 def test_a_node_that_joins_in_the_middle_gets_work_at_once(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene", SLOW)
     with farm_of(tmp_path / "farm", 1) as farm:
