@@ -37,7 +37,16 @@ from clusterray.povray.state_file import (
 )
 from clusterray.wire.protocol import Failed
 from tests.node import stand_ins
-from tests.node.doubles import POVRAY, SLOW, SPHERES, Conversation, HeadDouble, Scene, make_scene
+from tests.node.doubles import (
+    ANSWER_S,
+    POVRAY,
+    SLOW,
+    SPHERES,
+    Conversation,
+    HeadDouble,
+    Scene,
+    make_scene,
+)
 from tests.node.test_daemon import StartNode, finish_band, start_node
 
 __all__ = ["start_node"]
@@ -79,15 +88,20 @@ def some_blocks(state: Path, count: int, target: Path) -> None:
 # ---------------------------------------------------------------- POV-Ray is killed
 
 
+def wait_for_blocks(talk: Conversation, state: Path, count: int) -> None:
+    give_up_at = time.monotonic() + ANSWER_S
+    while len(list(read_blocks(state))) < count:
+        talk.link.receive(0.02)
+        assert time.monotonic() < give_up_at
+
+
 def stop_in_the_middle(talk: Conversation, work: Path) -> tuple[psutil.Process, Path, list[Block]]:
     """Freeze POV-Ray once it has some blocks; give it, its file's second name, and the blocks."""
-    talk.expect_progress("rendering")
     state = AttemptFolder(work / "attempts" / "a1").blocks
+    wait_for_blocks(talk, state, 3)
     second = work / "second"
     os.link(state, second)
     (povray,) = psutil.Process().children()
-    while len(list(read_blocks(second))) < 3:
-        talk.link.receive(0.02)
     povray.suspend()
     while povray.status() != psutil.STATUS_STOPPED:
         talk.link.receive(0.02)
@@ -218,9 +232,7 @@ def test_a_killed_daemon_goes_on_from_the_blocks_it_had(
     with subprocess.Popen(argv) as process:
         talk = head.meet()
         talk.send(head.lease(scene, WHOLE.as_tuple()))
-        talk.expect_progress("rendering")
-        while len(list(read_blocks(state))) < 6:
-            talk.link.receive(0.02)
+        wait_for_blocks(talk, state, 6)
         povrays = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGKILL)
     psutil.wait_procs(povrays, timeout=10)
