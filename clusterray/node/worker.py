@@ -161,10 +161,12 @@ class RenderLoop:
         """
         kept = self._salvage.begin(held)
         for tries_left in range(RESUMES, -1, -1):
+            began_at = time.monotonic()
             try:
                 self._run_povray(held, kept)
                 return
             except RenderFailed as failure:
+                held.seconds.render += time.monotonic() - began_at
                 finished = self._salvage.finished(held) if failure.killed and tries_left else 0
                 if finished <= kept:
                     raise
@@ -192,7 +194,8 @@ class RenderLoop:
         )
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             times = render.run()
-        held.seconds.parse, held.seconds.render = times.parse_s, times.render_s
+        held.seconds.parse = times.parse_s
+        held.seconds.render += times.render_s
 
     def _download(self, held: Held, tar: Path) -> None:
         """Store the scene's tar in ``tar``, trying again for as long as the lease holds.

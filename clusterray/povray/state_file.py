@@ -5,7 +5,7 @@ beside it, and deletes that when the picture is written. With ``+C`` it takes th
 there for done. So a stopped or killed render can be gone on with, cut, or joined with others.
 Any thread; one reader belongs to one thread. Knows nothing of attempts or of who stopped what.
 
-Measured with Debian's povray 3.7.0.10, each fact held by tests/povray/test_state_file.py:
+Measured with Debian's povray 3.7.0.10, and held by tests/povray/test_state_file.py:
 
 - The file is a header of 512 bytes (32 of signature and version, the rest uninitialised) and
   records, big-endian: ``POVRAYMS``, version 0x370, length, ``RAWS``, ``OBJE``, the number of
@@ -20,13 +20,15 @@ Measured with Debian's povray 3.7.0.10, each fact held by tests/povray/test_stat
   ones over it.
 - ``+C`` counts a serial that comes twice as two blocks and leaves a hole for the other one, with
   return code 0. Hence ``keep_blocks`` before each.
-- ``+C`` with the output file there renders nothing and ends with 0; without a state file, or with
-  an empty list of records, it renders everything.
-- With ``+C`` POV-Ray reports as rendered only what it renders itself: of 1200x900 with 594 of 1,102
-  blocks there, 479,424 of 1,080,000 pixels at the end, and nothing where all are there.
-- Nothing in the file says which scene, settings or program made it, and none of it is flushed to
-  the disk: that is what ``Origin`` is for, in a file beside it.
-- Radiosity samples and photon maps are not in it.
+- ``+C`` with the output file there renders nothing and ends with 0; with no record in the state
+  file it renders everything.
+
+With ``+C`` POV-Ray reports as rendered only what it renders itself: of 1200x900 with 594 of 1,102
+blocks there, 479,424 of 1,080,000 pixels at the end, and nothing where all are there.
+
+Nothing in the file says which scene, settings or program made it, and none of it is forced to the
+disk: that is what ``Origin`` is for, in a file beside it. Radiosity samples and photon maps are not
+in it either (POV-Ray issue 138).
 """
 
 from __future__ import annotations

@@ -320,6 +320,13 @@ def test_povray_goes_on_over_a_torn_record(am1: tuple[Bench, Rendered], cut: int
     assert [block.serial for block in again.blocks] == list(range(bench.grid().count))
 
 
+def test_without_blocks_all_is_rendered(am1: tuple[Bench, Rendered]) -> None:
+    bench, plain = am1
+    again = bench.resumed(bench.write([], plain))
+    assert same(again.picture, plain.picture)
+    assert len(again.blocks) == bench.grid().count
+
+
 def test_povray_does_not_go_on_if_the_picture_is_there(am1: tuple[Bench, Rendered]) -> None:
     bench, plain = am1
     made = bench.write(plain.blocks[:3], plain)
@@ -412,12 +419,16 @@ def test_a_damaged_record_ends_what_is_read(
         pytest.param("", 1.0, marks=pytest.mark.slow),
         pytest.param("assumed_gamma 2.2", 2.2, marks=pytest.mark.slow),
         ("assumed_gamma srgb", None),
+        pytest.param("no version", None, marks=pytest.mark.slow),
     ],
 )
 def test_blocks_are_drawn_as_the_picture_will_be(
     tmp_path: Path, settings: str, gamma: float | None
 ) -> None:
-    bench = Bench(tmp_path, AM1, SCENE.replace("assumed_gamma 1.0", settings))
+    text = SCENE.replace("assumed_gamma 1.0", settings)
+    if settings == "no version":
+        text = SCENE.replace("assumed_gamma 1.0", "").replace("#version 3.7;", "")
+    bench = Bench(tmp_path, AM1, text)
     plain = bench.fresh()
     canvas = BlockCanvas(WHOLE, gamma)
     for block in plain.blocks[:5]:
