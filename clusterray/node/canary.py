@@ -21,6 +21,7 @@ from clusterray.core.errors import LocalFault
 from clusterray.core.model import PovrayClass
 from clusterray.images.png import TileFault, decode_rows, read_png
 from clusterray.node.folders import AttemptFolder
+from clusterray.node.machine import boot_id
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
 from clusterray.povray.canary import (
     CANARY_AREA,
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 
 CANARY_WITHIN_S = 60.0
 """How long the canary may take; it is under a second's work on a desktop."""
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _VERSION = 1
 
 
@@ -106,7 +106,7 @@ class PovrayWatch:
             _VERSION,
             str(program),
             [info.st_size, info.st_mtime_ns, info.st_ino],
-            _boot_id(),
+            boot_id(),
             self._canary,
             library_stamp(self._library) if self._canary else [],
             hashlib.sha256(canary_text()).hexdigest(),
@@ -213,10 +213,3 @@ class PovrayWatch:
 
 def _canary_hash(pixels: bytes) -> str:
     return hashlib.sha256(pixels).hexdigest()
-
-
-def _boot_id() -> str:
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""

@@ -28,6 +28,7 @@ from clusterray.node.canary import CanaryStopped, PovrayWatch
 from clusterray.node.folders import empty_folder
 from clusterray.node.holdings import Holdings
 from clusterray.node.machine import memory_bytes, usable_cores
+from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache
 from clusterray.node.session import Drain, Identity, Lost, Refused, Session
 from clusterray.node.settings import NodeSettings
@@ -102,7 +103,10 @@ class _Node:
         self._said = ""
         attempts, scenes = settings.work / "attempts", settings.work / "scenes"
         self._cache = SceneCache(scenes, settings.scene_cache_bytes)
+        self._salvage = Salvage(settings.work / "blocks", _blocks_of(identity.povray))
         try:
+            if kept := self._salvage.adopt(attempts):
+                log.info("kept the finished blocks of %d killed renders", kept)
             if leftovers := empty_folder(attempts):
                 log.info("removed %d unfinished attempts of an earlier run", leftovers)
             self._cache.open()
@@ -113,6 +117,7 @@ class _Node:
             povray=povray,
             threads=identity.threads,
             cache=self._cache,
+            salvage=self._salvage,
             holdings=self._holdings,
             watch=watch,
         )
@@ -168,6 +173,7 @@ class _Node:
         except CanaryStopped:
             return True
         self._identity = replace(self._identity, povray=povray)
+        self._salvage.povray_is(_blocks_of(povray))
         self._holdings.povray_tested()
         return True
 
@@ -241,6 +247,11 @@ class _Call(threading.Thread):
         """Tell whether there is a socket or an error to take."""
         with self._lock:
             return self._sock is not None or self._error is not None
+
+
+def _blocks_of(povray: PovrayClass) -> tuple[str, str]:
+    """Name the POV-Ray whose finished blocks can be gone on from: all that its class consists of."""
+    return povray.version, f"{povray.build} {povray.canary} {povray.includes}"
 
 
 def _find_node_token(join: str, environ: Mapping[str, str], home: Path) -> JoinToken:

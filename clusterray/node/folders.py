@@ -11,6 +11,8 @@ attempt. Knows nothing of POV-Ray's options or the network.
         scene/                   real folders of symbolic links; POV-Ray runs in it
         private/                 HOME, POVINI and temp files of this POV-Ray
         out/tile.png             what POV-Ray writes, full size
+        out/tile.pov-state       its finished blocks, while it renders and if it was killed
+        origin.json              whose blocks those are (povray.state_file.Origin)
         band.png                 the tile: cropped to the band, kept until ACCEPTED or DROP
 """
 
@@ -21,6 +23,8 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from clusterray.povray.state_file import STATE_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,16 @@ class AttemptFolder:
         return self.root / "out" / "tile.png"
 
     @property
+    def blocks(self) -> Path:
+        """The state file that POV-Ray writes beside the picture: its finished blocks."""
+        return self.picture.with_suffix(STATE_SUFFIX)
+
+    @property
+    def origin(self) -> Path:
+        """What says whose blocks those are."""
+        return self.root / "origin.json"
+
+    @property
     def tile(self) -> Path:
         """The picture of the band alone."""
         return self.root / "band.png"
@@ -59,6 +73,18 @@ class AttemptFolder:
         """Remove what only the render needed."""
         for folder in (self.scene, self.private, self.picture.parent):
             remove_tree(folder)
+        self.origin.unlink(missing_ok=True)
+
+    def keep_only_blocks(self) -> None:
+        """Make the folder as ``create`` does, but for the finished blocks of a killed render.
+
+        What the scene wrote goes too: POV-Ray parses it once more and may not find it. So does
+        the file of pixels that a killed POV-Ray leaves in its temp folder.
+        """
+        for folder in (self.scene, self.private):
+            remove_tree(folder)
+        self.private.mkdir(mode=0o700)
+        self.picture.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove everything; no fault if it is gone already."""

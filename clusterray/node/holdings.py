@@ -214,6 +214,12 @@ class Holdings:
         with self._changed:
             self._povray_changed = False
 
+    @property
+    def stopped(self) -> bool:
+        """Tell whether the node stops: there is nothing more to do."""
+        with self._changed:
+            return self._stopped
+
     def lease(self, lease: Lease) -> None:
         """Queue a band; a draining node hands it back, and one that makes no sense fails."""
         with self._changed:
@@ -344,17 +350,21 @@ class Holdings:
 
     # ------------------------------------------------------------ called by "render" and "upload"
 
-    def next_to_render(self) -> Held | None:
-        """Wait for a queued attempt and take it; None when the node stops."""
+    def next_to_render(self, patience_s: float | None = None) -> Held | None:
+        """Wait for a queued attempt and take it; None when the node stops or patience ends."""
         with self._changed:
-            while not self._stopped:
-                for held in self._held.values():
-                    if held.stage is Stage.QUEUED:
-                        held.stage = Stage.WORKING
-                        self._at_work.add(held)
-                        return held
-                self._changed.wait()
-        return None
+            self._changed.wait_for(
+                lambda: self._stopped or self._first_queued() is not None, patience_s
+            )
+            held = None if self._stopped else self._first_queued()
+            if held is not None:
+                held.stage = Stage.WORKING
+                self._at_work.add(held)
+        return held
+
+    def _first_queued(self) -> Held | None:
+        queued = (held for held in self._held.values() if held.stage is Stage.QUEUED)
+        return next(queued, None)
 
     def hand_back_for_test(self, held: Held) -> None:
         """POV-Ray is not the one that the head was told of: hand back all that has not begun."""

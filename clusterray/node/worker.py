@@ -20,6 +20,7 @@ from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.canary import PovrayWatch
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
+from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
 from clusterray.wire.protocol import Failed, Phase
 from clusterray.wire.staging import FtpSession, GrantRefused, StagingFault
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 REFUSED_S = 10.0
 """How long an attempt whose scene the head refuses to give waits for its DROP, then goes back."""
+RESUMES = 2
+"""How often an attempt goes on after a POV-Ray that something killed; each must get further."""
 JOIN_S = 5.0
 """How long ``stop`` waits for each thread."""
 _TEXT_CHARACTERS = 1 << 16
@@ -44,12 +47,13 @@ class Worker:
         povray: str,
         threads: int,
         cache: SceneCache,
+        salvage: Salvage,
         holdings: Holdings,
         watch: PovrayWatch,
     ) -> None:
         self._holdings = holdings
         self._loops = (
-            ("render", RenderLoop(povray, threads, cache, holdings, watch).run),
+            ("render", RenderLoop(povray, threads, cache, salvage, holdings, watch).run),
             ("upload", UploadLoop(holdings).run),
         )
         self._threads: list[threading.Thread] = []
@@ -84,18 +88,24 @@ class RenderLoop:
         povray: str,
         threads: int,
         cache: SceneCache,
+        salvage: Salvage,
         holdings: Holdings,
         watch: PovrayWatch,
     ) -> None:
         self._povray = povray
         self._threads = threads
         self._cache = cache
+        self._salvage = salvage
         self._holdings = holdings
         self._watch = watch
 
     def run(self) -> None:
         """Work until the node stops."""
-        while (held := self._holdings.next_to_render()) is not None:
+        while not self._holdings.stopped:
+            held = self._holdings.next_to_render(self._salvage.expires_in_s())
+            if held is None:
+                self._salvage.trim()
+                continue
             try:
                 self._work(held)
             finally:
@@ -135,7 +145,7 @@ class RenderLoop:
             held.folder.create()
             link_tree(scene, held.folder.scene)
             held.seconds.fetch = clock() - began_at
-            self._render(held)
+            self._render(held, scene)
         finally:
             self._cache.release(held.lease.scene.id)
         rendered_at = clock()
@@ -151,7 +161,33 @@ class RenderLoop:
             held.seconds.parse + held.seconds.render,
         )
 
-    def _render(self, held: Held) -> None:
+    def _render(self, held: Held, scene: Path) -> None:
+        """Render, from its finished blocks on if POV-Ray is killed by a signal of somebody else's.
+
+        Not if it got no further than the time before: then it would die there again.
+        """
+        kept = self._salvage.begin(held)
+        for tries_left in range(RESUMES, -1, -1):
+            began_at = time.monotonic()
+            try:
+                self._run_povray(held, kept)
+                return
+            except RenderFailed as failure:
+                held.seconds.render += time.monotonic() - began_at
+                finished = self._salvage.finished(held) if failure.killed and tries_left else 0
+                if finished <= kept:
+                    raise
+                log.warning(
+                    "%s: %s; going on from what it had finished, %.0f %%",
+                    held.words,
+                    failure.message,
+                    100 * finished / held.rect.area,
+                )
+                kept = finished
+                held.folder.keep_only_blocks()
+                link_tree(scene, held.folder.scene)
+
+    def _run_povray(self, held: Held, kept_pixels: int) -> None:
         render = Render(
             povray=self._povray,
             threads=self._threads,
@@ -161,10 +197,12 @@ class RenderLoop:
             on_progress=lambda phase, done, total: self._holdings.progress(
                 held, phase, done, total
             ),
+            kept_pixels=kept_pixels,
         )
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             times = render.run()
-        held.seconds.parse, held.seconds.render = times.parse_s, times.render_s
+        held.seconds.parse = times.parse_s
+        held.seconds.render += times.render_s
 
     def _download(self, held: Held, tar: Path) -> None:
         """Store the scene's tar in ``tar``, trying again for as long as the lease holds.

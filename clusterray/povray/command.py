@@ -61,16 +61,24 @@ def environment(private: Path) -> dict[str, str]:
 
 
 def render_argv(
-    spec: RenderSpec, rect: Rect, *, threads: int, povray: str, output: Path
+    spec: RenderSpec,
+    rect: Rect,
+    *,
+    threads: int,
+    povray: str,
+    output: Path,
+    resume: bool = False,
 ) -> list[str]:
     """Give the command line that renders ``rect`` of the picture into ``output``.
 
     To be run in ``<scene>/<spec.start>`` with ``environment()`` after ``prepare_home()``. The file
-    has the whole picture's size; outside ``rect`` it is black. Raises LocalFault if the output's
-    path cannot be given to POV-Ray.
+    has the whole picture's size; outside ``rect`` it is black. ``resume`` takes the blocks in the
+    state file beside the output for done (povray.state_file); the output itself must not be there
+    then, or POV-Ray renders nothing. Raises LocalFault if the output's path cannot be given to
+    POV-Ray.
     """
     _check_readable_by_povray(output)
-    argv = [povray, "-D", "-P", "-C", "+V", "-GR", f"+WT{threads}"]
+    argv = [povray, "-D", "-P", "+C" if resume else "-C", "+V", "-GR", f"+WT{threads}"]
     if not _needs_alias(spec):
         argv.append(f'+I"{_from_start(spec, spec.input)}"')
     argv += [

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from clusterray.povray.state_file import read_blocks
 from clusterray.wire.trust import JoinToken
 from tests.system.harness import (
     NO_CONFIG,
@@ -136,6 +137,36 @@ def test_a_node_killed_in_the_middle_costs_nothing_but_time(tmp_path: Path) -> N
         farm.start_node("late")
         assert process.wait(120) == 0, process.err.seen
     plain = plain_povray(scene, tmp_path / "plain.png", "+Iroom.pov", *size, "+FN8")
+    assert differing_pixels(plain, tmp_path / "out.png") == 0
+
+
+@pytest.mark.slow
+def test_what_was_finished_outlives_povray_and_the_node(tmp_path: Path) -> None:
+    scene = scene_in(tmp_path / "scene", SLOW)
+    (scene / "job.yaml").write_text("bands: 1\n")
+    options = ("+W160", "+H192", "+A0.3", "+R2")
+    attempts = tmp_path / "farm" / "node-n1" / "attempts"
+
+    def finished(_shown: object) -> bool:
+        states = list(attempts.glob("*/out/tile.pov-state"))
+        return bool(states) and len(list(read_blocks(states[0]))) >= 3
+
+    with farm_of(tmp_path / "farm", 1) as farm:
+        process = farm.submit(scene, "-o", "out.png", "--", *options, cwd=tmp_path)
+        process.err.wait_for("is submitted")
+        farm.wait_until(["show", "j1"], finished, "three blocks are finished")
+        node = farm.nodes["n1"]
+        (povray,) = povrays_of(node)
+        povray.kill()
+        node.err.wait_for("going on from what it had finished")
+        node.signal(signal.SIGKILL)
+        node.wait()
+        again = farm.start_node("n1")
+        again.err.wait_for("blocks are kept from an earlier run")
+        assert process.wait(120) == 0, process.err.seen
+        (job,) = farm.ask("jobs")
+        assert job["state"] == "done"
+    plain = plain_povray(scene, tmp_path / "plain.png", "+Iroom.pov", *options, "+FN8")
     assert differing_pixels(plain, tmp_path / "out.png") == 0
 
 
