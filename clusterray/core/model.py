@@ -7,8 +7,8 @@ them into POV-Ray's 1-based inclusive numbers. Pure and immutable.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NewType
+from dataclasses import dataclass, replace
+from typing import Final, NewType
 
 JobId = NewType("JobId", str)
 BandId = NewType("BandId", str)
@@ -113,3 +113,42 @@ class JobRequest:
     wish_bands: int | None
     output_name: str
     note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """What sort of file a finished picture is.
+
+    ``letter`` is POV-Ray's (N PNG, P PPM, T and C Targa, B BMP, J JPEG, E OpenEXR, H Radiance
+    HDR), ``bits`` those of a channel, ``quality`` JPEG's. Two tiles of one picture have one format.
+    """
+
+    letter: str = "N"
+    bits: int = 8
+    grey: bool = False
+    alpha: bool = False
+    quality: int = 85
+
+    @property
+    def extension(self) -> str:
+        """The file name extension that POV-Ray gives it, without the dot."""
+        return EXTENSIONS[self.letter]
+
+    @property
+    def tile(self) -> FileFormat:
+        """The lossless format of its tiles: JPEG is made of PNG, and Targa packed at the end."""
+        return replace(self, letter=_TILE_LETTERS.get(self.letter, self.letter), quality=85)
+
+
+EXTENSIONS: Final = {
+    "N": "png",
+    "P": "ppm",
+    "T": "tga",
+    "C": "tga",
+    "B": "bmp",
+    "J": "jpg",
+    "E": "exr",
+    "H": "hdr",
+}
+"""POV-Ray's letters of file formats and the extension of each."""
+_TILE_LETTERS: Final = {"J": "N", "C": "T"}

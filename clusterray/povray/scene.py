@@ -84,12 +84,14 @@ def plan_job(
     height: int | None,
     region: Rect | None,
     home: Path,
+    out_extension: str | None = None,
 ) -> JobPlan:
     """Decide what is rendered and how.
 
     ``scene`` is a folder, a .pov or an .ini file, the last also as ``scene.ini[section]``.
     ``options`` are the words after ``--``; ``width``, ``height`` and ``region`` (pixels of the
-    whole picture) come from their own switches; ``home`` is the person's home folder. Raises
+    whole picture) come from their own switches; ``home`` is the person's home folder;
+    ``out_extension`` that of the name given with -o, lower case, without dot. Raises
     UsageFault for the command line, SceneFault for the folder and its files.
     """
     target, section = _existing(scene)
@@ -105,6 +107,9 @@ def plan_job(
         if side is not None:
             switch = f"--{name.lower()}"
             plan.options.set(name, str(side), Origin(words=switch), f"{switch} {side}")
+    if out_extension is not None:
+        name = f"-o .{out_extension}"
+        plan.options.wish_extension(out_extension, Origin(words="-o"), name)
     return plan.finish(region, home)
 
 
