@@ -120,7 +120,9 @@ class FileFormat:
     """What sort of file a finished picture is.
 
     ``letter`` is POV-Ray's (N PNG, P PPM, T and C Targa, B BMP, J JPEG, E OpenEXR, H Radiance
-    HDR), ``bits`` those of a channel, ``quality`` JPEG's. Two tiles of one picture have one format.
+    HDR), ``bits`` those of a channel, ``quality`` JPEG's. ``alpha`` is what was asked for: PPM,
+    JPEG and HDR have no such channel, but POV-Ray then gives them other colours. Two tiles of one
+    picture have one format.
     """
 
     letter: str = "N"
@@ -136,8 +138,16 @@ class FileFormat:
 
     @property
     def tile(self) -> FileFormat:
-        """The lossless format of its tiles: JPEG is made of PNG, and Targa packed at the end."""
-        return replace(self, letter=_TILE_LETTERS.get(self.letter, self.letter), quality=85)
+        """The lossless format of its tiles: JPEG is made of PNG, and Targa packed at the end.
+
+        With alpha asked for, JPEG has the colours of a PPM and not of a PNG.
+        """
+        letter = self.letter
+        if letter == "J":
+            letter = "P" if self.alpha else "N"
+        elif letter == "C":
+            letter = "T"
+        return replace(self, letter=letter, quality=85)
 
 
 EXTENSIONS: Final = {
@@ -151,4 +161,3 @@ EXTENSIONS: Final = {
     "H": "hdr",
 }
 """POV-Ray's letters of file formats and the extension of each."""
-_TILE_LETTERS: Final = {"J": "N", "C": "T"}

@@ -67,11 +67,11 @@ class ExrFile:
 def _open(path: Path) -> OpenImageIO.ImageInput:
     import OpenImageIO
 
-    # By name: what a file from elsewhere claims to be must not choose the reader.
-    source = OpenImageIO.ImageInput.create("openexr")
-    if source is None or not source.open(str(path)):
-        fault = OpenImageIO.geterror() if source is None else source.geterror()
-        raise TileFault(f"it cannot be read: {fault}")
+    source = OpenImageIO.ImageInput.open(str(path))
+    if source is None:
+        raise TileFault(f"it cannot be read: {OpenImageIO.geterror()}")
+    if source.format_name() != "openexr":
+        raise TileFault("it is not an OpenEXR file")
     return source
 
 
@@ -83,11 +83,13 @@ def read_exr(path: Path, *, alpha: bool) -> ExrFile:
     source = _open(path)
     spec = source.spec()
     found = tuple(spec.channelnames), str(spec.format), spec.tile_width, spec.deep
+    width, height = spec.width, spec.height
+    # Its spec goes with it.
     source.close()
     if found != (_names(alpha=alpha), "half", 0, False):
         raise TileFault(f"its pixels are {' '.join(found[0])} {found[1]}, which are not due")
-    check_size(spec.width, spec.height)
-    return ExrFile(path, spec.width, spec.height)
+    check_size(width, height)
+    return ExrFile(path, width, height)
 
 
 def write_exr(path: Path, size: tuple[int, int], strips: Strips, mark: str, *, alpha: bool) -> None:

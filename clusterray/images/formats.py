@@ -51,8 +51,9 @@ def check_supported(kind: FileFormat, width: int, height: int) -> None:
 
 def pixel_bytes(kind: FileFormat) -> int:
     """Give the bytes that a pixel has in the rows of such a picture."""
+    kind = kind.tile
     match kind.letter:
-        case "T" | "C" | "B":
+        case "T" | "B":
             return 4 if kind.alpha else 3
         case "P":
             values = 1 if kind.grey else 3
@@ -177,8 +178,9 @@ def _write(
 
 def as_seen(rows: bytes, width: int, kind: FileFormat) -> Image.Image:
     """Turn rows into what a screen shows of them: 8 bits a channel, L, LA, RGB or RGBA."""
+    kind = kind.tile
     match kind.letter:
-        case "T" | "C" | "B":
+        case "T" | "B":
             return plain.blue_first_as_seen(rows, width, alpha=kind.alpha)
         case "P":
             return plain.ppm_as_seen(rows, width, kind.bits, grey=kind.grey)

@@ -432,12 +432,17 @@ class Options:
                 if wish.value == "pgm":
                     grey = Setting(True, wish.origin, wish.written)
                     self._scalars.setdefault("Grayscale_Output", grey)
-            elif wish.origin.is_file and EXTENSIONS[letter] != EXTENSIONS[self._file_type]:
-                due = EXTENSIONS[self._file_type]
-                raise wish.origin.fault(f"{wish.written}: the picture is a .{due}; name it so")
+            else:
+                self._check_wish(wish, EXTENSIONS[letter], EXTENSIONS[self._file_type])
         if self._is_on("Grayscale_Output") and self._file_type not in _GREY_TYPES:
             grey = self._scalars["Grayscale_Output"]
             raise grey.origin.fault(f"{grey.written}: POV-Ray writes grey as PNG and PPM only")
+
+    def _check_wish(self, wish: Setting, extension: str, due: str) -> None:
+        """Refuse a job file that says two things; a command line is stronger than it."""
+        both_in_files = wish.origin.is_file and self._scalars["Output_File_Type"].origin.is_file
+        if both_in_files and extension != due:
+            raise wish.origin.fault(f"{wish.written}: the picture is a .{due}; name it so")
 
     def _format(self) -> tuple[int, bool, bool]:
         """Give the bits of a channel, and whether the picture is grey and has alpha."""

@@ -247,8 +247,6 @@ class RenderSpec:
                 f"the file type {self.file_type} does not come with {self.bits} bits"
                 f"{' in grey' if self.grey else ''}{' and alpha' if self.alpha else ''}"
             )
-        if self.file_type != "J" and self.value("Compression") is not None:
-            raise _fault("only JPEG has a quality")
 
     def _check_dither(self) -> None:
         # Without a method POV-Ray takes Floyd-Steinberg, whose errors cross the cuts.
@@ -263,20 +261,19 @@ def effective_format(letter: str, bits: int, grey: bool, alpha: bool) -> tuple[i
     """Give the bits, grey and alpha that POV-Ray 3.7 makes of those asked for.
 
     Grey is for PNG, always with 16 bits, and for PPM, whose files of 8 bits and fewer are damaged
-    (two bytes a value under a header that says one), so that 16 are taken. PPM, JPEG and HDR pass
-    over alpha; all but PNG and PPM have a depth of their own. Seen with Debian's; its table of
-    file types is in source/frontend/processrenderoptions.cpp.
+    (two bytes a value under a header that says one), so that 16 are taken. All but PNG and PPM
+    have a depth of their own. Alpha stays what was asked for even where a file has none, since it
+    changes what is brighter than white. Seen with Debian's; its table of file types is in
+    source/frontend/processrenderoptions.cpp.
     """
     clipped = max(5, min(16, bits))
     match letter:
         case "N":
             return (16 if grey else clipped), grey, alpha
         case "P":
-            return (16 if grey and clipped <= 8 else clipped), grey, False
+            return (16 if grey and clipped <= 8 else clipped), grey, alpha
         case "E":
             return 16, False, alpha
-        case "J" | "H":
-            return 8, False, False
     return 8, False, alpha
 
 

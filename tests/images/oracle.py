@@ -27,7 +27,16 @@ def said_of_colour(path: Path) -> dict[str, Any]:
     source = OpenImageIO.ImageInput.open(str(path))
     assert source is not None, OpenImageIO.geterror()
     spec = source.spec()
-    ours = ("ClusterRay", "Software", "software", "DateTime", "creation", "ImageDescription", "Comment")
+    ours = (
+        "ClusterRay",
+        "Software",
+        "software",
+        "DateTime",
+        "creation",
+        "ImageDescription",
+        "Comment",
+        "Render Date",
+    )
     return {each.name: each.value for each in spec.extra_attribs if each.name not in ours}
 
 

@@ -10,14 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from clusterray.core.errors import SceneFault
-from clusterray.core.model import FileFormat, Rect
-from clusterray.images import exr
-from clusterray.images.formats import check_supported
+from clusterray.core.model import Rect
 from clusterray.images.stitch import FrameWriter
-from clusterray.images.tile import TileFault, check_tile, crop_tile
+from clusterray.images.tile import check_tile, crop_tile
 from clusterray.povray.command import environment, prepare_home, render_argv
 from clusterray.povray.scene import plan_job
 from clusterray.povray.spec import RenderSpec

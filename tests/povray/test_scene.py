@@ -54,6 +54,25 @@ def test_the_only_scene_of_a_folder(folder: Path) -> None:
     assert found.spec.sources["Input_File_Name"] == "the only .pov of the folder"
 
 
+def test_the_name_given_with_o_chooses_the_format_where_nothing_else_does(folder: Path) -> None:
+    put(folder, room__pov="")
+
+    def kind(out: str, *options: str) -> tuple[str, bool]:
+        home = folder.parent / "home"
+        size = {"width": None, "height": None, "region": None}
+        found = plan_job(folder, options, home=home, out_extension=out, **size)
+        return found.spec.file_type, found.spec.grey
+
+    assert kind("exr") == ("E", False)
+    assert kind("jpeg") == ("J", False)
+    assert kind("pgm") == ("P", True)
+    assert kind("v2") == ("N", False)
+    # An explicit one is stronger; that the name does not fit is found where it is used.
+    assert kind("exr", "+FT") == ("T", False)
+    put(folder, room__ini="Output_File_Type=H")
+    assert kind("exr") == ("H", False)
+
+
 def test_upper_case_suffixes(folder: Path) -> None:
     put(folder, ROOM__POV="", ROOM__INI="Width=5")
     found = plan(folder)
