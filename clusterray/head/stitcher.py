@@ -166,7 +166,8 @@ class Stitcher:
             if note is not None:
                 self._handle(note)
             self._publish_due()
-        self._frames.clear()
+        for key in list(self._frames):
+            self._let_go(key)
 
     def _next_note(self) -> _Note | None:
         waits = [due.not_before_at for due in self._due.values() if due.frame is not None]
@@ -224,16 +225,21 @@ class Stitcher:
         self._on_failed(note.job, note.frame, reason)
 
     def _forget_frame(self, job: JobId, frame: int) -> None:
-        self._frames.pop((job, frame), None)
+        self._let_go((job, frame))
         due = self._due.get(job)
         if due is not None and due.frame == frame:
             due.frame = None
         if not any(known == job for known, _ in self._frames):
             self._due.pop(job, None)
 
+    def _let_go(self, key: tuple[JobId, int]) -> None:
+        frame = self._frames.pop(key, None)
+        if frame is not None:
+            frame.writer.close()
+
     def _forget_job(self, job: JobId) -> None:
         for key in [key for key in self._frames if key[0] == job]:
-            del self._frames[key]
+            self._let_go(key)
         self._due.pop(job, None)
         self._previews = {known: png for known, png in self._previews.items() if known != job}
 

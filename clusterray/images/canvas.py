@@ -1,7 +1,7 @@
 """The rows of a picture that is still being made, in a file without a name.
 
 Only what is being put in or taken out is in memory, besides what the system keeps there of the file
-while it has room. Owned by one thread; gone with its last reference. Knows no format, only bytes.
+while it has room. Owned by one thread. Knows no format, only bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Canvas:
         self._height = height
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
             self._fd = os.dup(file.fileno())
-        weakref.finalize(self, os.close, self._fd)
+        self._closing = weakref.finalize(self, os.close, self._fd)
 
     def put(self, rect: Rect, rows: bytes) -> None:
         """Put the rows of ``rect`` in their place."""
@@ -49,6 +49,10 @@ class Canvas:
         for first in range(0, self._height, rows):
             size = min(rows, self._height - first) * self._row_bytes
             yield self._read(size, first * self._row_bytes)
+
+    def close(self) -> None:
+        """Give the disk space back; nothing can be put in or taken out any more."""
+        self._closing()
 
     def _write(self, data: bytes, at: int) -> None:
         view = memoryview(data)

@@ -101,6 +101,11 @@ class FrameWriter:
                 partial.unlink()
             raise cannot_write(target, error) from None
 
+    def close(self) -> None:
+        """Give the disk space of its rows back; only previews can be had any more."""
+        if self._canvas is not None:
+            self._canvas.close()
+
     def preview(self, max_side: int) -> bytes:
         """Give a PNG of what is there, at most ``max_side`` pixels wide and high, holes hatched."""
         return self._preview.png(max_side, preview_colour(self._colour, self._format))

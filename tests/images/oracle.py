@@ -16,7 +16,7 @@ def values(path: Path) -> tuple[Any, tuple[str, ...]]:
     source = OpenImageIO.ImageInput.open(str(path), config)
     assert source is not None, OpenImageIO.geterror()
     spec = source.spec()
-    pixels = source.read_image(0, 0, 0, spec.nchannels, spec.format)
+    pixels: Any = source.read_image(0, 0, 0, spec.nchannels, spec.format)
     assert not source.geterror()
     assert pixels.shape == (spec.height, spec.width, spec.nchannels)
     return pixels, tuple(spec.channelnames)

@@ -80,9 +80,14 @@ class Bench:
         (self.scene / "scene.pov").write_text(SCENE)
 
     def spec(self, *options: str) -> RenderSpec:
-        size = {"width": WIDTH, "height": HEIGHT}
-        home = Path("/nonexistent")
-        return plan_job(self.scene, options, region=None, home=home, **size).spec
+        return plan_job(
+            self.scene,
+            options,
+            width=WIDTH,
+            height=HEIGHT,
+            region=None,
+            home=Path("/nonexistent"),
+        ).spec
 
     def plain(self, *options: str) -> Path:
         command = ["povray", "-D", "-GA", "+WT1", "+Iscene.pov", f"+O{self.out}/plain"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clusterray.core.errors import SceneFault
 from clusterray.core.model import FileFormat, Rect
-from clusterray.images import formats
+from clusterray.images import exr, formats
 from clusterray.images.formats import check_supported, pixel_bytes, read_tile, write_tile
 from clusterray.images.hdr import read_hdr, write_hdr
 from clusterray.images.rows import Colour
@@ -146,7 +146,7 @@ def test_what_no_file_can_hold_is_refused() -> None:
 
 
 def test_without_openimageio_openexr_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats.exr, "is_supported", lambda: False)
+    monkeypatch.setattr(exr, "is_supported", lambda: False)
     with pytest.raises(SceneFault, match=r"pip install 'clusterray\[head\]'"):
         check_supported(FileFormat("E", 16), 10, 10)
     check_supported(FileFormat("H"), 10, 10)

@@ -62,5 +62,5 @@ def test_bands_make_povrays_own_picture(
     out = pngraw.read(tmp_path / "out.png")
     assert out.rows == whole.rows
     assert (out.depth, out.colour_type) == header
-    for kind in (b"gAMA", b"sRGB", b"sBIT", b"cHRM", b"iCCP"):
-        assert out.chunks.get(kind) == whole.chunks.get(kind)
+    for chunk in (b"gAMA", b"sRGB", b"sBIT", b"cHRM", b"iCCP"):
+        assert out.chunks.get(chunk) == whole.chunks.get(chunk)

@@ -311,7 +311,7 @@ def test_refusals_end_with_exit_code_2_from_the_command_line(
 
 @pytest.mark.parametrize(
     "line",
-    ["+SR10", "Pre_Scene_Command=rm", "Final_Frame=30", "Output_File_Type=T", "Dither=On", "+GIx"],
+    ["+SR10", "Pre_Scene_Command=rm", "Final_Frame=30", "Output_File_Type=S", "Dither=On", "+GIx"],
 )
 def test_refusals_end_with_file_and_line_from_an_ini(folder: Path, line: str) -> None:
     with pytest.raises(SceneFault) as caught:
