@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 from clusterray.core.model import Rect
-from clusterray.images.rows import Colour, Strips, TileFault, check_size
+from clusterray.images.rows import Colour, Strips, TileFault, check_size, seeing_step
 
 if TYPE_CHECKING:
     import OpenImageIO
@@ -120,11 +120,16 @@ def write_exr(path: Path, size: tuple[int, int], strips: Strips, mark: str, *, a
 
 
 def as_seen(rows: bytes, width: int, *, alpha: bool) -> Image.Image:
-    """Turn rows into what a screen shows of them: sRGB, 8 bits, what is brighter than white cut."""
+    """Turn rows into what a screen shows of them: sRGB, 8 bits, what is brighter than white cut.
+
+    Of a large picture only every n-th pixel.
+    """
     import numpy as np
 
     channels = len(_names(alpha=alpha))
-    values = np.frombuffer(rows, np.float16).reshape(-1, width, channels).astype(np.float32)
+    halves = np.frombuffer(rows, np.float16).reshape(-1, width, channels)
+    step = seeing_step(width, len(halves))
+    values = halves[::step, ::step].astype(np.float32)
     opacity = values[..., 3:] if alpha else np.ones_like(values[..., :1])
     with np.errstate(all="ignore"):
         # OpenEXR's colours are multiplied by alpha, a screen's are not.
@@ -132,6 +137,6 @@ def as_seen(rows: bytes, width: int, *, alpha: bool) -> Image.Image:
     colour = np.clip(colour, 0, 1)
     bent = np.where(colour <= 0.0031308, 12.92 * colour, 1.055 * colour ** (1 / 2.4) - 0.055)
     seen = np.concatenate((bent, np.clip(np.nan_to_num(opacity), 0, 1)), axis=2)[..., :channels]
-    height = len(values)
+    size = (values.shape[1], values.shape[0])
     data = (seen * 255 + 0.5).astype(np.uint8).tobytes()
-    return Image.frombytes("RGBA" if alpha else "RGB", (width, height), data)
+    return Image.frombytes("RGBA" if alpha else "RGB", size, data)

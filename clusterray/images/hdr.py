@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 from PIL import Image
 
 from clusterray.core.model import Rect
-from clusterray.images.rows import Colour, Strips, TileFault, broken_off, check_size
+from clusterray.images.rows import Colour, Strips, TileFault, broken_off, check_size, seeing_step
 
 PIXEL_BYTES: Final = 4
 _HEADER: Final = re.compile(
@@ -127,12 +127,21 @@ def _pieces(values: bytes) -> list[bytes]:
 
 
 def as_seen(rows: bytes, width: int) -> Image.Image:
-    """Turn rows into what a screen shows of them: sRGB, 8 bits, what is brighter than white cut."""
-    size = (width, len(rows) // (width * PIXEL_BYTES))
-    mantissas = Image.merge(
-        "RGB", [Image.frombytes("L", size, rows[channel::PIXEL_BYTES]) for channel in range(3)]
+    """Turn rows into what a screen shows of them: sRGB, 8 bits, what is brighter than white cut.
+
+    Of a large picture only every n-th pixel.
+    """
+    row_bytes = width * PIXEL_BYTES
+    step = seeing_step(width, len(rows) // row_bytes)
+    starts = range(0, len(rows), row_bytes * step)
+    red, green, blue, exponents = (
+        b"".join(rows[at + channel : at + row_bytes : PIXEL_BYTES * step] for at in starts)
+        for channel in range(PIXEL_BYTES)
     )
-    exponents = rows[3::PIXEL_BYTES]
+    size = (len(red) // len(starts), len(starts))
+    mantissas = Image.merge(
+        "RGB", [Image.frombytes("L", size, values) for values in (red, green, blue)]
+    )
     mask = Image.frombytes("L", size, exponents)
     seen = Image.new("RGB", size)
     for exponent in set(exponents):

@@ -6,6 +6,7 @@ Pure words between the modules of this room; knows no format.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
@@ -18,6 +19,7 @@ Strips: TypeAlias = Iterable[bytes]
 
 MAX_SIDE = 1_000_000
 """Protocol limit of a pixel coordinate."""
+_PIXELS_SEEN = 1 << 18
 
 
 class TileFault(Exception):
@@ -41,6 +43,14 @@ class Source(Protocol):
 
     def rows(self, rect: Rect) -> bytes:
         """Give the rows of ``rect``, which lies inside; raises TileFault if they are damaged."""
+
+
+def seeing_step(width: int, height: int) -> int:
+    """Give the step between pixels that are enough to see a picture whose values are dear to turn.
+
+    What is seen is shrunk to a preview anyway.
+    """
+    return max(1, math.isqrt(width * height // _PIXELS_SEEN))
 
 
 def check_size(width: int, height: int) -> None:

@@ -152,6 +152,20 @@ def test_without_openimageio_openexr_is_refused_in_words(monkeypatch: pytest.Mon
     check_supported(FileFormat("H"), 10, 10)
 
 
+@pytest.mark.parametrize("letter", ["H", "E"])
+def test_a_large_picture_is_seen_by_fewer_pixels_in_the_same_places(letter: str) -> None:
+    kind = FileFormat(letter, 16 if letter == "E" else 8)
+    white = {"H": bytes((128, 128, 128, 129)), "E": b"\x00\x3c" * 3}[letter]
+    black = bytes(pixel_bytes(kind))
+    width, height = 1501, 1000
+    rows = (white * 1000 + black * 501) * height
+    seen = formats.as_seen(rows, width, kind)
+    assert seen.width < width
+    edge = seen.width * 1000 // width
+    assert {seen.getpixel((x, seen.height - 1)) for x in range(edge - 2)} == {(255, 255, 255)}
+    assert {seen.getpixel((x, 0)) for x in range(edge + 3, seen.width)} == {(0, 0, 0)}
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "seen"),
     [
