@@ -14,13 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from clusterray import __version__
-from clusterray.cli.settings import (
-    ENVIRONMENT_PREFIX,
-    Parser,
-    size_in_bytes,
-    whole_number,
-)
+from clusterray.cli.parser import Parser
 from clusterray.cli.shell import raise_on_terminate, run_command, say_on_stdout
+from clusterray.cli.values import ENVIRONMENT_PREFIX, size_in_bytes, whole_number
 from clusterray.client.report import make_report
 from clusterray.client.submit import SubmitOptions, submit_locally, submit_to_head
 from clusterray.core.errors import UsageFault

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clusterray.client.text import count_of, duration_text, plain, rate_text, size_text
+from clusterray.client.text import duration_text, plain, rate_text, size_text
 from clusterray.wire.protocol import BandView, JobDetail, JobView, NodeView, TokenView
 
 _RIGHT = frozenset({"JOB", "PRIORITY", "DONE", "BANDS", "THREADS", "PIXELS", "ATTEMPTS"})
@@ -112,7 +112,7 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
             "bands",
             f"{job.bands_done} done, {job.bands_running} running, {job.bands_waiting} waiting",
         ),
-        ("nodes", ", ".join(job.nodes) or count_of(0, "node")),
+        ("nodes", ", ".join(_nodes_of(detail)) or "none yet"),
     ]
     if job.eta_s is not None:
         facts.append(("left", duration_text(job.eta_s)))
@@ -124,6 +124,12 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
         place = f"{job.error_file}:{job.error_line}: " if job.error_file else ""
         facts.append(("error", place + job.error))
     return facts
+
+
+def _nodes_of(detail: JobDetail) -> list[str]:
+    """Give the names of the nodes at work on the job or, once it has ended, of those that were."""
+    worked = {attempt.node for band in detail.bands for attempt in band.attempts}
+    return detail.job.nodes or sorted(worked)
 
 
 def settings_table(detail: JobDetail) -> tuple[list[str], list[list[str]]]:

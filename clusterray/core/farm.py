@@ -227,7 +227,7 @@ class Farm(FarmState):
     def _tile_verified(self, event: ev.TileVerified) -> None:
         attempt = self.attempts.get(event.attempt)
         if attempt is None or attempt.state is not AttemptState.UPLOADING:
-            self._out.append(act.DiscardTile(event.attempt))
+            self._discard(event.attempt, attempt)
             return
         self._end(attempt, AttemptTrigger.ACCEPT, "")
         self._accept(attempt)
@@ -256,9 +256,14 @@ class Farm(FarmState):
         if all(other.uncovered == 0 for other in job.frames):
             job.state = advance(JOB_TABLE, job.state, JobTrigger.COVERED)
 
+    def _discard(self, name: AttemptId, attempt: Attempt | None) -> None:
+        """Have what was uploaded deleted, unless an earlier upload of it is in the picture."""
+        if attempt is None or attempt.state is not AttemptState.ACCEPTED:
+            self._out.append(act.DiscardTile(name))
+
     def _tile_refused(self, event: ev.TileRefused) -> None:
-        self._out.append(act.DiscardTile(event.attempt))
         attempt = self.attempts.get(event.attempt)
+        self._discard(event.attempt, attempt)
         if attempt is not None and attempt.live:
             self._fail(attempt, Problem("node", event.reason))
 

@@ -237,7 +237,9 @@ class TaskManager:
             write=write,
         )
         node = self._farm.attempts[action.attempt].node_name
-        _log.info("%s of %s goes to %s: %s", action.band, action.job, node, action.rect)
+        rect = action.rect
+        rows = f"rows {rect.y0} to {rect.y1 - 1}"
+        _log.info("%s of %s goes to %s: %s", action.band, action.job, node, rows)
         self._send(action.conn, lease, expected)
 
     def _send_keep(self, action: act.SendKeep) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +56,21 @@ def take_in(expected: Expected, announced: Announced, tick: Callable[[], None]) 
     Raises TileFault in words if it is not the tile, OSError if this machine cannot keep it. The
     upload is gone either way.
     """
+    # Under a name that no upload has: the node may be back already and upload once more.
+    checked = expected.upload.with_suffix(f".{uuid.uuid4().hex}")
     try:
-        if not arrived_whole(expected.upload, announced, tick):
+        expected.upload.rename(checked)
+    except FileNotFoundError:
+        raise TileFault("no tile was uploaded") from None
+    try:
+        if not arrived_whole(checked, announced, tick):
             raise TileFault("the uploaded tile is not the file that was announced")
-        check_tile(expected.upload, expected.rect, expected.kind)
-        _sync(expected.upload)
-        expected.upload.rename(expected.tile)
+        check_tile(checked, expected.rect, expected.kind)
+        _sync(checked)
+        checked.rename(expected.tile)
         _sync(expected.tile.parent)
     finally:
-        expected.upload.unlink(missing_ok=True)
+        checked.unlink(missing_ok=True)
 
 
 def _sha256(path: Path, tick: Callable[[], None]) -> str:

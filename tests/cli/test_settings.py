@@ -11,19 +11,14 @@ import pytest
 import yaml
 
 from clusterray.cli.settings import (
-    DaemonTable,
     daemon_parser,
-    duration_in_seconds,
     example_file,
     head_settings,
-    head_table,
     node_settings,
-    node_table,
-    port_range,
     resolve,
-    size_in_bytes,
-    state_folder,
 )
+from clusterray.cli.settings_table import DaemonTable, head_table, node_table, state_folder
+from clusterray.cli.values import duration_in_seconds, port_range, size_in_bytes
 from clusterray.core.errors import UsageFault
 from clusterray.head.settings import HeadSettings
 from clusterray.node.settings import NodeSettings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from clusterray.core import actions as act
@@ -193,6 +195,21 @@ def test_a_refused_tile_counts_as_the_nodes_failure() -> None:
     actions = world.do(ev.TileRefused(attempt, "the tile is 3 rows short"))
     assert act.DiscardTile(attempt) in actions
     assert world.farm.attempts[attempt].state is AttemptState.FAILED
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+
+
+@pytest.mark.parametrize("late", [ev.TileVerified, lambda a: ev.TileRefused(a, "torn")])
+def test_a_second_upload_of_an_accepted_tile_does_not_cost_the_first(late: Any) -> None:
+    """A node that comes back may upload again what was taken in from its last connection."""
+    world = World()
+    conn = world.join("pi")
+    job = world.submit(request())
+    (attempt,) = world.rendering(conn)
+    world.finish(conn, attempt)
+    actions = world.do(late(attempt))
+    assert act.DiscardTile(attempt) not in actions
+    assert not sent(actions, act.AddTile)
     world.work_off()
     assert state(world, job) is JobState.DONE
 

@@ -169,6 +169,8 @@ def test_the_same_submit_twice_is_one_job(head: RunningHead, scene: Path) -> Non
     [
         ({"output_name": "../x.png"}, "plain file name"),
         ({"output_name": ".png"}, "plain file name"),
+        ({"output_name": "a\n.png"}, "plain file name"),
+        ({"output_name": "ü" * 120 + ".png"}, "at most 200 bytes"),
         ({"spec": {}}, "settings are not valid"),
         ({"scene": "f" * 64}, "offer it first"),
     ],
