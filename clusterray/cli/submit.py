@@ -154,7 +154,14 @@ def _parser() -> Parser:
     )
     add("--width", metavar="W", type=_checked(whole_number(1, _MAX_SIDE)), help="columns")
     add("--height", metavar="H", type=_checked(whole_number(1, _MAX_SIDE)), help="rows")
-    add("-o", "--output", dest="out", metavar="OUT", help="the picture's file, or its folder")
+    add(
+        "-o",
+        "--output",
+        dest="out",
+        metavar="OUT",
+        help="the picture's file, or its folder; a file's extension chooses the format "
+        "unless +F or the scene's settings do",
+    )
     add(
         "--region",
         metavar="X0,Y0,X1,Y1",

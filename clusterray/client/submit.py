@@ -18,7 +18,7 @@ from clusterray.client.fetch import TRIES, fetch_picture, pause
 from clusterray.client.follow import follow_job, outcome_fault
 from clusterray.client.head_link import HeadLink, HeadLost, owner_name
 from clusterray.client.local import LocalFarm
-from clusterray.client.output import OutputFile, output_file, safe_name
+from clusterray.client.output import OutputFile, output_file, safe_name, wished_extension
 from clusterray.client.report import Report
 from clusterray.client.text import count_of, duration_text, plain
 from clusterray.core.errors import ClusterRayError, LocalFault, NoHead, SceneFault
@@ -70,6 +70,7 @@ def prepare(options: SubmitOptions, report: Report) -> Prepared:
         region=options.region,
         home=options.home,
         only_needed=options.only_needed,
+        out_extension=wished_extension(options.out),
     )
     output = output_file(options.out, plan.output_name, plan.spec.extension)
     if not options.detach:

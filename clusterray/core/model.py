@@ -7,8 +7,8 @@ them into POV-Ray's 1-based inclusive numbers. Pure and immutable.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NewType, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NewType, TypeAlias
 
 JobId = NewType("JobId", str)
 BandId = NewType("BandId", str)
@@ -139,3 +139,51 @@ class JobRequest:
     output_name: str
     note: str = ""
     mix: Mix = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """What sort of file a finished picture is.
+
+    ``letter`` is POV-Ray's (N PNG, P PPM, T and C Targa, B BMP, J JPEG, E OpenEXR, H Radiance
+    HDR), ``bits`` those of a channel, ``quality`` JPEG's. ``alpha`` is what was asked for: PPM,
+    JPEG and HDR have no such channel, but POV-Ray then gives them other colours. Two tiles of one
+    picture have one format.
+    """
+
+    letter: str = "N"
+    bits: int = 8
+    grey: bool = False
+    alpha: bool = False
+    quality: int = 85
+
+    @property
+    def extension(self) -> str:
+        """The file name extension that POV-Ray gives it, without the dot."""
+        return EXTENSIONS[self.letter]
+
+    @property
+    def tile(self) -> FileFormat:
+        """The lossless format of its tiles: JPEG is made of PNG, and Targa packed at the end.
+
+        With alpha asked for, JPEG has the colours of a PPM and not of a PNG.
+        """
+        letter = self.letter
+        if letter == "J":
+            letter = "P" if self.alpha else "N"
+        elif letter == "C":
+            letter = "T"
+        return replace(self, letter=letter, quality=85)
+
+
+EXTENSIONS: Final = {
+    "N": "png",
+    "P": "ppm",
+    "T": "tga",
+    "C": "tga",
+    "B": "bmp",
+    "J": "jpg",
+    "E": "exr",
+    "H": "hdr",
+}
+"""POV-Ray's letters of file formats and the extension of each."""

@@ -16,6 +16,7 @@ from clusterray.head.conversation import Conversation, Introduction, Services
 from clusterray.head.grants import FileGrant
 from clusterray.head.letters import Asked, ClientOpened, Hold, NewJob, TokenRevoked
 from clusterray.head.uploads import Announced, arrived_whole
+from clusterray.images.formats import check_supported
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.archive import missing_ranges, scene_id
@@ -207,6 +208,7 @@ class ClientTalk(Conversation):
             mix=submit.mix,
         )
         self._check_size(request)
+        check_supported(spec.file_format, spec.width, spec.height)
         self._post(NewJob(self._number, submit.request, request, spec))
 
     def _check_size(self, request: JobRequest) -> None:

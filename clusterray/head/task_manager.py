@@ -45,6 +45,7 @@ from clusterray.head.state_folder import StateFolder
 from clusterray.head.stitcher import Stitcher
 from clusterray.head.uploads import Expected
 from clusterray.head.views import FarmView, band_views, settings_view
+from clusterray.images.formats import is_whole_picture, pixel_bytes
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.protocol import Grant, Message, PhaseSeconds
@@ -64,10 +65,17 @@ class StoredResult:
     sha256: str
 
 
-def tile_limit(rect: Rect) -> int:
-    """Give the most bytes a tile can have: its raw rows (RGBA), deflate's worst growth, chunks."""
-    raw = rect.height * (rect.width * 4 + 1)
-    return raw + raw // 1000 + 65_536
+def tile_limit(rect: Rect, spec: RenderSpec) -> int:
+    """Give the most bytes a tile can have: its raw rows, packing's worst growth, headers.
+
+    Where a tile is as large as the picture, its black rows are counted too: they pack well, but a
+    limit is no estimate.
+    """
+    width, height = rect.width, rect.height
+    if is_whole_picture(spec.file_format):
+        width, height = spec.width, spec.height
+    raw = height * (width * pixel_bytes(spec.file_format.tile) + 8)
+    return raw + raw // 50 + 65_536
 
 
 class TaskManager:
@@ -250,9 +258,11 @@ class TaskManager:
         upload, tile = self._folder.upload_of(attempt), self._folder.tile_of(attempt)
         grant = Grant(f"w-{attempt}", secrets.token_hex(16), TILE_FILE)
         self._ftp.grant(
-            FileGrant(grant.user, grant.password, grant.path, upload, "write", tile_limit(rect))
+            FileGrant(
+                grant.user, grant.password, grant.path, upload, "write", tile_limit(rect, spec)
+            )
         )
-        return grant, Expected(rect, spec.grey, spec.alpha, upload, tile)
+        return grant, Expected(rect, spec.file_format, upload, tile)
 
     def _revoke_grants(self, action: act.RevokeGrants) -> None:
         self._ftp.revoke(f"r-{action.attempt}")
@@ -269,7 +279,7 @@ class TaskManager:
         self._bulletin.job_made(action.job)
         target = self._folder.result_of(action.job, action.request.output_name)
         region = action.request.picture.region
-        self._stitcher.begin(action.job, action.frame, region, spec.grey, spec.alpha, target)
+        self._stitcher.begin(action.job, action.frame, region, spec.file_format, target)
 
     def _add_tile(self, action: act.AddTile) -> None:
         tile = self._folder.tile_of(action.attempt)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clusterray.core.model import Rect
+from clusterray.core.model import FileFormat, Rect
 from clusterray.images.tile import TileFault, check_tile
 
 CHUNK_BYTES = 1 << 20
@@ -32,8 +32,7 @@ class Expected:
     """What the tile of an attempt must be, where it lands and where it goes when it is right."""
 
     rect: Rect
-    grey: bool
-    alpha: bool
+    kind: FileFormat
     upload: Path
     tile: Path
 
@@ -66,7 +65,7 @@ def take_in(expected: Expected, announced: Announced, tick: Callable[[], None]) 
     try:
         if not arrived_whole(checked, announced, tick):
             raise TileFault("the uploaded tile is not the file that was announced")
-        check_tile(checked, expected.rect, grey=expected.grey, alpha=expected.alpha)
+        check_tile(checked, expected.rect, expected.kind)
         _sync(checked)
         checked.rename(expected.tile)
         _sync(expected.tile.parent)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from clusterray.core.errors import LocalFault
 from clusterray.core.model import PovrayClass
-from clusterray.images.png import TileFault, decode_rows, read_png
+from clusterray.images.png import read_png
+from clusterray.images.rows import TileFault
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.machine import boot_id
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
@@ -188,7 +189,7 @@ class PovrayWatch:
             folder.scene.mkdir()
             (folder.scene / CANARY_FILE).write_bytes(canary_text())
             render.run()
-            pixels = decode_rows(read_png(folder.picture), CANARY_AREA.height).tobytes()
+            pixels = read_png(folder.picture).rows(CANARY_AREA)
         except RenderCancelled:
             if stopping():
                 raise CanaryStopped from None

@@ -250,7 +250,7 @@ class _Call(threading.Thread):
 
 
 def _blocks_of(povray: PovrayClass) -> tuple[str, str]:
-    """Name the POV-Ray whose finished blocks can be gone on from: all that its class consists of."""
+    """Name the POV-Ray whose finished blocks can be gone on from: all its class consists of."""
     return povray.version, f"{povray.build} {povray.canary} {povray.includes}"
 
 

@@ -10,7 +10,7 @@ attempt. Knows nothing of POV-Ray's options or the network.
     <work>/attempts/<attempt>/
         scene/                   real folders of symbolic links; POV-Ray runs in it
         private/                 HOME, POVINI and temp files of this POV-Ray
-        out/tile.png             what POV-Ray writes, full size
+        out/tile.png             what POV-Ray writes, full size (or .ppm, .tga, .bmp, .exr, .hdr)
         out/tile.pov-state       its finished blocks, while it renders and if it was killed
         origin.json              whose blocks those are (povray.state_file.Origin)
         band.png                 the tile: cropped to the band, kept until ACCEPTED or DROP
@@ -32,6 +32,8 @@ class AttemptFolder:
     """The files of one attempt."""
 
     root: Path
+    extension: str = "png"
+    """Of what POV-Ray writes and of the tile, without the dot."""
 
     @property
     def scene(self) -> Path:
@@ -46,7 +48,7 @@ class AttemptFolder:
     @property
     def picture(self) -> Path:
         """The full-size picture that POV-Ray writes."""
-        return self.root / "out" / "tile.png"
+        return self.root / "out" / f"tile.{self.extension}"
 
     @property
     def blocks(self) -> Path:
@@ -61,7 +63,7 @@ class AttemptFolder:
     @property
     def tile(self) -> Path:
         """The picture of the band alone."""
-        return self.root / "band.png"
+        return self.root / f"band.{self.extension}"
 
     def create(self) -> None:
         """Make the folder, empty but for the places POV-Ray needs; OSError if it exists."""

@@ -255,7 +255,9 @@ class Holdings:
                 lease=lease,
                 spec=spec,
                 rect=rect,
-                folder=AttemptFolder(self._attempts / lease.attempt),
+                folder=AttemptFolder(
+                    self._attempts / lease.attempt, spec.file_format.tile.extension
+                ),
                 backoff=Backoff(RETRY_FIRST_S, RETRY_MOST_S, self._rng),
                 write=lease.write,
                 leased_in=number,

@@ -149,7 +149,7 @@ class RenderLoop:
         finally:
             self._cache.release(held.lease.scene.id)
         rendered_at = clock()
-        crop_tile(held.folder.picture, held.rect, held.folder.tile)
+        crop_tile(held.folder.picture, held.rect, held.folder.tile, held.spec.file_format)
         held.folder.keep_only_tile()
         held.tile_bytes, held.tile_sha256 = _measure(held.folder.tile)
         held.seconds.crop = clock() - rendered_at

@@ -78,13 +78,16 @@ def render_argv(
     POV-Ray.
     """
     _check_readable_by_povray(output)
+    tile = spec.file_format.tile
     argv = [povray, "-D", "-P", "+C" if resume else "-C", "+V", "-GR", f"+WT{threads}"]
     if not _needs_alias(spec):
         argv.append(f'+I"{_from_start(spec, spec.input)}"')
     argv += [
         f'+O"{output}"',
-        f"+F{spec.file_type}{'g' if spec.grey else spec.bits}",
-        f"Output_Alpha={written(spec.alpha)}",
+        f"+F{tile.letter}",
+        f"Bits_Per_Color={tile.bits}",
+        f"Grayscale_Output={written(tile.grey)}",
+        f"Output_Alpha={written(tile.alpha)}",
         f"+W{spec.width}",
         f"+H{spec.height}",
         f"+SC{rect.x0 + 1}",
@@ -93,6 +96,9 @@ def render_argv(
         f"+ER{_end(rect.y1)}",
     ]
     for name, value in spec.options:
+        if name == "Compression":
+            # The finished JPEG's, not the tiles'.
+            continue
         argv.append(f"{name}={_argument(spec, name, written(value))}")
     return argv
 

@@ -33,7 +33,7 @@ from clusterray.povray.outside import Layout, lay_out, leads_to_secrets
 from clusterray.povray.spec import RenderSpec, canonical_options
 
 RESULT_KEYWORD = b"ClusterRay"
-"""Keyword of the PNG text chunk that marks a picture as made by a farm."""
+"""Marks a picture as made by a farm: keyword of a PNG's text chunk, word of other comments."""
 POVRAY_INI = "povray.ini"
 
 _SKIPPED_FOLDERS = frozenset(
@@ -53,6 +53,11 @@ _TEXT_SUFFIXES = frozenset(
 )
 _MAX_TEXT_BYTES = 16 << 20
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PICTURE_SUFFIXES = frozenset(
+    {".png", ".ppm", ".pgm", ".tga", ".jpg", ".jpeg", ".exr", ".hdr"},
+)
+_MARKED_BYTES = 512
+"""In so many first or last bytes files other than PNG carry the mark; BMP has no room for it."""
 _MAX_CHUNKS = 64
 _MAX_LISTED = 20
 
@@ -98,14 +103,16 @@ def plan_job(
     region: Rect | None,
     home: Path,
     only_needed: bool = False,
+    out_extension: str | None = None,
 ) -> JobPlan:
     """Decide what is rendered and how.
 
     ``scene`` is a folder, a .pov or an .ini file, the last also as ``scene.ini[section]``.
     ``options`` are the words after ``--``; ``width``, ``height`` and ``region`` (pixels of the
     whole picture) come from their own switches; ``home`` is the person's home folder;
-    ``only_needed`` is stronger than what job.yaml says. Raises UsageFault for the command line,
-    SceneFault for the folder and its files.
+    ``only_needed`` is stronger than what job.yaml says; ``out_extension`` is that of the name given
+    with -o, lower case, without dot. Raises UsageFault for the command line, SceneFault for the
+    folder and its files.
     """
     target, section = _existing(scene)
     _refuse_home(target, home)
@@ -120,6 +127,9 @@ def plan_job(
         if side is not None:
             switch = f"--{name.lower()}"
             plan.options.set(name, str(side), Origin(words=switch), f"{switch} {side}")
+    if out_extension is not None:
+        name = f"-o .{out_extension}"
+        plan.options.wish_extension(out_extension, Origin(words="-o"), name)
     return plan.finish(region, home, only_needed=only_needed)
 
 
@@ -513,7 +523,7 @@ def _take_file(root: Path, path: str, size: int, found: _Staging) -> None:
         raise SceneFault(f"{root / path} cannot be read: Permission denied")
     found.files[path] = size
     suffix = Path(path).suffix.lower()
-    if suffix == ".png" and _is_own_picture(root / path):
+    if suffix in _PICTURE_SUFFIXES and _is_own_picture(root / path):
         found.own_pictures.append(path)
     elif suffix in _TEXT_SUFFIXES and size <= _MAX_TEXT_BYTES:
         found.texts.append(path)
@@ -551,14 +561,24 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _is_own_picture(path: Path) -> bool:
-    """Tell whether a PNG carries the farm's mark before its pixels."""
+    """Tell whether a picture carries the farm's mark, a PNG before its pixels."""
     try:
         with path.open("rb") as file:
             if file.read(len(_PNG)) != _PNG:
-                return False
+                return _is_marked(file)
             return any(text.startswith(RESULT_KEYWORD + b"\0") for text in _text_chunks(file))
     except OSError as error:
         raise SceneFault(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _is_marked(file: BinaryIO) -> bool:
+    """Look for the mark where other files than PNG have it: at the beginning, Targa at the end."""
+    size = file.seek(0, os.SEEK_END)
+    for start in (0, max(0, size - _MARKED_BYTES)):
+        file.seek(start)
+        if RESULT_KEYWORD + b" " in file.read(_MARKED_BYTES):
+            return True
+    return False
 
 
 def _text_chunks(file: BinaryIO) -> Iterator[bytes]:

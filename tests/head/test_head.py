@@ -17,6 +17,7 @@ from clusterray.core.errors import LocalFault
 from clusterray.core.model import Rect
 from clusterray.head.server import Head
 from clusterray.head.settings import HeadSettings
+from clusterray.images import exr
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.archive import build_manifest, scene_id
@@ -305,6 +306,21 @@ def test_a_job_that_cannot_be_is_refused_in_words(
         refused = client.hear(msg.Refused)
         assert words in refused.message
         assert refused.code == 3
+
+
+def test_a_format_that_this_head_cannot_write_is_refused_before_it_is_rendered(
+    head: RunningHead, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exr, "is_supported", lambda: False)
+    with Peer(head) as client:
+        client.join("submit")
+        staged = client.stage(scene)
+        halves = RenderSpec(input="a.pov", width=8, height=64, file_type="E", bits=16).to_wire()
+        client.say(msg.Submit(2, "k", staged, halves, "a.exr"))
+        assert "pip install 'clusterray[head]'" in client.hear(msg.Refused).message
+        wide = RenderSpec(input="a.pov", width=65_501, height=1, file_type="J").to_wire()
+        client.say(msg.Submit(3, "k", staged, wide, "a.jpg"))
+        assert "JPEG file has at most 65500" in client.hear(msg.Refused).message
 
 
 def _spec() -> dict[str, object]:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image, ImageChops
 
-from clusterray.core.model import Rect
+from clusterray.core.model import FileFormat, Rect
 from clusterray.images.tile import crop_tile
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.holdings import Held, Holdings
@@ -490,7 +490,7 @@ def test_a_stopped_band_is_cut_and_its_upper_part_becomes_the_tile_at_once(
     os.link(folder.blocks, second)
     missing = set(range(8)) - finished
     upper.run()
-    crop_tile(folder.picture, Rect(0, 0, WIDTH, 64), folder.tile)
+    crop_tile(folder.picture, Rect(0, 0, WIDTH, 64), folder.tile, FileFormat())
     assert same(folder.tile, plain, Rect(0, 0, WIDTH, 64))
     serials = [block.serial for block in read_blocks(second)]
     assert sorted(serials) == list(range(8)) and set(serials[8 - len(missing) :]) == missing

@@ -6,7 +6,7 @@ import pytest
 
 from clusterray.core.errors import SceneFault, UsageFault
 from clusterray.core.model import Rect
-from clusterray.povray.job_file import ANTIALIAS_KEYS, KEYS, PARAM_KEYS
+from clusterray.povray.job_file import ANTIALIAS_KEYS, FORMATS, KEYS, PARAM_KEYS
 from clusterray.povray.option_table import markdown_table
 from clusterray.povray.scene import JobPlan, plan_job
 
@@ -113,6 +113,21 @@ def test_grey_is_a_format_of_16_bits(folder: Path) -> None:
     assert (spec.grey, spec.bits) == (True, 16)
 
 
+@pytest.mark.parametrize("word", FORMATS)
+def test_every_format_has_its_extension(folder: Path, word: str) -> None:
+    write(folder, f"scene: room.pov\nformat: {word}\noptions: +UA\n")
+    extension = {"pgm": "ppm", "jpeg": "jpg"}.get(word, word[:3])
+    found = plan(folder)
+    assert found.output_name == f"room.{extension}"
+    assert found.spec.extension == extension
+
+
+def test_the_outputs_name_chooses_the_format_where_nothing_else_does(folder: Path) -> None:
+    write(folder, "scene: room.pov\noutput: shot.exr\n")
+    assert (plan(folder).spec.file_type, plan(folder).output_name) == ("E", "shot.exr")
+    assert plan(folder, "+FH").output_name == "shot.hdr"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "sentence"),
     [
@@ -127,9 +142,9 @@ def test_grey_is_a_format_of_16_bits(folder: Path) -> None:
         ("\n\nheight: -3", 3, "between 1 and 1000000"),
         ("quality: 12", 1, "between 0 and 11"),
         ("output: a/b.png", 1, "only a file name.*-o"),
-        ("output: b.jpg", 1, "other formats come later; name it b.png"),
+        ("format: png\noutput: b.jpg", 2, "output: b.jpg: the picture is a .png"),
         ("output: 5", 1, "output must be a text"),
-        ("format: exr", 1, "other formats come later; there are png and png-grey"),
+        ("format: gif", 1, "there are png, png16, "),
         ("antialias: [1]", 1, "antialias must be"),
         ("antialias: -1", 1, "between 0 and 1000"),
         ("antialias: {method: 4}", 1, "between 1 and 3"),
