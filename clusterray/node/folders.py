@@ -11,7 +11,8 @@ attempt. Knows nothing of POV-Ray's options or the network.
         scene/                   real folders of symbolic links; POV-Ray runs in it
         private/                 HOME, POVINI and temp files of this POV-Ray
         out/tile.png             what POV-Ray writes, full size (or .ppm, .tga, .bmp, .exr, .hdr)
-        out/tile.pov-state       its finished blocks, while it renders and if it was killed
+        out/tile.pov-state       POV-Ray's name for its finished blocks, while it renders
+        blocks.pov-state         ours for the same file, until the tile is made
         origin.json              whose blocks those are (povray.state_file.Origin)
         band.png                 the tile: cropped to the band, kept until ACCEPTED or DROP
 """
@@ -52,8 +53,27 @@ class AttemptFolder:
 
     @property
     def blocks(self) -> Path:
-        """The state file that POV-Ray writes beside the picture: its finished blocks."""
+        """The finished blocks, also where POV-Ray has removed its own name of the file."""
+        return self.root / f"blocks{STATE_SUFFIX}"
+
+    @property
+    def state(self) -> Path:
+        """The state file that POV-Ray writes beside the picture."""
         return self.picture.with_suffix(STATE_SUFFIX)
+
+    def name_blocks(self) -> None:
+        """Have POV-Ray write into ``blocks``, which it goes on from if told to.
+
+        It empties a state file that is there, or adds to it, and removes its name after the last
+        block, before it has written the picture; what it is killed over then would be lost.
+        Where the file system has no second names, only a copy of what is there is given.
+        """
+        self.blocks.touch()
+        self.state.unlink(missing_ok=True)
+        try:
+            self.state.hardlink_to(self.blocks)
+        except OSError:
+            shutil.copyfile(self.blocks, self.state)
 
     @property
     def origin(self) -> Path:
@@ -75,7 +95,8 @@ class AttemptFolder:
         """Remove what only the render needed."""
         for folder in (self.scene, self.private, self.picture.parent):
             remove_tree(folder)
-        self.origin.unlink(missing_ok=True)
+        for file in (self.blocks, self.origin):
+            file.unlink(missing_ok=True)
 
     def keep_only_blocks(self) -> None:
         """Make the folder as ``create`` does, but for the finished blocks of a killed render.

@@ -143,21 +143,18 @@ class Render:
 
     # ------------------------------------------------------------ called by the owner thread
 
-    def above(self, row: int) -> Render | None:
+    def above(self, row: int) -> Render:
         """Give the render of the rows above ``row`` alone, which goes on from this one's blocks.
 
-        For a render that was cancelled. None: it had ended before it heard of that, and its
-        picture is whole. Else what lies below ``row`` is lost, nothing above it that was finished
-        is done again, and little is left but to start, parse and write; before it runs, have
-        ``folder.keep_only_blocks`` and the scene's links made anew. Exact if the band may be cut
-        at ``row`` (core.bands). Raises ValueError if ``row`` is not inside the band, NoStateFile
-        or OSError if its blocks cannot be used.
+        For a render that was cancelled, even if POV-Ray had ended before it heard of that. What
+        lies below ``row`` is lost, nothing above it that was finished is done again, and little is
+        left but to start, parse and write; before it runs, have ``folder.keep_only_blocks`` and
+        the scene's links made anew. Exact if the band may be cut at ``row`` (core.bands). Raises
+        ValueError if ``row`` is not inside the band, NoStateFile or OSError if its blocks cannot
+        be used.
         """
         upper, _rest = self._rect.split_at_row(row)
         blocks = self._folder.blocks
-        if self._folder.picture.exists() and not blocks.exists():
-            # POV-Ray removes the one when it has closed the other.
-            return None
         grid = BlockGrid(upper, self._spec.block_size)
         kept = keep_blocks([blocks], blocks, grid)
         return Render(
@@ -197,6 +194,7 @@ class Render:
             # A POV-Ray that was killed as it wrote it may have left some of it, and +C with an
             # output file there renders nothing.
             self._folder.picture.unlink(missing_ok=True)
+        self._folder.name_blocks()
         began_at = time.monotonic()
         status = self._run_process(start, heard)
         if self._cancel:

@@ -143,7 +143,7 @@ class RenderLoop:
         scene = self._cache.acquire(held.lease.scene, lambda tar: self._download(held, tar))
         try:
             held.folder.create()
-            link_tree(scene, held.folder.scene)
+            self._furnish(held, scene)
             held.seconds.fetch = clock() - began_at
             self._render(held, scene)
         finally:
@@ -160,6 +160,10 @@ class RenderLoop:
             held.rect.height,
             held.seconds.parse + held.seconds.render,
         )
+
+    def _furnish(self, held: Held, scene: Path) -> None:
+        """Put into the attempt's folder what POV-Ray reads; also for each time it goes on."""
+        link_tree(scene, held.folder.scene)
 
     def _render(self, held: Held, scene: Path) -> None:
         """Render, from its finished blocks on if POV-Ray is killed by a signal of somebody else's.
@@ -185,7 +189,7 @@ class RenderLoop:
                 )
                 kept = finished
                 held.folder.keep_only_blocks()
-                link_tree(scene, held.folder.scene)
+                self._furnish(held, scene)
 
     def _run_povray(self, held: Held, kept_pixels: int) -> None:
         render = Render(

@@ -1,9 +1,10 @@
 """POV-Ray's .pov-state files: the finished blocks of a render, read, kept, moved and joined.
 
 While POV-Ray 3.7 renders into a file it appends each finished block to ``<output>.pov-state``
-beside it, and deletes that when the picture is written. With ``+C`` it takes the blocks it finds
-there for done. So a stopped or killed render can be gone on with, cut, or joined with others.
-Any thread; one reader belongs to one thread. Knows nothing of attempts or of who stopped what.
+beside it, and deletes that when the last one is done, before it writes the picture. With ``+C``
+it takes the blocks it finds there for done. So a stopped or killed render can be gone on with,
+cut, or joined with others. Any thread; one reader belongs to one thread. Knows nothing of attempts
+or of who stopped what.
 
 Measured with Debian's povray 3.7.0.10, and held by tests/povray/test_state_file.py:
 

@@ -149,6 +149,30 @@ def test_somebody_elses_sigterm_is_no_failure_either(
     assert same(head.stage.folder / "a1.part", plain)
 
 
+DIES_OVER_THE_PICTURE = (
+    'if [ -e "{log}" ]; then exec "{povray}" "$@"; fi; '
+    '"{povray}" "$@"; echo x >> "{log}"; head -c 100 "$out" > half; cp half "$out"; kill -KILL $$'
+)
+
+
+def test_a_povray_that_is_killed_over_its_picture_renders_nothing_again(
+    head: HeadDouble,
+    start_node: StartNode,
+    tmp_path: Path,
+    slowish: tuple[Scene, Image.Image, Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene, plain, _state = slowish
+    behaviour = DIES_OVER_THE_PICTURE.format(log=tmp_path / "log", povray=POVRAY)
+    start_node(povray=stand_ins.stand_in(tmp_path, behaviour))
+    talk = head.meet()
+    upper = Rect(0, 0, WIDTH, 64)
+    talk.send(head.lease(scene, upper.as_tuple()))
+    assert finish_band(talk).attempt == "a1"
+    assert same(head.stage.folder / "a1.part", plain, upper)
+    assert "going on from what it had finished, 100 %" in caplog.text
+
+
 DIES_AT_THE_SAME_PLACE = 'cp "{state}" "${{out%.png}}.pov-state"; echo x >> "{log}"; kill -KILL $$'
 GETS_FURTHER = (
     'echo x >> "{log}"; n=$(wc -l < "{log}"); '
@@ -483,7 +507,6 @@ def test_a_stopped_band_is_cut_and_its_upper_part_becomes_the_tile_at_once(
     finished = {block.serial for block in read_blocks(folder.blocks)}
     assert 0 < len(finished) < GRID.count
     upper = render.above(64)
-    assert upper is not None
     folder.keep_only_blocks()
     link_tree(scene.root, folder.scene)
     second = tmp_path / "second"
@@ -494,7 +517,9 @@ def test_a_stopped_band_is_cut_and_its_upper_part_becomes_the_tile_at_once(
     assert same(folder.tile, plain, Rect(0, 0, WIDTH, 64))
     serials = [block.serial for block in read_blocks(second)]
     assert sorted(serials) == list(range(8)) and set(serials[8 - len(missing) :]) == missing
-    assert upper.above(32) is None, "its picture is whole"
+    upper.above(32).run()
+    crop_tile(folder.picture, Rect(0, 0, WIDTH, 32), folder.tile)
+    assert same(folder.tile, plain, Rect(0, 0, WIDTH, 32)), "also of a render that had ended"
 
 
 def test_the_blocks_of_a_running_band_are_drawn(

@@ -148,7 +148,7 @@ def test_what_was_finished_outlives_povray_and_the_node(tmp_path: Path) -> None:
     attempts = tmp_path / "farm" / "node-n1" / "attempts"
 
     def finished(_shown: object) -> bool:
-        states = list(attempts.glob("*/out/tile.pov-state"))
+        states = list(attempts.glob("*/blocks.pov-state"))
         return bool(states) and len(list(read_blocks(states[0]))) >= 3
 
     with farm_of(tmp_path / "farm", 1) as farm:
