@@ -137,6 +137,12 @@ def test_a_library_elsewhere_is_taken_as_far_as_it_is_needed(home: Path, room: P
     assert "lib/deep/w.inc (room.pov:1)" in found.notes[0]
 
 
+def test_the_light_of_a_file_from_elsewhere_counts(home: Path, room: Path) -> None:
+    put(home / "lib" / "light.inc", text="global_settings { photons { spacing 0.1 } }")
+    assert plan(room, '#include "light.inc"', f"+L{home}/lib").bands == 1
+    assert plan(room, '#include "../../lib/light.inc"').bands == 1
+
+
 def test_a_relative_library_in_an_ini_and_a_climbing_name_together(home: Path, room: Path) -> None:
     put(room / "s.ini", text="Input_File_Name=room.pov\r\nLibrary_Path=../../lib\r\n")
     put(room / "room.pov", text='#include "deep/w.inc" image_map { png "../../textures/x.png" }')
