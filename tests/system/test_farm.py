@@ -175,6 +175,8 @@ def test_what_was_finished_outlives_povray_and_the_node(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_node_that_joins_in_the_middle_gets_work_at_once(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene", SLOW)
+    # So that bands still wait when the late node has got ready.
+    (scene / "job.yaml").write_text("bands: 15\n")
     with farm_of(tmp_path / "farm", 1) as farm:
         process = farm.submit(scene, "--", "+W160", "+H480", cwd=tmp_path)
         rendering(farm, process)
@@ -301,7 +303,7 @@ def test_tiles_travel_by_ftp_and_not_by_the_control_connection(tmp_path: Path) -
         with Relay(("127.0.0.1", token.port)) as relay:
             join = dataclasses.replace(token, port=relay.port).encode()
             farm.start_node("n1", "--join", join)
-            process = farm.submit(scene, "--", "+W200", "+H200", cwd=tmp_path)
+            process = farm.submit(scene, "--", "+W400", "+H400", cwd=tmp_path)
             assert process.wait() == 0, process.err.seen
             farm.stop()
         picture = (tmp_path / "room.png").stat().st_size
