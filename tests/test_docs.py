@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from clusterray.core.errors import EXIT_INTERRUPTED, FAULT_BY_EXIT_CODE
 from clusterray.core.invariants import INVARIANTS
 from clusterray.core.states import ATTEMPT_TABLE, BAND_TABLE, FRAME_TABLE, JOB_TABLE
-from clusterray.wire.protocol import MESSAGE_TYPES, PROTOCOL_MAX, Message
+from clusterray.wire.protocol import MESSAGE_TYPES, PROTOCOL_MAX, JobView, Message, NodeView
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,3 +54,16 @@ def test_architecture_shows_the_state_tables(table: dict[str, dict[str, str]]) -
     for state, ways in table.items():
         for trigger, target in ways.items():
             assert f"| {state} | {trigger} | {target} |" in text
+
+
+@pytest.mark.parametrize("kind", [JobView, NodeView], ids=lambda kind: kind.__name__)
+def test_the_json_of_a_job_and_a_node_is_described(kind: type[msgspec.Struct]) -> None:
+    text = (ROOT / "docs/commands.md").read_text("utf-8")
+    missing = [name for name in kind.__struct_fields__ if f"`{name}`" not in text]
+    assert not missing
+
+
+def test_every_exit_code_is_described() -> None:
+    text = (ROOT / "docs/commands.md").read_text("utf-8")
+    for code in (0, *FAULT_BY_EXIT_CODE, EXIT_INTERRUPTED):
+        assert f"\n| {code} |" in text

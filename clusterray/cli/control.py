@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from clusterray import __version__
-from clusterray.cli.settings import Parser
+from clusterray.cli.parser import Parser
 from clusterray.cli.shell import raise_on_terminate, run_command, say_on_stdout
 from clusterray.client import tables
 from clusterray.client.control import Control, as_json, job_id, token_in_words
@@ -80,8 +80,15 @@ def _show(chosen: argparse.Namespace) -> None:
     with _open(chosen) as head:
         detail = Control(head).show(job)
     if chosen.json:
-        told = {"job": detail.job, "settings": detail.settings, "bands": detail.bands}
-        return _say_json({**told, "light": detail.light})
+        return _say_json(
+            {
+                "job": detail.job,
+                "settings": detail.settings,
+                "bands": detail.bands,
+                "note": detail.note,
+                "light": detail.light,
+            }
+        )
     for name, value in tables.job_facts(detail):
         say_on_stdout(f"{name + ':':<11} {plain(value)}")
     for table in (tables.settings_table(detail), tables.bands_table(detail.bands)):

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from clusterray.cli.notify import READY, STOPPING, notify
-from clusterray.cli.settings import daemon_settings, node_settings, node_table
+from clusterray.cli.settings import daemon_settings, node_settings
+from clusterray.cli.settings_table import node_table
 from clusterray.cli.shell import StopSignals, run_command, say_on_stdout, start_logging
 from clusterray.node.daemon import run_node
 from clusterray.node.stop import StopFlag

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from clusterray.cli.notify import READY, STOPPING, notify
-from clusterray.cli.settings import daemon_settings, head_settings, head_table
+from clusterray.cli.settings import daemon_settings, head_settings
+from clusterray.cli.settings_table import head_table
 from clusterray.cli.shell import StopSignals, run_command, say_on_stdout, start_logging
 from clusterray.core.errors import LocalFault
 from clusterray.head.server import Head

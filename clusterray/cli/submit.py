@@ -14,13 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from clusterray import __version__
-from clusterray.cli.settings import (
-    ENVIRONMENT_PREFIX,
-    Parser,
-    size_in_bytes,
-    whole_number,
-)
+from clusterray.cli.parser import Parser
 from clusterray.cli.shell import raise_on_terminate, run_command, say_on_stdout
+from clusterray.cli.values import ENVIRONMENT_PREFIX, size_in_bytes, whole_number
 from clusterray.client.report import make_report
 from clusterray.client.submit import SubmitOptions, submit_locally, submit_to_head
 from clusterray.core.errors import UsageFault
@@ -74,6 +70,7 @@ def _submit(words: Sequence[str]) -> int:
         region=chosen.region,
         out=chosen.out,
         detach=chosen.detach,
+        only_needed=chosen.only_needed,
         max_scene_bytes=chosen.max_scene_bytes,
         max_scene_files=chosen.max_scene_files,
     )
@@ -157,7 +154,14 @@ def _parser() -> Parser:
     )
     add("--width", metavar="W", type=_checked(whole_number(1, _MAX_SIDE)), help="columns")
     add("--height", metavar="H", type=_checked(whole_number(1, _MAX_SIDE)), help="rows")
-    add("-o", "--output", dest="out", metavar="OUT", help="the picture's file, or its folder")
+    add(
+        "-o",
+        "--output",
+        dest="out",
+        metavar="OUT",
+        help="the picture's file, or its folder; a file's extension chooses the format "
+        "unless +F or the scene's settings do",
+    )
     add(
         "--region",
         metavar="X0,Y0,X1,Y1",
@@ -165,6 +169,11 @@ def _parser() -> Parser:
         help="only these pixels of the whole picture: 0-based, right and bottom exclusive",
     )
     add("--detach", action="store_true", help="print the job's id and do not wait for it")
+    add(
+        "--only-needed",
+        action="store_true",
+        help="send only the files the scene was found to need, not the whole folder",
+    )
     _add_limit(parser, "--max-scene-bytes", size_in_bytes, "2GiB", "largest scene that is sent")
     number = whole_number(1, 1_000_000)
     _add_limit(parser, "--max-scene-files", number, "20000", "most files that are sent")

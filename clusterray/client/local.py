@@ -28,6 +28,8 @@ _STOP_WITHIN_S = 2.2
 _HEAD = "head"
 _TAIL_LINES = 20
 _KEPT_VARIABLES = frozenset({"CLUSTERRAY_POVRAY"})
+_ALIKE = ("--canary", "off")
+"""The nodes of one machine share its POV-Ray: there is nothing to compare, and a second to save."""
 
 
 def usable_cores() -> int:
@@ -143,7 +145,7 @@ class LocalFarm:
             name = f"local-{index}"
             words = ["--join", str(self._state / "node.token"), "--name", name]
             words += ["--threads", str(threads), "--work", str(self._folder / name)]
-            self._start(name, "clusterray.cli.node", [*words, "--drain-s", "0"])
+            self._start(name, "clusterray.cli.node", [*words, "--drain-s", "0", *_ALIKE])
 
     def _start(self, name: str, module: str, words: list[str]) -> None:
         # -P: a file of the person's that is named like a module must not be imported. An empty

@@ -17,6 +17,8 @@ from clusterray.client.text import plain
 from clusterray.core.errors import LocalFault, UsageFault
 
 _PROBE_BYTES = 4096
+_OTHER_NAMES = {"jpeg": "jpg", "pgm": "ppm"}
+"""Extensions that mean a format whose pictures we name otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,19 @@ def output_file(out: str | None, name: str, extension: str) -> OutputFile:
     if path.is_dir() or out.endswith("/"):
         return _place(path / own_name)
     suffix = path.suffix.lower().lstrip(".")
-    if suffix and suffix != extension:
+    if suffix and _OTHER_NAMES.get(suffix, suffix) != _OTHER_NAMES.get(extension, extension):
         raise UsageFault(
             f"-o {plain(out)}: the picture is a .{extension}, not a .{suffix}; "
             f"name it {plain(path.stem)}.{extension}"
         )
     return _place(path)
+
+
+def wished_extension(out: str | None) -> str | None:
+    """Give the extension of the file that ``-o`` names, lower case; None for a folder or none."""
+    if out is None or out.endswith("/") or Path(out).is_dir():
+        return None
+    return Path(out).suffix.lower().lstrip(".") or None
 
 
 def safe_name(name: str, extension: str) -> str:

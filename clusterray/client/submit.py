@@ -18,7 +18,7 @@ from clusterray.client.fetch import TRIES, fetch_picture, pause
 from clusterray.client.follow import follow_job, outcome_fault
 from clusterray.client.head_link import HeadLink, HeadLost, owner_name
 from clusterray.client.local import LocalFarm
-from clusterray.client.output import OutputFile, output_file, safe_name
+from clusterray.client.output import OutputFile, output_file, safe_name, wished_extension
 from clusterray.client.report import Report
 from clusterray.client.text import count_of, duration_text, plain
 from clusterray.core.errors import ClusterRayError, LocalFault, NoHead, SceneFault
@@ -42,6 +42,7 @@ class SubmitOptions:
     region: Rect | None = None
     out: str | None = None
     detach: bool = False
+    only_needed: bool = False
     home: Path = field(default_factory=Path.home)
     max_scene_bytes: int = 2 << 30
     max_scene_files: int = 20_000
@@ -68,6 +69,8 @@ def prepare(options: SubmitOptions, report: Report) -> Prepared:
         height=options.height,
         region=options.region,
         home=options.home,
+        only_needed=options.only_needed,
+        out_extension=wished_extension(options.out),
     )
     output = output_file(options.out, plan.output_name, plan.spec.extension)
     if not options.detach:
@@ -108,9 +111,10 @@ class Submission:
     def read_scene(self) -> None:
         """Read and hash the scene's files; raises SceneFault naming one that cannot be read."""
         root = self._plan.root
-        total = sum(_size(root / name) for name in self._files)
+        elsewhere = self._plan.elsewhere
+        total = sum(_size(elsewhere.get(name, root / name)) for name in self._files)
         with self._report.transfer("reading the scene", total) as advance:
-            self._entries = archive.build_manifest(root, self._files, advance)
+            self._entries = archive.build_manifest(root, self._files, advance, elsewhere=elsewhere)
         self._scene = archive.scene_id(self._entries)
 
     def send(self) -> str:
@@ -186,7 +190,9 @@ class Submission:
         with tempfile.TemporaryDirectory(prefix="clusterray-submit-") as folder:
             tar = Path(folder) / "scene.tar"
             with self._report.transfer("packing the scene", content) as advance:
-                size, sha256 = archive.write_tar(self._plan.root, entries, tar, advance)
+                size, sha256 = archive.write_tar(
+                    self._plan.root, entries, tar, advance, elsewhere=self._plan.elsewhere
+                )
             what = f"uploading {count_of(len(entries), 'file')}"
             session = FtpSession(*self._head.ftp_address)
             try:
@@ -210,6 +216,7 @@ class Submission:
             priority=plan.priority,
             bands=plan.bands,
             note=plain(" ".join(plan.notes))[:8192],
+            mix=plan.mix,
         )
         self.asked = True
         return self._head.ask(submit, request, protocol.Submitted).job
@@ -229,6 +236,8 @@ class Submission:
                     self._head, job, self._report, is_ours=self._is_ours, notes=self._notes
                 )
                 if view.state == "done":
+                    if view.mixed:
+                        self._report.say(view.mixed)
                     fetch_picture(self._head, job, lambda _: self._output, self._report)
                     return
             except HeadLost:
@@ -240,7 +249,7 @@ class Submission:
                 self._created = None
                 self.send()
             else:
-                raise outcome_fault(view, self._report, self._plan.root)
+                raise outcome_fault(view, self._report, self._plan.root / self._plan.spec.start)
 
     def _is_ours(self, view: protocol.JobView) -> bool:
         if self._created is None:

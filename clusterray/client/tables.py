@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clusterray.client.text import count_of, duration_text, plain, rate_text, size_text
+from clusterray.client.text import duration_text, plain, rate_text, size_text
 from clusterray.wire.protocol import BandView, JobDetail, JobView, NodeView, TokenView
 
 _RIGHT = frozenset({"JOB", "PRIORITY", "DONE", "BANDS", "THREADS", "PIXELS", "ATTEMPTS"})
@@ -68,7 +68,7 @@ def jobs_table(jobs: Sequence[JobView]) -> tuple[list[str], list[list[str]]]:
 def nodes_table(nodes: Sequence[NodeView]) -> tuple[list[str], list[list[str]]]:
     """Give heads and rows of a list of nodes."""
     heads = ["NODE", "STATE", "THREADS", "POV-RAY", "MEMORY", "JOB", "BANDS", "PIXELS", "ADDRESS"]
-    heads.append("REASON")
+    heads += ["REASON", "DIFFERS"]
     return heads, [
         [
             node.name,
@@ -81,6 +81,7 @@ def nodes_table(nodes: Sequence[NodeView]) -> tuple[list[str], list[list[str]]]:
             f"{node.pixels_done:,}",
             node.address,
             node.reason,
+            node.differs,
         ]
         for node in nodes
     ]
@@ -112,7 +113,7 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
             "bands",
             f"{job.bands_done} done, {job.bands_running} running, {job.bands_waiting} waiting",
         ),
-        ("nodes", ", ".join(job.nodes) or count_of(0, "node")),
+        ("nodes", ", ".join(_nodes_of(detail)) or "none yet"),
     ]
     if job.eta_s is not None:
         facts.append(("left", duration_text(job.eta_s)))
@@ -120,12 +121,20 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
         facts.append(("waits", job.note))
     if detail.light:
         facts.append(("light", detail.light))
+    if job.mix != "never" or job.mixed:
+        facts.append(("mix", ", ".join(filter(None, (job.mix, job.mixed)))))
     if detail.note:
         facts.append(("note", detail.note))
     if job.error:
         place = f"{job.error_file}:{job.error_line}: " if job.error_file else ""
         facts.append(("error", place + job.error))
     return facts
+
+
+def _nodes_of(detail: JobDetail) -> list[str]:
+    """Give the names of the nodes at work on the job or, once it has ended, of those that were."""
+    worked = {attempt.node for band in detail.bands for attempt in band.attempts}
+    return detail.job.nodes or sorted(worked)
 
 
 def settings_table(detail: JobDetail) -> tuple[list[str], list[list[str]]]:

@@ -10,7 +10,17 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from clusterray.core.events import Fault
-from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, Light, NodeId, Rect, Stage
+from clusterray.core.model import (
+    AttemptId,
+    BandId,
+    JobId,
+    JobRequest,
+    Light,
+    NodeId,
+    PovrayClass,
+    Rect,
+    Stage,
+)
 from clusterray.core.states import (
     LIVE_ATTEMPT,
     OPEN_JOB,
@@ -47,7 +57,7 @@ class Attempt:
     band: Band
     node: NodeId
     node_name: str
-    povray_class: str
+    povray_class: PovrayClass
     leased_at: float
     state: AttemptState = AttemptState.RENDERING
     phase: str = "waiting"
@@ -89,8 +99,8 @@ class Frame:
 
     ``bands``, ``waiting``, ``uncovered`` and ``rendered_*`` are those of its ``state``, light or
     picture; ``light_bands`` are those whose light is joined, and ``light`` is what came of it.
-    ``povray_class`` is that of the first node that took a band; only such nodes take the others,
-    until no tile of that class is accepted or in the making. ``uncovered`` counts pixels.
+    ``povray_class`` is that of the first node that took a band; which classes may take the others
+    the job's ``mix`` says, until no tile is accepted or in the making. ``uncovered`` counts pixels.
     """
 
     job: Job
@@ -98,7 +108,7 @@ class Frame:
     area: Rect
     state: FrameState = FrameState.FINAL
     light: Light | None = None
-    povray_class: str | None = None
+    povray_class: PovrayClass | None = None
     bands: dict[BandId, Band] = field(default_factory=dict)
     waiting: dict[BandId, Band] = field(default_factory=dict)
     light_bands: dict[BandId, Band] = field(default_factory=dict)
@@ -126,6 +136,12 @@ class Frame:
     def has_pixels(self) -> bool:
         """Tell whether a tile of it is accepted or in the making, so that its class is settled."""
         return any(band.accepted or band.live_attempts for band in self.bands.values())
+
+    @property
+    def tile_classes(self) -> list[PovrayClass]:
+        """The classes of the accepted tiles, each once; several only if the job lets them mix."""
+        accepted = (band.accepted for band in self.bands.values())
+        return list(dict.fromkeys(each.povray_class for each in accepted if each is not None))
 
 
 @dataclass(slots=True)
@@ -166,7 +182,7 @@ class Node:
     id: NodeId
     name: str
     threads: int
-    povray_class: str
+    povray_class: PovrayClass
     conn: int | None = None
     draining: bool = False
     attempts: dict[AttemptId, Attempt] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from clusterray.core.model import AttemptId, JobId, JobRequest, Light, NodeId
+from clusterray.core.model import AttemptId, JobId, JobRequest, Light, NodeId, PovrayClass
 
 Fault: TypeAlias = Literal["scene", "node", "head"]
 """Whose fault it is that something failed."""
@@ -23,7 +23,7 @@ class NodeJoined:
     node: NodeId
     name: str
     threads: int
-    povray_class: str
+    povray_class: PovrayClass
     rendering: frozenset[AttemptId] = frozenset()
     rendered: frozenset[AttemptId] = frozenset()
 

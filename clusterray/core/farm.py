@@ -231,7 +231,7 @@ class Farm(FarmState):
     def _tile_verified(self, event: ev.TileVerified) -> None:
         attempt = self.attempts.get(event.attempt)
         if attempt is None or attempt.state is not AttemptState.UPLOADING:
-            self._out.append(act.DiscardTile(event.attempt))
+            self._discard(event.attempt, attempt)
             return
         self._end(attempt, AttemptTrigger.ACCEPT, "")
         self._accept(attempt)
@@ -271,9 +271,14 @@ class Farm(FarmState):
         attempts = tuple(band.accepted.id for band in bands if band.accepted is not None)
         self._out.append(act.JoinLight(frame.job.id, frame.index, attempts))
 
+    def _discard(self, name: AttemptId, attempt: Attempt | None) -> None:
+        """Have what was uploaded deleted, unless an earlier upload of it is in the picture."""
+        if attempt is None or attempt.state is not AttemptState.ACCEPTED:
+            self._out.append(act.DiscardTile(name))
+
     def _tile_refused(self, event: ev.TileRefused) -> None:
-        self._out.append(act.DiscardTile(event.attempt))
         attempt = self.attempts.get(event.attempt)
+        self._discard(event.attempt, attempt)
         if attempt is not None and attempt.live:
             self._fail(attempt, Problem("node", event.reason))
 
@@ -451,7 +456,7 @@ class Farm(FarmState):
 
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
-        for node in list(self.hungry.values()):
+        for node in policy.in_turn(self.hungry.values(), self.nodes.values()):
             band = policy.choose_band(node, self.open_jobs, self.nodes.values())
             if band is None:
                 band = self._take_over(node)
@@ -468,10 +473,13 @@ class Farm(FarmState):
 
     def _lease(self, node: Node, band: Band) -> None:
         assert node.conn is not None
+        frame, job = band.frame, band.frame.job
+        if frame.povray_class is None:
+            # Before the cut, which counts the threads of those who may share the frame.
+            frame.povray_class = node.povray_class
         row = policy.cut_row(node, band, self.nodes.values())
         if row is not None:
             self._cut(band, row)
-        frame, job = band.frame, band.frame.job
         self._attempts_made += 1
         attempt_id = AttemptId(f"a{self._attempts_made}-{self._random.getrandbits(32):08x}")
         attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
@@ -480,7 +488,6 @@ class Farm(FarmState):
         band.attempts.append(attempt)
         band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
         del frame.waiting[band.id]
-        frame.povray_class = node.povray_class
         self.hungry.pop(node.id)
         self._start(job)
         self._tell(band, f"{attempt_id} leased to {node.name}")

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from clusterray.core.bands import are_disjoint, covers
-from clusterray.core.entities import Band, FarmState, Frame
+from clusterray.core.entities import Attempt, Band, FarmState, Frame
+from clusterray.core.likeness import may_share
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
 
 
@@ -78,13 +79,18 @@ def _covered(farm: FarmState) -> Complaints:
 
 
 def _alike(farm: FarmState) -> Complaints:
-    """5. All live and accepted attempts of a frame are of the frame's one POV-Ray class."""
+    """5. All live and accepted attempts of a frame are of its class or one the job's mix admits."""
     for frame in _frames(farm):
         for band in frame.bands.values():
             for attempt in band.attempts:
                 counts = attempt.live or attempt is band.accepted
-                if counts and attempt.povray_class != frame.povray_class:
+                if counts and not _fits(attempt, frame):
                     yield f"{attempt.id} is of class {attempt.povray_class}", [band]
+
+
+def _fits(attempt: Attempt, frame: Frame) -> bool:
+    first, mix = frame.povray_class, frame.job.request.mix
+    return first is not None and may_share(mix, first, attempt.povray_class)
 
 
 def _deadlines(farm: FarmState) -> Complaints:

@@ -7,8 +7,8 @@ them into POV-Ray's 1-based inclusive numbers. Pure and immutable.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, NewType, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NewType, TypeAlias
 
 JobId = NewType("JobId", str)
 BandId = NewType("BandId", str)
@@ -19,6 +19,9 @@ SceneId = NewType("SceneId", str)
 """Hex SHA-256 of the canonical manifest."""
 Stage: TypeAlias = Literal["light", "final"]
 """What a band is for: a frame's light, or its picture."""
+
+Mix: TypeAlias = Literal["never", "close", "any"]
+"""Which classes of POV-Ray a job lets share a frame; ``core.likeness`` says what each admits."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -104,6 +107,28 @@ class Light:
 
 
 @dataclass(frozen=True, slots=True)
+class PovrayClass:
+    """Which POV-Ray a node has and what comes out of it; nodes of one class render alike.
+
+    ``canary`` and ``includes`` are the hex SHA-256 of the canary's pixels and of POV-Ray's include
+    files and fonts, "" where a node did not say. ``pixels`` are the canary's own, for measuring how
+    far two classes are apart; in comparisons their hash stands for them.
+    """
+
+    version: str
+    build: str = ""
+    canary: str = ""
+    includes: str = ""
+    pixels: bytes = field(default=b"", compare=False, repr=False)
+
+    def __str__(self) -> str:
+        words = f"{self.version} {self.build}".strip()
+        if self.canary:
+            words += f", canary {self.canary[:8]}, include files {self.includes[:8]}"
+        return words
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
     """A job as it was submitted; nothing in it changes afterwards.
 
@@ -111,7 +136,7 @@ class JobRequest:
     ``wish_bands`` is the number of bands the person asked for, None lets the farm decide. ``light``
     asks for a light pass before the bands of each frame.
     ``output_name`` is the file name of the finished picture, without a folder. ``note`` is what the
-    submitter told the person about the job.
+    submitter told the person about the job. ``mix`` says which nodes may share a frame.
     """
 
     key: str
@@ -126,3 +151,52 @@ class JobRequest:
     output_name: str
     note: str = ""
     light: bool = False
+    mix: Mix = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """What sort of file a finished picture is.
+
+    ``letter`` is POV-Ray's (N PNG, P PPM, T and C Targa, B BMP, J JPEG, E OpenEXR, H Radiance
+    HDR), ``bits`` those of a channel, ``quality`` JPEG's. ``alpha`` is what was asked for: PPM,
+    JPEG and HDR have no such channel, but POV-Ray then gives them other colours. Two tiles of one
+    picture have one format.
+    """
+
+    letter: str = "N"
+    bits: int = 8
+    grey: bool = False
+    alpha: bool = False
+    quality: int = 85
+
+    @property
+    def extension(self) -> str:
+        """The file name extension that POV-Ray gives it, without the dot."""
+        return EXTENSIONS[self.letter]
+
+    @property
+    def tile(self) -> FileFormat:
+        """The lossless format of its tiles: JPEG is made of PNG, and Targa packed at the end.
+
+        With alpha asked for, JPEG has the colours of a PPM and not of a PNG.
+        """
+        letter = self.letter
+        if letter == "J":
+            letter = "P" if self.alpha else "N"
+        elif letter == "C":
+            letter = "T"
+        return replace(self, letter=letter, quality=85)
+
+
+EXTENSIONS: Final = {
+    "N": "png",
+    "P": "ppm",
+    "T": "tga",
+    "C": "tga",
+    "B": "bmp",
+    "J": "jpg",
+    "E": "exr",
+    "H": "hdr",
+}
+"""POV-Ray's letters of file formats and the extension of each."""

@@ -4,6 +4,9 @@ Jobs go by priority and then by age; a node for which the first job has nothing 
 one's. Within a frame the topmost waiting band is cut so that the asking node takes a share of
 what is left by its threads (guided self-scheduling): large pieces first, small ones at the end,
 so that unlike machines finish together.
+
+A frame is begun by the strongest class of POV-Ray that has a node with a place: strong classes
+choose first. The others find the frames of other jobs, so that nobody waits while there is work.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ from collections.abc import Collection, Iterable
 
 from clusterray.core.bands import cut_row_for_share, row_step
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node
+from clusterray.core.likeness import may_share
+from clusterray.core.model import PovrayClass
 from clusterray.core.states import AttemptState
 
 SHARE_DIVISOR = 3
@@ -23,8 +28,29 @@ seconds of sleep (measured), so smaller pieces would wait more than they render.
 
 
 def may_render(node: Node, frame: Frame) -> bool:
-    """Tell whether the node's POV-Ray is of the frame's class, or would be its first."""
-    return frame.povray_class is None or frame.povray_class == node.povray_class
+    """Tell whether the node's POV-Ray may share the frame, or would be its first."""
+    first = frame.povray_class
+    return first is None or may_share(frame.job.request.mix, first, node.povray_class)
+
+
+def class_threads(nodes: Iterable[Node]) -> dict[PovrayClass, int]:
+    """Give the power of each class: the threads of its nodes that take bands."""
+    threads: dict[PovrayClass, int] = {}
+    for node in nodes:
+        if node.usable:
+            threads[node.povray_class] = threads.get(node.povray_class, 0) + node.threads
+    return threads
+
+
+def in_turn(hungry: Collection[Node], nodes: Iterable[Node]) -> list[Node]:
+    """Give the nodes with a place in the order in which they choose their bands.
+
+    Those of the class with most threads come first; among equals who has waited longest.
+    """
+    if len(hungry) < 2:
+        return list(hungry)
+    threads = class_threads(nodes)
+    return sorted(hungry, key=lambda node: -threads[node.povray_class])
 
 
 def choose_band(node: Node, jobs: Iterable[Job], nodes: Collection[Node]) -> Band | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from clusterray.core.entities import Job
 from clusterray.core.farm import Farm
 from clusterray.core.model import JobId, NodeId
-from clusterray.head.views import FarmView, NodeCard, job_view, node_view
+from clusterray.head.views import FarmView, NodeCard, job_view, most_common, node_view
 from clusterray.wire.protocol import JobStatus, JobView, Message
 
 PUBLISH_EVERY_S = 0.5
@@ -109,9 +109,10 @@ class Bulletin:
         """Make the view of the whole farm anew, publish and give it."""
         jobs = list(self._farm.jobs.values())[-JOBS_SHOWN:][::-1]
         nodes = sorted(self._farm.nodes.values(), key=lambda node: (node.name, node.id))
+        most = most_common(nodes)
         self.farm_view = FarmView(
             jobs=tuple(self._current_view(job) for job in jobs),
-            nodes=tuple(node_view(node, self._cards[node.id]) for node in nodes),
+            nodes=tuple(node_view(node, self._cards[node.id], most) for node in nodes),
             at=time.time(),
         )
         self._stale, self._farm_view_at = False, self._clock()

@@ -16,6 +16,7 @@ from clusterray.head.conversation import Conversation, Introduction, Services
 from clusterray.head.grants import FileGrant
 from clusterray.head.letters import Asked, ClientOpened, Hold, NewJob, TokenRevoked
 from clusterray.head.uploads import Announced, arrived_whole
+from clusterray.images.formats import check_supported
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.archive import missing_ranges, scene_id
@@ -25,6 +26,8 @@ from clusterray.wire.protocol import AnyMessage, Entry, Grant, ProtocolError
 TAR_MEMBER_BYTES = 4096 + 1024
 """Room for the headers of one member of an uploaded tar, long names included."""
 HOLD_SECONDS = 30.0
+MAX_NAME_BYTES = 200
+"""Leaves room for what is put behind a name while its file is being written."""
 UPLOAD_FILE = "scene.tar"
 
 
@@ -108,8 +111,11 @@ class ClientTalk(Conversation):
 
     def _manifest(self, part: msg.Manifest) -> None:
         offered = self._offered
-        if offered is None or part.request != offered.offer.request or part.part != offered.parts:
-            raise ProtocolError("a manifest part that belongs to no offer")
+        if offered is None or part.request != offered.offer.request:
+            # The offer was refused while its parts were on their way.
+            return
+        if part.part != offered.parts:
+            raise ProtocolError("a manifest part out of order")
         offered.parts += 1
         offered.entries += part.entries
         if len(offered.entries) > offered.offer.files:
@@ -201,8 +207,10 @@ class ClientTalk(Conversation):
             note=submit.note,
             # One band needs no light of others, so it is left to POV-Ray as it is.
             light=spec.light and submit.bands != 1,
+            mix=submit.mix,
         )
         self._check_size(request)
+        check_supported(spec.file_format, spec.width, spec.height)
         self._post(NewJob(self._number, submit.request, request, spec))
 
     def _check_size(self, request: JobRequest) -> None:
@@ -241,7 +249,11 @@ class ClientTalk(Conversation):
 
 
 def _plain_name(name: str) -> str:
-    """Give the output's file name if it is one; raises SceneFault."""
-    if not name or "/" in name or "\0" in name or name in (".", "..") or name.startswith("."):
-        raise SceneFault(f"{name!r} is not a plain file name for the picture")
+    """Give the output's file name if it is one that any disk takes; raises SceneFault."""
+    plain = name.isprintable() and "/" not in name and not name.startswith(".")
+    if not name or not plain or len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES:
+        raise SceneFault(
+            f"{name!r:.80} is not a plain file name for the picture, "
+            f"at most {MAX_NAME_BYTES} bytes and not beginning with a dot"
+        )
     return name

@@ -5,30 +5,33 @@ Runs on the connection's own thread.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 
 from clusterray.core import events as ev
-from clusterray.core.model import AttemptId, NodeId
-from clusterray.head.conversation import Conversation, Introduction, Services
+from clusterray.core.model import AttemptId, NodeId, PovrayClass
+from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
 from clusterray.head.letters import NodeOpened, Spent
 from clusterray.head.uploads import Announced, Expected, arrived_whole, take_in
 from clusterray.head.views import NodeCard
 from clusterray.images.tile import TileFault
 from clusterray.wire import protocol as msg
 from clusterray.wire.link import Link
-from clusterray.wire.protocol import Message
+from clusterray.wire.protocol import Message, NodeInfo
 
 _log = logging.getLogger("clusterray.head.node_talk")
 
 
 class NodeTalk(Conversation):
-    """A node speaks."""
+    """A node speaks; raises Refusal for one whose canary is not what it says."""
 
     role = "node"
 
     def __init__(self, number: int, link: Link, services: Services, card: Introduction) -> None:
         super().__init__(number, link, services, card)
+        assert card.hello.node is not None
+        self._povray = povray_class(card.hello.node)
         self._expected: dict[str, Expected] = {}
         self._announced: dict[str, Announced] = {}
         self._handlers = {
@@ -48,7 +51,7 @@ class NodeTalk(Conversation):
             node=NodeId(self._hello.uuid),
             name=self._hello.name,
             threads=info.threads,
-            povray_class=f"{info.povray_version} {info.povray_build}".strip(),
+            povray_class=self._povray,
             rendering=frozenset(AttemptId(held) for held in info.rendering),
             rendered=frozenset(AttemptId(held) for held in info.rendered),
         )
@@ -131,6 +134,20 @@ class NodeTalk(Conversation):
             expected = self._expected.get(attempt)
             if expected is not None and arrived_whole(expected.upload, announced, _no_tick):
                 self._take_in(AttemptId(attempt), expected, announced, _no_tick)
+
+
+def povray_class(info: NodeInfo) -> PovrayClass:
+    """Give the class of a node's POV-Ray; raises Refusal if its canary is not what it says."""
+    said = info.canary_sha256 or ""
+    if info.canary and hashlib.sha256(info.canary).hexdigest() != said:
+        raise Refusal("the pixels of its canary are not those of its hash", retry=False)
+    return PovrayClass(
+        info.povray_version,
+        info.povray_build,
+        said,
+        info.includes_sha256 or "",
+        info.canary,
+    )
 
 
 def _no_tick() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from clusterray.core.errors import ClusterRayError, LocalFault
-from clusterray.core.model import JobId, Light, Rect
+from clusterray.core.model import FileFormat, JobId, Light, Rect
 from clusterray.images.stitch import FrameWriter
 from clusterray.images.tile import TileFault
 from clusterray.povray.light_file import LightFault, join_light
@@ -50,8 +50,7 @@ class _Begin:
     job: JobId
     frame: int
     region: Rect
-    grey: bool
-    alpha: bool
+    kind: FileFormat
     target: Path
 
 
@@ -140,11 +139,9 @@ class Stitcher:
         """Start the thread ``stitcher``."""
         self._thread.start()
 
-    def begin(
-        self, job: JobId, frame: int, region: Rect, grey: bool, alpha: bool, target: Path
-    ) -> None:
+    def begin(self, job: JobId, frame: int, region: Rect, kind: FileFormat, target: Path) -> None:
         """Open a frame of the pixels ``region``, to be written to ``target``."""
-        self._inbox.put(_Begin(job, frame, region, grey, alpha, target))
+        self._inbox.put(_Begin(job, frame, region, kind, target))
 
     def join(self, job: JobId, frame: int, parts: tuple[Path, ...], target: Path) -> None:
         """Put the radiosity samples ``parts`` of an open frame together into ``target``."""
@@ -187,7 +184,8 @@ class Stitcher:
             if note is not None:
                 self._handle(note)
             self._publish_due()
-        self._frames.clear()
+        for key in list(self._frames):
+            self._let_go(key)
 
     def _next_note(self) -> _Note | None:
         waits = [due.not_before_at for due in self._due.values() if due.frame is not None]
@@ -219,7 +217,7 @@ class Stitcher:
     def _handle_frame(self, note: _FrameNote) -> None:
         key = (note.job, note.frame)
         if isinstance(note, _Begin):
-            writer = FrameWriter(note.region, note.grey, note.alpha)
+            writer = FrameWriter(note.region, note.kind, _place_for_rows(note.target))
             self._frames[key] = _Frame(writer, note.target)
             return
         frame = self._frames.get(key)
@@ -248,16 +246,21 @@ class Stitcher:
         self._on_failed(note.job, note.frame, reason)
 
     def _forget_frame(self, job: JobId, frame: int) -> None:
-        self._frames.pop((job, frame), None)
+        self._let_go((job, frame))
         due = self._due.get(job)
         if due is not None and due.frame == frame:
             due.frame = None
         if not any(known == job for known, _ in self._frames):
             self._due.pop(job, None)
 
+    def _let_go(self, key: tuple[JobId, int]) -> None:
+        frame = self._frames.pop(key, None)
+        if frame is not None:
+            frame.writer.close()
+
     def _forget_job(self, job: JobId) -> None:
         for key in [key for key in self._frames if key[0] == job]:
-            del self._frames[key]
+            self._let_go(key)
         self._due.pop(job, None)
         self._previews = {known: png for known, png in self._previews.items() if known != job}
 
@@ -290,6 +293,11 @@ class Stitcher:
             return
         others = [(known, old) for known, old in self._previews.items() if known != job]
         self._previews = dict([*others[-(KEPT_PREVIEWS - 1) :], (job, png)])
+
+
+def _place_for_rows(target: Path) -> Path:
+    """Give the folder nearest to ``target`` that is there: a picture's rows wait on its disk."""
+    return next(folder for folder in target.parents if folder.is_dir())
 
 
 def _measure(path: Path) -> tuple[int, str]:

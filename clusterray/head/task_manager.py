@@ -45,6 +45,7 @@ from clusterray.head.state_folder import StateFolder
 from clusterray.head.stitcher import Stitcher
 from clusterray.head.uploads import Expected, ExpectedLight
 from clusterray.head.views import FarmView, band_views, light_view, settings_view
+from clusterray.images.formats import is_whole_picture, pixel_bytes
 from clusterray.povray.light_file import light_limit
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
@@ -66,10 +67,17 @@ class StoredResult:
     sha256: str
 
 
-def tile_limit(rect: Rect) -> int:
-    """Give the most bytes a tile can have: its raw rows (RGBA), deflate's worst growth, chunks."""
-    raw = rect.height * (rect.width * 4 + 1)
-    return raw + raw // 1000 + 65_536
+def tile_limit(rect: Rect, spec: RenderSpec) -> int:
+    """Give the most bytes a tile can have: its raw rows, packing's worst growth, headers.
+
+    Where a tile is as large as the picture, its black rows are counted too: they pack well, but a
+    limit is no estimate.
+    """
+    width, height = rect.width, rect.height
+    if is_whole_picture(spec.file_format):
+        width, height = spec.width, spec.height
+    raw = height * (width * pixel_bytes(spec.file_format.tile) + 8)
+    return raw + raw // 50 + 65_536
 
 
 class TaskManager:
@@ -236,7 +244,9 @@ class TaskManager:
             light=self._grant_light(action, action.light) if action.light else None,
         )
         node = self._farm.attempts[action.attempt].node_name
-        _log.info("%s of %s goes to %s: %s", action.band, action.job, node, action.rect)
+        rect = action.rect
+        rows = f"rows {rect.y0} to {rect.y1 - 1}"
+        _log.info("%s of %s goes to %s: %s", action.band, action.job, node, rows)
         self._send(action.conn, lease, expected)
 
     def _send_keep(self, action: act.SendKeep) -> None:
@@ -263,10 +273,10 @@ class TaskManager:
         upload = self._folder.upload_of(attempt)
         grant = Grant(f"w-{attempt}", secrets.token_hex(16), TILE_FILE)
         kind = ExpectedLight if stage == "light" else Expected
-        limit = light_limit(rect) if stage == "light" else tile_limit(rect)
+        limit = light_limit(rect) if stage == "light" else tile_limit(rect, spec)
         self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, upload, "write", limit))
         kept = (self._folder.samples_of if stage == "light" else self._folder.tile_of)(attempt)
-        return grant, kind(rect, spec.grey, spec.alpha, upload, kept)
+        return grant, kind(rect, spec.file_format, upload, kept)
 
     def _revoke_grants(self, action: act.RevokeGrants) -> None:
         self._ftp.revoke(f"l-{action.attempt}")
@@ -284,7 +294,7 @@ class TaskManager:
         self._bulletin.job_made(action.job)
         target = self._folder.result_of(action.job, action.request.output_name)
         region = action.request.picture.region
-        self._stitcher.begin(action.job, action.frame, region, spec.grey, spec.alpha, target)
+        self._stitcher.begin(action.job, action.frame, region, spec.file_format, target)
 
     def _join_light(self, action: act.JoinLight) -> None:
         parts = tuple(self._folder.samples_of(attempt) for attempt in action.attempts)

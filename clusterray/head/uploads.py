@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clusterray.core.model import Rect
+from clusterray.core.model import FileFormat, Rect
 from clusterray.images.tile import TileFault, check_tile
 from clusterray.povray.light_file import LightFault, check_light
 
@@ -32,24 +33,23 @@ class Expected:
     """What the tile of an attempt must be, where it lands and where it goes when it is right."""
 
     rect: Rect
-    grey: bool
-    alpha: bool
+    kind: FileFormat
     upload: Path
     tile: Path
 
-    def check(self) -> None:
+    def check(self, upload: Path) -> None:
         """Raise TileFault if what was uploaded is not the tile."""
-        check_tile(self.upload, self.rect, grey=self.grey, alpha=self.alpha)
+        check_tile(upload, self.rect, self.kind)
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedLight(Expected):
     """The radiosity samples that an attempt of a light pass leaves in the place of a tile."""
 
-    def check(self) -> None:
+    def check(self, upload: Path) -> None:
         """Raise TileFault if what was uploaded holds anything else."""
         try:
-            check_light(self.upload)
+            check_light(upload)
         except LightFault as fault:
             raise TileFault(str(fault)) from None
 
@@ -73,15 +73,21 @@ def take_in(expected: Expected, announced: Announced, tick: Callable[[], None]) 
     Raises TileFault in words if it is not the tile, OSError if this machine cannot keep it. The
     upload is gone either way.
     """
+    # Under a name that no upload has: the node may be back already and upload once more.
+    checked = expected.upload.with_suffix(f".{uuid.uuid4().hex}")
     try:
-        if not arrived_whole(expected.upload, announced, tick):
+        expected.upload.rename(checked)
+    except FileNotFoundError:
+        raise TileFault("no tile was uploaded") from None
+    try:
+        if not arrived_whole(checked, announced, tick):
             raise TileFault("the uploaded tile is not the file that was announced")
-        expected.check()
-        _sync(expected.upload)
-        expected.upload.rename(expected.tile)
+        expected.check(checked)
+        _sync(checked)
+        checked.rename(expected.tile)
         _sync(expected.tile.parent)
     finally:
-        expected.upload.unlink(missing_ok=True)
+        checked.unlink(missing_ok=True)
 
 
 def _sha256(path: Path, tick: Callable[[], None]) -> str:

@@ -12,6 +12,9 @@ from typing import Literal, cast
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node
 from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFault
 from clusterray.core.farm import Farm
+from clusterray.core.likeness import difference, difference_in_words
+from clusterray.core.model import PovrayClass
+from clusterray.core.policy import class_threads, may_render
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
@@ -88,6 +91,8 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
         error_file=problem.file if problem else "",
         error_line=problem.line if problem else 0,
         error_text=problem.text[-MAX_LONG_TEXT:] if problem else "",
+        mix=request.mix,
+        mixed=_mixed(job)[:MAX_TEXT],
     )
 
 
@@ -120,15 +125,42 @@ def _note(job: Job, farm: Farm, live: Sequence[Attempt]) -> str:
     usable = [node for node in farm.nodes.values() if node.usable]
     if not usable:
         return "no node is connected; start clusterray-node on each render machine"
-    wanted = {frame.povray_class for frame in job.frames if frame.waiting} - {None}
-    if wanted and not any(node.povray_class in wanted for node in usable):
-        return f"waits for a node with POV-Ray {', '.join(sorted(map(str, wanted)))}"
+    frames = [frame for frame in job.frames if frame.waiting]
+    if not any(may_render(node, frame) for frame in frames for node in usable):
+        wanted = {str(frame.povray_class) for frame in frames}
+        return f"waits for a node with POV-Ray {', '.join(sorted(wanted))}"
     before = sum(other.rank < job.rank for other in farm.open_jobs)
     return f"{before} job{'s' if before > 1 else ''} before it" if before else ""
 
 
-def node_view(node: Node, card: NodeCard) -> NodeView:
-    """Show one node."""
+def _mixed(job: Job) -> str:
+    """Say so if a picture is made of tiles of several classes of POV-Ray, "" if none is."""
+    for frame in job.frames:
+        classes, first = frame.tile_classes, frame.povray_class
+        if len(classes) < 2 or first is None:
+            continue
+        apart = [difference(first.pixels, other.pixels) for other in classes if other != first]
+        known = [found for found in apart if found is not None]
+        how = "their canaries cannot be compared"
+        if len(known) == len(apart):
+            worst = max(known, key=lambda found: (found.largest, found.pixels))
+            how = f"their canaries differ by {worst}"
+        return f"mixed: tiles of {len(classes)} kinds of POV-Ray are in the picture; {how}"
+    return ""
+
+
+def most_common(nodes: Iterable[Node]) -> PovrayClass | None:
+    """Give the class of POV-Ray with most threads among the nodes that are there, or known."""
+    known = list(nodes)
+    threads = class_threads(known)
+    if threads:
+        return max(threads, key=lambda each: (threads[each], str(each)))
+    return known[0].povray_class if known else None
+
+
+def node_view(node: Node, card: NodeCard, most: PovrayClass | None = None) -> NodeView:
+    """Show one node; ``most`` is the class that it is compared with."""
+    differs = "" if most is None else difference_in_words(node.povray_class, most)
     return NodeView(
         name=node.name,
         uuid=node.id,
@@ -143,6 +175,10 @@ def node_view(node: Node, card: NodeCard) -> NodeView:
         bands_done=node.bands_done,
         pixels_done=node.pixels_done,
         reason=node.reason[:MAX_TEXT],
+        povray_build=card.info.povray_build,
+        canary_sha256=card.info.canary_sha256,
+        includes_sha256=card.info.includes_sha256,
+        differs=f"differs from most: {differs}"[:MAX_TEXT] if differs else "",
     )
 
 

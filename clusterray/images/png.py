@@ -1,54 +1,57 @@
 """POV-Ray's PNG files, read strictly and written losslessly; the one place that knows the format.
 
-POV-Ray 3.7 writes colour with 8 bits and grey always with 16, whatever bits are asked for (seen
-with ``+FNg``, ``+FN8 Grayscale_Output=on``, ``Bits_Per_Color=8``). Pillow reads 16-bit grey with
-alpha as 8 bits. But PNG filters see only bytes: a row of 16-bit grey is byte for byte a row of
-8-bit grey and alpha, and one of 16-bit grey and alpha is one of 8-bit RGBA. So such pictures go
-through Pillow under the header of their 8-bit **carrier** and lose nothing.
+POV-Ray 3.7 writes colour with 8 or 16 bits (5 to 7 and 9 to 15 are widened) and grey always with
+16, whatever bits are asked for (seen with ``+FNg``, ``+FN8 Grayscale_Output=on``,
+``Bits_Per_Color=8``). Pillow reads none of the deep ones whole, but two things help:
 
-Chunks are walked and their checksums compared here, and Pillow sees only a header we wrote and the
-pixel data, so that no metadata of a stranger's file reaches it. Runs in whichever thread calls it;
-keeps nothing. Knows nothing of bands, frames or nodes.
+- PNG filters see only bytes. A row of 16-bit grey is byte for byte a row of 8-bit grey and alpha,
+  one of 16-bit grey and alpha a row of 8-bit RGBA: they are decoded as that and lose nothing.
+- Of 16-bit colour Pillow keeps one byte of each value, the upper or, told that the lower comes
+  first, the other one. Decoded both ways, the picture is whole.
+
+Chunks are walked and their checksums compared here, and Pillow sees only pixel data, so that no
+metadata of a stranger's file reaches it. Runs in whichever thread calls it; keeps nothing. Knows
+nothing of bands, frames or nodes.
 """
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageChops
 
-from clusterray.core.errors import LocalFault
+from clusterray.core.model import Rect
+from clusterray.images.rows import Colour, Strips, TileFault, broken_off, check_size
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-MAX_SIDE: Final = 1_000_000
-"""Protocol limit of a pixel coordinate."""
 
 _HEADER = struct.Struct(">IIBBBBB")
 _COLOUR_CHUNKS: Final = {b"cHRM": 32, b"gAMA": 4, b"sBIT": 4, b"sRGB": 1}
 """Chunks that say what the values mean, and the largest size of each."""
 _CHUNK_FRAME: Final = 12
 _INFLATE_BYTES: Final = 1 << 20
-
-
-class TileFault(Exception):
-    """A picture that is not what it should be; the message says in words what is wrong with it."""
+_AVERAGE: Final = 3
+"""PNG's number of the filter that foretells a byte by the mean of its left and upper neighbour."""
 
 
 @dataclass(frozen=True, slots=True)
 class PixelFormat:
-    """One of the pixel formats POV-Ray writes, and Pillow's mode that carries its bytes."""
+    """One of the pixel formats POV-Ray writes.
+
+    ``mode`` is Pillow's, ``raw_modes`` those under which Pillow's PNG decoder gives all bytes of
+    a pixel: one, or one for the upper and one for the lower bytes of 16-bit values.
+    """
 
     name: str
     depth: int
     colour_type: int
-    carrier: str
-    carrier_type: int
+    mode: str
+    raw_modes: tuple[str, ...]
 
     @property
     def grey(self) -> bool:
@@ -60,19 +63,27 @@ class PixelFormat:
         """Tell whether a pixel has an alpha value."""
         return self.colour_type in (4, 6)
 
+    @property
+    def pixel_bytes(self) -> int:
+        """Give the bytes of a pixel in a row."""
+        return len(self.mode) * len(self.raw_modes)
+
 
 FORMATS: Final = (
-    PixelFormat("RGB, 8 bits", 8, 2, "RGB", 2),
-    PixelFormat("RGB and alpha, 8 bits", 8, 6, "RGBA", 6),
-    PixelFormat("grey, 16 bits", 16, 0, "LA", 4),
-    PixelFormat("grey and alpha, 16 bits", 16, 4, "RGBA", 6),
+    PixelFormat("RGB, 8 bits", 8, 2, "RGB", ("RGB",)),
+    PixelFormat("RGB and alpha, 8 bits", 8, 6, "RGBA", ("RGBA",)),
+    PixelFormat("grey, 16 bits", 16, 0, "LA", ("LA",)),
+    PixelFormat("grey and alpha, 16 bits", 16, 4, "RGBA", ("RGBA",)),
+    PixelFormat("RGB, 16 bits", 16, 2, "RGB", ("RGB;16B", "RGB;16L")),
+    PixelFormat("RGB and alpha, 16 bits", 16, 6, "RGBA", ("RGBA;16B", "RGBA;16L")),
 )
 _BY_HEADER: Final = {(each.depth, each.colour_type): each for each in FORMATS}
 
 
-def pixel_format(*, grey: bool, alpha: bool) -> PixelFormat:
-    """Give the format that POV-Ray writes for a picture that is ``grey`` and has ``alpha``."""
-    return next(each for each in FORMATS if (each.grey, each.alpha) == (grey, alpha))
+def pixel_format(bits: int, *, grey: bool, alpha: bool) -> PixelFormat:
+    """Give the format that POV-Ray writes when asked for ``bits`` a channel (5 to 16)."""
+    wanted = (16 if grey or bits > 8 else 8, grey, alpha)
+    return next(each for each in FORMATS if (each.depth, each.grey, each.alpha) == wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +93,33 @@ class PngFile:
     width: int
     height: int
     format: PixelFormat
-    colour: tuple[tuple[bytes, bytes], ...]
+    colour: Colour
     packed: bytes
+
+    def rows(self, rect: Rect) -> bytes:
+        """Decode the rows of ``rect``, every byte.
+
+        Raises TileFault if the pixel data is damaged or not just as much as the header promises.
+        """
+        _check_amount(self)
+        planes = [self._plane(raw_mode, rect) for raw_mode in self.format.raw_modes]
+        if len(planes) == 1:
+            return planes[0]
+        upper, lower = planes
+        both = bytearray(2 * len(upper))
+        both[0::2], both[1::2] = upper, lower
+        return bytes(both)
+
+    def _plane(self, raw_mode: str, rect: Rect) -> bytes:
+        try:
+            # Not Image.open: its limit against huge pictures is one global number for the process,
+            # and whoever calls us has compared the header's size with the one that is due.
+            # Rows below the rectangle need no decoding; that they are there has been counted.
+            size = (self.width, rect.y1)
+            image = Image.frombytes(self.format.mode, size, self.packed, "zip", raw_mode)
+        except (OSError, ValueError) as error:
+            raise TileFault(f"its pixels cannot be decoded: {error}") from None
+        return _cut_out(image, rect).tobytes()
 
 
 def read_png(path: Path) -> PngFile:
@@ -91,12 +127,7 @@ def read_png(path: Path) -> PngFile:
 
     Raises TileFault in words if it is no PNG that POV-Ray could have written or not all of one.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise TileFault(f"it cannot be read: {error.strerror}") from None
-    if not data:
-        raise TileFault("it is empty")
+    data = path.read_bytes()
     if not data.startswith(SIGNATURE):
         raise TileFault("it is not a PNG file")
     chunks = _chunks(data)
@@ -119,11 +150,11 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     view, position = memoryview(data), len(SIGNATURE)
     while True:
         if position + _CHUNK_FRAME > len(data):
-            raise TileFault(f"it ends after {len(data)} bytes, in the middle of the picture")
+            raise broken_off(len(data))
         (length,) = struct.unpack_from(">I", data, position)
         end = position + _CHUNK_FRAME + length
         if end > len(data):
-            raise TileFault(f"it ends after {len(data)} bytes, in the middle of the picture")
+            raise broken_off(len(data))
         checked = view[position + 4 : end - 4]
         if zlib.crc32(checked) != int.from_bytes(view[end - 4 : end], "big"):
             raise TileFault(f"its bytes {position} to {end} are damaged")
@@ -136,38 +167,16 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 def _parse_header(body: memoryview) -> tuple[int, int, PixelFormat]:
     width, height, depth, colour_type, packing, filtering, interlace = _HEADER.unpack(body)
-    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        raise TileFault(f"its header says {width}x{height} pixels")
+    check_size(width, height)
     pixels = _BY_HEADER.get((depth, colour_type))
     if pixels is None or (packing, filtering, interlace) != (0, 0, 0):
         raise TileFault(f"its pixel format ({depth} bits, colour type {colour_type}) is not ours")
     return width, height, pixels
 
 
-def decode_rows(png: PngFile, rows: int) -> Image.Image:
-    """Decode the topmost ``rows`` rows, every byte; gives them in the carrier's mode.
-
-    Raises TileFault if the pixel data is damaged or is not just as much as the header promises.
-    """
-    _check_amount(png)
-    header = _HEADER.pack(png.width, rows, 8, png.format.carrier_type, 0, 0, 0)
-    stream = io.BytesIO(
-        SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", png.packed) + _chunk(b"IEND", b"")
-    )
-    try:
-        # Not Image.open: its limit against huge pictures is one global number for the process,
-        # and whoever calls us has compared the header's size with the one that is due.
-        image = PngImagePlugin.PngImageFile(stream)
-        image.load()
-    except (OSError, SyntaxError, ValueError, zlib.error) as error:
-        raise TileFault(f"its pixels cannot be decoded: {error}") from None
-    return image
-
-
 def _check_amount(png: PngFile) -> None:
     # Pillow takes a packed stream that ends early for a picture whose last rows are black.
-    step = len(png.format.carrier)
-    due = png.height * (1 + png.width * step)
+    due = png.height * (1 + png.width * png.format.pixel_bytes)
     inflater, found, packed = zlib.decompressobj(), 0, png.packed
     try:
         while not inflater.eof and found <= due and packed:
@@ -184,50 +193,80 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
     return len(body).to_bytes(4, "big") + kind + body + checksum.to_bytes(4, "big")
 
 
-def cut_out(image: Image.Image, x0: int, y0: int, width: int, height: int) -> Image.Image:
+def _cut_out(image: Image.Image, rect: Rect) -> Image.Image:
     """Copy a rectangle that lies inside ``image``; Image.crop would apply Pillow's global limit."""
-    part = Image.new(image.mode, (width, height))
-    part.paste(image, (-x0, -y0))
+    if (rect.x0, rect.y0, rect.width, rect.height) == (0, 0, *image.size):
+        return image
+    part = Image.new(image.mode, (rect.width, rect.height))
+    part.paste(image, (-rect.x0, -rect.y0))
     return part
 
 
-def as_seen(image: Image.Image, pixels: PixelFormat) -> Image.Image:
-    """Turn a carrier into what a screen shows of it: 8 bits a channel, L, LA, RGB or RGBA."""
+def as_seen(rows: bytes, width: int, pixels: PixelFormat) -> Image.Image:
+    """Turn rows into what a screen shows of them: 8 bits a channel, L, LA, RGB or RGBA."""
+    height = len(rows) // (width * pixels.pixel_bytes)
     if pixels.depth == 8:
-        return image
-    # The high byte of a big-endian sample comes first.
-    if not pixels.alpha:
-        return image.getchannel(0)
-    return Image.merge("LA", (image.getchannel(0), image.getchannel(2)))
+        return Image.frombytes(pixels.mode, (width, height), rows)
+    mode = ("L" if pixels.grey else "RGB") + ("A" if pixels.alpha else "")
+    # The high byte of a big-endian value comes first.
+    return Image.frombytes(mode, (width, height), rows[0::2])
 
 
 def write_png(
     file: BinaryIO,
-    image: Image.Image,
+    size: tuple[int, int],
     pixels: PixelFormat,
-    colour: Sequence[tuple[bytes, bytes]],
+    colour: Colour,
+    strips: Strips,
     *,
     text: tuple[str, str] | None = None,
     level: int,
 ) -> None:
-    """Write a carrier ``image`` as a PNG of format ``pixels`` into a seekable ``file``.
+    """Write a PNG of width and height ``size``, strip after strip.
 
     ``colour`` are the chunks of ``PngFile.colour``, ``text`` a keyword and a Latin-1 line;
     ``level`` is zlib's, 1 fast to 9 small.
     """
-    extra = PngImagePlugin.PngInfo()
+    header = _HEADER.pack(*size, pixels.depth, pixels.colour_type, 0, 0, 0)
+    file.write(SIGNATURE + _chunk(b"IHDR", header))
     for kind, body in colour:
-        extra.add(kind, body)
+        file.write(_chunk(kind, body))
     if text is not None:
-        extra.add_text(*text)
-    start = file.tell()
-    image.save(file, "PNG", pnginfo=extra, compress_level=level)
-    header = _HEADER.pack(image.width, image.height, pixels.depth, pixels.colour_type, 0, 0, 0)
-    file.seek(start + len(SIGNATURE))
-    file.write(_chunk(b"IHDR", header))
-    file.seek(0, io.SEEK_END)
+        file.write(_chunk(b"tEXt", "\0".join(text).encode("latin-1")))
+    squeeze = zlib.compressobj(level, zlib.DEFLATED, 15, 9, zlib.Z_FILTERED)
+    for filtered in _filter_all(strips, size[0], pixels):
+        if packed := squeeze.compress(filtered):
+            file.write(_chunk(b"IDAT", packed))
+    file.write(_chunk(b"IDAT", squeeze.flush()) + _chunk(b"IEND", b""))
 
 
-def cannot_write(path: Path, error: OSError) -> LocalFault:
-    """Give the sentence for a picture that this machine could not write."""
-    return LocalFault(f"cannot write {path}: {error.strerror or error}")
+def _filter_all(strips: Strips, width: int, pixels: PixelFormat) -> Iterator[bytes]:
+    """Give the strips as PNG stores them, each row by the one above it."""
+    row_bytes = width * pixels.pixel_bytes
+    above = bytes(row_bytes)
+    choose = _filter_best if len(pixels.raw_modes) == 1 else _filter_average
+    for strip in strips:
+        yield choose(above, strip, width, pixels)
+        above = strip[-row_bytes:]
+
+
+def _filter_best(above: bytes, strip: bytes, width: int, pixels: PixelFormat) -> bytes:
+    """Let Pillow choose each row's filter; the row above goes along as the first one."""
+    height = len(strip) // len(above) + 1
+    image = Image.frombytes(pixels.mode, (width, height), above + strip)
+    stored = image.tobytes("zip", pixels.mode, False, 0, -1, b"")
+    return zlib.decompress(stored)[len(above) + 1 :]
+
+
+def _filter_average(above: bytes, strip: bytes, width: int, pixels: PixelFormat) -> bytes:
+    """Filter rows that Pillow has no mode for, as if their bytes were grey pixels."""
+    row_bytes = len(above)
+    size = (row_bytes, len(strip) // row_bytes)
+    rows = Image.frombytes("L", size, strip)
+    upper = Image.frombytes("L", size, above + strip[: len(strip) - row_bytes])
+    left = Image.new("L", size)
+    left.paste(rows, (pixels.pixel_bytes, 0))
+    guess = ImageChops.add(left, upper, scale=2)
+    numbered = Image.new("L", (row_bytes + 1, size[1]), _AVERAGE)
+    numbered.paste(ImageChops.subtract_modulo(rows, guess), (1, 0))
+    return numbered.tobytes()

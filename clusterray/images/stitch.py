@@ -1,8 +1,8 @@
 """One frame being put together from its tiles, and its picture file at the end.
 
-Owned by one thread, the head's stitcher. Keeps the frame's pixels in memory (4 bytes each)
-and a small preview beside them. Knows nothing of bands or attempts: it takes rectangles, and no
-pixel twice.
+Owned by one thread, the head's stitcher. Keeps the frame's rows in a file without a name and a
+small preview in memory. Knows nothing of bands or attempts: it takes rectangles, and no pixel
+twice.
 """
 
 from __future__ import annotations
@@ -10,40 +10,36 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
-from PIL import Image
-
-from clusterray import __version__
-from clusterray.core.model import Rect
-from clusterray.images.png import (
-    TileFault,
+from clusterray.core.model import FileFormat, Rect
+from clusterray.images.canvas import Canvas
+from clusterray.images.formats import (
+    RESULT_KEYWORD,
     as_seen,
-    cannot_write,
-    cut_out,
-    decode_rows,
-    pixel_format,
-    write_png,
+    pixel_bytes,
+    preview_colour,
+    write_picture,
 )
 from clusterray.images.preview import Preview
-from clusterray.images.tile import read_tile
+from clusterray.images.rows import Colour, TileFault
+from clusterray.images.tile import cannot_write, open_tile
 
-RESULT_KEYWORD: Final = "ClusterRay"
-"""Keyword of the text chunk that marks our results, before the pixel data."""
-
-_LEVEL: Final = 4
-"""zlib's: 4 % larger than level 6 on a busy picture, in under half the time; somebody waits."""
+__all__ = ["RESULT_KEYWORD", "FrameWriter"]
 
 
 class FrameWriter:
-    """Collects the tiles of one frame, in any order, and writes the picture of ``region``."""
+    """Collects the tiles of one frame, in any order, and writes the picture of ``region``.
 
-    def __init__(self, region: Rect, grey: bool, alpha: bool) -> None:
-        """Begin an empty frame; its pixels are taken into memory with the first tile."""
+    Its rows wait on the disk of ``folder``, without one on that of the system's temporary files.
+    """
+
+    def __init__(self, region: Rect, kind: FileFormat, folder: Path | None = None) -> None:
+        """Begin an empty frame; it takes room on the disk with its tiles."""
         self.region = region
-        self._format = pixel_format(grey=grey, alpha=alpha)
-        self._canvas: Image.Image | None = None
-        self._colour: tuple[tuple[bytes, bytes], ...] = ()
+        self._format = kind
+        self._folder = folder
+        self._canvas: Canvas | None = None
+        self._colour: Colour = ()
         self._taken: list[Rect] = []
         self._preview = Preview(region.width, region.height)
 
@@ -55,8 +51,8 @@ class FrameWriter:
     def add(self, path: Path, rect: Rect) -> None:
         """Take the tile of the whole picture's pixels ``rect``; what sticks out is cut off.
 
-        Raises TileFault, and takes nothing, if the file is not such a tile, its colour chunks are
-        not those of the tiles before it, or some of its pixels are already there.
+        Raises TileFault, and takes nothing, if the file is not such a tile, it says other things of
+        its colours than the tiles before it, or some of its pixels are already there.
         """
         inside = self.region.intersection(rect)
         if inside is None:
@@ -64,25 +60,24 @@ class FrameWriter:
         for other in self._taken:
             if other.intersection(inside) is not None:
                 raise TileFault(f"the tile {rect.as_tuple()} overlaps {other.as_tuple()}")
-        png = read_tile(path, rect, grey=self._format.grey, alpha=self._format.alpha)
-        if self._taken and png.colour != self._colour:
+        tile, place = open_tile(path, rect, self._format)
+        if self._taken and tile.colour != self._colour:
             raise TileFault(f"the tile {rect.as_tuple()} has other colour chunks than the rest")
-        image = decode_rows(png, png.height)
-        if inside != rect:
-            x, y = inside.x0 - rect.x0, inside.y0 - rect.y0
-            image = cut_out(image, x, y, inside.width, inside.height)
-        self._colour = png.colour
-        self._place(image, inside)
+        x, y = place.x0 + inside.x0 - rect.x0, place.y0 + inside.y0 - rect.y0
+        rows = tile.rows(Rect(x, y, x + inside.width, y + inside.height))
+        self._place(rows, inside)
+        self._colour = tile.colour
 
-    def _place(self, image: Image.Image, inside: Rect) -> None:
+    def _place(self, rows: bytes, inside: Rect) -> None:
         region = self.region
         if self._canvas is None:
-            self._canvas = Image.new(self._format.carrier, (region.width, region.height))
+            step = pixel_bytes(self._format)
+            self._canvas = Canvas(region.width, region.height, step, self._folder)
         x, y = inside.x0 - region.x0, inside.y0 - region.y0
-        self._canvas.paste(image, (x, y))
+        place = Rect(x, y, x + inside.width, y + inside.height)
+        self._canvas.put(place, rows)
         self._taken.append(inside)
-        seen = as_seen(image, self._format)
-        self._preview.add(seen, Rect(x, y, x + inside.width, y + inside.height))
+        self._preview.add(as_seen(rows, inside.width, self._format), place)
 
     def finish(self, target: Path) -> None:
         """Write the picture; ``target`` appears whole, by rename, and is on the disk then.
@@ -94,27 +89,30 @@ class FrameWriter:
         if missing or self._canvas is None:
             raise TileFault(f"{missing} of {self.region.area} pixels are missing")
         partial = target.with_name(f"{target.name}.part")
+        size = (self.region.width, self.region.height)
         try:
-            with partial.open("wb") as file:
-                marker = (RESULT_KEYWORD, __version__)
-                write_png(file, self._canvas, self._format, self._colour, text=marker, level=_LEVEL)
-                file.flush()
-                os.fsync(file.fileno())
+            write_picture(partial, size, self._format, self._colour, self._canvas.strips())
+            _sync(partial, os.O_RDONLY)
             partial.replace(target)
-            _sync_folder(target.parent)
+            # The rename itself must survive a power cut, not only the file's bytes.
+            _sync(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             with suppress(OSError):
                 partial.unlink()
             raise cannot_write(target, error) from None
 
+    def close(self) -> None:
+        """Give the disk space of its rows back; only previews can be had any more."""
+        if self._canvas is not None:
+            self._canvas.close()
+
     def preview(self, max_side: int) -> bytes:
         """Give a PNG of what is there, at most ``max_side`` pixels wide and high, holes hatched."""
-        return self._preview.png(max_side, self._colour)
+        return self._preview.png(max_side, preview_colour(self._colour, self._format))
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself must survive a power cut, not only the file's bytes.
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

@@ -8,44 +8,32 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
-from clusterray.core.model import Rect
-from clusterray.images.png import (
-    PngFile,
-    TileFault,
-    cannot_write,
-    cut_out,
-    decode_rows,
-    pixel_format,
-    read_png,
-    write_png,
-)
+from clusterray.core.errors import LocalFault
+from clusterray.core.model import FileFormat, Rect
+from clusterray.images.formats import is_whole_picture, read_tile, write_tile
+from clusterray.images.rows import Source, TileFault
 
-__all__ = ["TileFault", "check_tile", "crop_tile"]
-
-_LEVEL: Final = 3
-"""zlib's: 3 % larger than level 6 on a busy picture, in half the time."""
+__all__ = ["TileFault", "check_tile", "crop_tile", "open_tile"]
 
 
-def crop_tile(source: Path, rect: Rect, target: Path) -> None:
+def crop_tile(source: Path, rect: Rect, target: Path, kind: FileFormat) -> None:
     """Cut ``rect`` out of a picture of POV-Ray's into the file ``target``.
 
-    ``source`` has the whole picture's size, black outside of what was rendered. Pixels, depth and
-    colour chunks are kept. ``target`` appears by rename. Raises TileFault if ``source`` is not all
-    there or too small for ``rect``, LocalFault if ``target`` cannot be written.
+    ``source`` has the whole picture's size, black outside of what was rendered. Values, depth and
+    what is said of colour are kept. Where tiles are POV-Ray's own files, ``source`` itself becomes
+    ``target``. ``target`` appears by rename. Raises TileFault if ``source`` is not all there or too
+    small for ``rect``, LocalFault if ``target`` cannot be written.
     """
-    png = read_png(source)
-    if rect.x1 > png.width or rect.y1 > png.height:
-        raise TileFault(f"it has {png.width}x{png.height} pixels, too few for {_words(rect)}")
-    # Rows below the rectangle are black and need no decoding; that they are there at all is known
-    # from the chunks, which were whole.
-    image = decode_rows(png, rect.y1)
-    tile = cut_out(image, rect.x0, rect.y0, rect.width, rect.height)
+    if is_whole_picture(kind):
+        _move(source, target)
+        return
+    picture = read_tile(source, kind)
+    _check_holds(picture, rect)
+    rows = picture.rows(rect)
     partial = target.with_name(f"{target.name}.part")
     try:
-        with partial.open("wb") as file:
-            write_png(file, tile, png.format, png.colour, level=_LEVEL)
+        write_tile(partial, (rect.width, rect.height), kind, picture.colour, rows)
         partial.replace(target)
     except OSError as error:
         with suppress(OSError):
@@ -53,27 +41,51 @@ def crop_tile(source: Path, rect: Rect, target: Path) -> None:
         raise cannot_write(target, error) from None
 
 
-def check_tile(path: Path, rect: Rect, *, grey: bool, alpha: bool) -> None:
-    """Read a tile whole: chunks, size, pixel format, every row.
+def _move(source: Path, target: Path) -> None:
+    # A node cannot look into it; the head will.
+    try:
+        if source.stat().st_size == 0:
+            raise TileFault("it is empty")
+        source.replace(target)
+    except FileNotFoundError:
+        raise TileFault("it cannot be read: No such file or directory") from None
+    except OSError as error:
+        raise cannot_write(target, error) from None
+
+
+def check_tile(path: Path, rect: Rect, kind: FileFormat) -> None:
+    """Read a tile whole: header, size, pixel kind, every row.
 
     Raises TileFault in words if it is not a tile of ``rect`` for such a picture.
     """
-    png = read_tile(path, rect, grey=grey, alpha=alpha)
-    decode_rows(png, png.height)
+    tile, place = open_tile(path, rect, kind)
+    tile.rows(place)
 
 
-def read_tile(path: Path, rect: Rect, *, grey: bool, alpha: bool) -> PngFile:
-    """Read a tile and check all but its pixels; raises TileFault as ``check_tile``."""
-    png = read_png(path)
-    wanted = pixel_format(grey=grey, alpha=alpha)
-    if png.format != wanted:
-        raise TileFault(f"its pixels are {png.format.name}, and {wanted.name} are due")
-    if (png.width, png.height) != (rect.width, rect.height):
+def open_tile(path: Path, rect: Rect, kind: FileFormat) -> tuple[Source, Rect]:
+    """Open a tile and check all but its pixels; gives where in it the pixels ``rect`` lie.
+
+    Raises TileFault as ``check_tile``.
+    """
+    tile = read_tile(path, kind)
+    if is_whole_picture(kind):
+        _check_holds(tile, rect)
+        return tile, rect
+    if (tile.width, tile.height) != (rect.width, rect.height):
         raise TileFault(
-            f"it has {png.width}x{png.height} pixels, and {rect.width}x{rect.height} are due"
+            f"it has {tile.width}x{tile.height} pixels, and {rect.width}x{rect.height} are due"
         )
-    return png
+    return tile, Rect(0, 0, rect.width, rect.height)
 
 
-def _words(rect: Rect) -> str:
-    return f"columns {rect.x0} to {rect.x1} and rows {rect.y0} to {rect.y1}"
+def _check_holds(picture: Source, rect: Rect) -> None:
+    if rect.x1 > picture.width or rect.y1 > picture.height:
+        raise TileFault(
+            f"it has {picture.width}x{picture.height} pixels, too few for "
+            f"columns {rect.x0} to {rect.x1} and rows {rect.y0} to {rect.y1}"
+        )
+
+
+def cannot_write(path: Path, error: OSError) -> LocalFault:
+    """Give the sentence for a picture that this machine could not write."""
+    return LocalFault(f"cannot write {path}: {error.strerror or error}")

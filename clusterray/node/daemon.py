@@ -22,17 +22,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from clusterray.core.errors import LocalFault, NoHead
+from clusterray.core.model import PovrayClass
 from clusterray.node.backoff import Backoff
+from clusterray.node.canary import CanaryStopped, PovrayWatch
 from clusterray.node.folders import empty_folder
 from clusterray.node.holdings import Holdings
 from clusterray.node.light_cache import LightCache
 from clusterray.node.machine import memory_bytes, usable_cores
+from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache
 from clusterray.node.session import Drain, Identity, Lost, Refused, Session
 from clusterray.node.settings import NodeSettings
 from clusterray.node.stop import StopFlag
 from clusterray.node.worker import Worker
-from clusterray.povray.command import povray_identity
 from clusterray.wire.link import Link, connect
 from clusterray.wire.trust import JoinToken, find_token
 
@@ -56,7 +58,8 @@ def run_node(
 
     ``ready`` is called once nothing of this machine is in the way, the head there or not.
     ``environ`` and ``home`` are where a token is sought, those of the process by default. Raises
-    LocalFault if the work folder is another node's or cannot be used, or POV-Ray is missing;
+    LocalFault if the work folder is another node's or cannot be used, or POV-Ray is missing or
+    cannot render the canary;
     NoHead if there is no token to begin with. A head that is away or refuses is waited for.
     """
     threading.current_thread().name = "main"
@@ -68,8 +71,12 @@ def run_node(
     with _locked(settings.work):
         povray = _find_povray(settings.povray)
         _find_node_token(settings.join, environ, home)
-        identity = _identity(settings, povray)
-        _Node(settings, stop, environ, home, povray, identity).run(ready)
+        watch = PovrayWatch(povray, settings.work, canary=settings.canary)
+        try:
+            identity = _identity(settings, watch.povray_class(lambda: stop.draining))
+        except CanaryStopped:
+            return 0
+        _Node(settings, stop, environ, home, povray, watch, identity).run(ready)
     return 0
 
 
@@ -83,12 +90,14 @@ class _Node:
         environ: Mapping[str, str],
         home: Path,
         povray: str,
+        watch: PovrayWatch,
         identity: Identity,
     ) -> None:
         self._settings = settings
         self._stop = stop
         self._environ = environ
         self._home = home
+        self._watch = watch
         self._identity = identity
         rng = random.Random()
         self._backoff = Backoff(RECONNECT_FIRST_S, RECONNECT_MOST_S, rng)
@@ -96,7 +105,10 @@ class _Node:
         attempts, scenes = settings.work / "attempts", settings.work / "scenes"
         self._cache = SceneCache(scenes, settings.scene_cache_bytes)
         light = LightCache(settings.work / "light")
+        self._salvage = Salvage(settings.work / "blocks", _blocks_of(identity.povray))
         try:
+            if kept := self._salvage.adopt(attempts):
+                log.info("kept the finished blocks of %d killed renders", kept)
             if leftovers := empty_folder(attempts):
                 log.info("removed %d unfinished attempts of an earlier run", leftovers)
             self._cache.open()
@@ -109,7 +121,9 @@ class _Node:
             threads=identity.threads,
             cache=self._cache,
             light=light,
+            salvage=self._salvage,
             holdings=self._holdings,
+            watch=watch,
         )
         self._drain = Drain(stop, self._holdings, settings.drain_s)
 
@@ -131,6 +145,8 @@ class _Node:
 
     def _talk(self) -> bool:
         """Make one connection and use it; False if it is to be tried again later."""
+        if not self._know_povray():
+            return False
         try:
             token = _find_node_token(self._settings.join, self._environ, self._home)
             sock = self._dial(token)
@@ -144,6 +160,26 @@ class _Node:
         else:
             return True
         return False
+
+    def _know_povray(self) -> bool:
+        """Test POV-Ray again if it has changed, so that HELLO tells the truth.
+
+        False if it cannot be used now: an upgrade may be in its middle. A node that is to leave
+        takes nothing more, and need not know.
+        """
+        if self._stop.draining:
+            return True
+        try:
+            povray = self._watch.povray_class(lambda: self._stop.draining)
+        except LocalFault as fault:
+            self._say_once(str(fault))
+            return False
+        except CanaryStopped:
+            return True
+        self._identity = replace(self._identity, povray=povray)
+        self._salvage.povray_is(_blocks_of(povray))
+        self._holdings.povray_tested()
+        return True
 
     def _converse(self, link: Link, token: JoinToken) -> None:
         session = Session(link, token, self._identity, self._holdings, self._stop, self._drain)
@@ -217,6 +253,11 @@ class _Call(threading.Thread):
             return self._sock is not None or self._error is not None
 
 
+def _blocks_of(povray: PovrayClass) -> tuple[str, str]:
+    """Name the POV-Ray whose finished blocks can be gone on from: all its class consists of."""
+    return povray.version, f"{povray.build} {povray.canary} {povray.includes}"
+
+
 def _find_node_token(join: str, environ: Mapping[str, str], home: Path) -> JoinToken:
     token = find_token(join, environ=environ, home=home)
     if token.role != "node":
@@ -247,8 +288,7 @@ def _find_povray(name: str) -> str:
     raise LocalFault(f"{name} was not found: apt install povray")
 
 
-def _identity(settings: NodeSettings, povray: str) -> Identity:
-    version, build = povray_identity(povray)
+def _identity(settings: NodeSettings, povray: PovrayClass) -> Identity:
     cores = usable_cores()
     return Identity(
         uuid=_kept_uuid(settings.work / "uuid"),
@@ -256,8 +296,7 @@ def _identity(settings: NodeSettings, povray: str) -> Identity:
         cores=cores,
         threads=settings.threads or cores,
         memory_bytes=memory_bytes(),
-        povray_version=version,
-        povray_build=build,
+        povray=povray,
     )
 
 

@@ -6,13 +6,17 @@ attempt. Knows nothing of POV-Ray's options or the network.
     <work>/lock                  held by the running daemon, holds its pid
     <work>/uuid                  the node's identity for the head
     <work>/scenes/               see node.scene_cache
+    <work>/canary.json           what node.canary found out about POV-Ray; canary/ while it does
     <work>/light/                see node.light_cache
     <work>/attempts/<attempt>/
         scene/                   real folders of symbolic links; POV-Ray runs in it
         private/                 HOME, POVINI and temp files of this POV-Ray
         private/light.rca        the shared radiosity samples it renders with
-        out/tile.png             what POV-Ray writes, full size
+        out/tile.png             what POV-Ray writes, full size (or .ppm, .tga, .bmp, .exr, .hdr)
+        out/tile.pov-state       POV-Ray's name for its finished blocks, while it renders
         out/light.rca            the radiosity samples it gathers in a light pass
+        blocks.pov-state         ours for the same file, until the tile is made
+        origin.json              whose blocks those are (povray.state_file.Origin)
         band.png                 the tile: cropped to the band, or the samples; kept until ACCEPTED
                                  or DROP
 """
@@ -25,12 +29,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from clusterray.povray.state_file import STATE_SUFFIX
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptFolder:
     """The files of one attempt."""
 
     root: Path
+    extension: str = "png"
+    """Of what POV-Ray writes and of the tile, without the dot."""
 
     @property
     def scene(self) -> Path:
@@ -45,7 +53,36 @@ class AttemptFolder:
     @property
     def picture(self) -> Path:
         """The full-size picture that POV-Ray writes."""
-        return self.root / "out" / "tile.png"
+        return self.root / "out" / f"tile.{self.extension}"
+
+    @property
+    def blocks(self) -> Path:
+        """The finished blocks, also where POV-Ray has removed its own name of the file."""
+        return self.root / f"blocks{STATE_SUFFIX}"
+
+    @property
+    def state(self) -> Path:
+        """The state file that POV-Ray writes beside the picture."""
+        return self.picture.with_suffix(STATE_SUFFIX)
+
+    def name_blocks(self) -> None:
+        """Have POV-Ray write into ``blocks``, which it goes on from if told to.
+
+        It empties a state file that is there, or adds to it, and removes its name after the last
+        block, before it has written the picture; what it is killed over then would be lost.
+        Where the file system has no second names, only a copy of what is there is given.
+        """
+        self.blocks.touch()
+        self.state.unlink(missing_ok=True)
+        try:
+            self.state.hardlink_to(self.blocks)
+        except OSError:
+            shutil.copyfile(self.blocks, self.state)
+
+    @property
+    def origin(self) -> Path:
+        """What says whose blocks those are."""
+        return self.root / "origin.json"
 
     @property
     def light(self) -> Path:
@@ -60,7 +97,7 @@ class AttemptFolder:
     @property
     def tile(self) -> Path:
         """The picture of the band alone, or the samples that were gathered for it."""
-        return self.root / "band.png"
+        return self.root / f"band.{self.extension}"
 
     def create(self) -> None:
         """Make the folder, empty but for the places POV-Ray needs; OSError if it exists."""
@@ -72,6 +109,19 @@ class AttemptFolder:
         """Remove what only the render needed."""
         for folder in (self.scene, self.private, self.picture.parent):
             remove_tree(folder)
+        for file in (self.blocks, self.origin):
+            file.unlink(missing_ok=True)
+
+    def keep_only_blocks(self) -> None:
+        """Make the folder as ``create`` does, but for the finished blocks of a killed render.
+
+        What the scene wrote goes too: POV-Ray parses it once more and may not find it. So does
+        the file of pixels that a killed POV-Ray leaves in its temp folder.
+        """
+        for folder in (self.scene, self.private):
+            remove_tree(folder)
+        self.private.mkdir(mode=0o700)
+        self.picture.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove everything; no fault if it is gone already."""

@@ -25,6 +25,7 @@ from clusterray.node.folders import AttemptFolder
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     Done,
+    Draining,
     Failed,
     Grant,
     HandBack,
@@ -43,6 +44,7 @@ PROGRESS_S = 0.5
 """At most one PROGRESS of an attempt in this time."""
 RETRY_FIRST_S = 0.5
 RETRY_MOST_S = 15.0
+POVRAY_CHANGED = "POV-Ray on this node has changed; it is tested again"
 
 Report = Callable[[Message], bool]
 """Sends a message to the head; False if the connection is gone."""
@@ -161,6 +163,7 @@ class Holdings:
         self._draining = False
         self._stopped = False
         self._broken = False
+        self._povray_changed = False
 
     # ------------------------------------------------------------ called by the main thread
 
@@ -201,15 +204,35 @@ class Holdings:
         with self._changed:
             return self._broken
 
+    @property
+    def povray_changed(self) -> bool:
+        """Tell whether POV-Ray must be tested again before the head is spoken to."""
+        with self._changed:
+            return self._povray_changed
+
+    def povray_tested(self) -> None:
+        """The next HELLO says what POV-Ray is now."""
+        with self._changed:
+            self._povray_changed = False
+
+    @property
+    def stopped(self) -> bool:
+        """Tell whether the node stops: there is nothing more to do."""
+        with self._changed:
+            return self._stopped
+
     def lease(self, lease: Lease) -> None:
         """Queue a band; a draining node hands it back, and one that makes no sense fails."""
         with self._changed:
             known = lease.attempt in self._held
             draining = self._draining
+            changed = self._povray_changed
         if known:
             log.warning("attempt %s was leased twice; the second lease is ignored", lease.attempt)
         elif draining:
             self.tell(HandBack(lease.attempt, "the node is draining"))
+        elif changed:
+            self.tell(HandBack(lease.attempt, POVRAY_CHANGED))
         else:
             self._queue(lease)
 
@@ -233,7 +256,9 @@ class Holdings:
                 lease=lease,
                 spec=spec,
                 rect=rect,
-                folder=AttemptFolder(self._attempts / lease.attempt),
+                folder=AttemptFolder(
+                    self._attempts / lease.attempt, spec.file_format.tile.extension
+                ),
                 backoff=Backoff(RETRY_FIRST_S, RETRY_MOST_S, self._rng),
                 write=lease.write,
                 leased_in=number,
@@ -328,17 +353,31 @@ class Holdings:
 
     # ------------------------------------------------------------ called by "render" and "upload"
 
-    def next_to_render(self) -> Held | None:
-        """Wait for a queued attempt and take it; None when the node stops."""
+    def next_to_render(self, patience_s: float | None = None) -> Held | None:
+        """Wait for a queued attempt and take it; None when the node stops or patience ends."""
         with self._changed:
-            while not self._stopped:
-                for held in self._held.values():
-                    if held.stage is Stage.QUEUED:
-                        held.stage = Stage.WORKING
-                        self._at_work.add(held)
-                        return held
-                self._changed.wait()
-        return None
+            self._changed.wait_for(
+                lambda: self._stopped or self._first_queued() is not None, patience_s
+            )
+            held = None if self._stopped else self._first_queued()
+            if held is not None:
+                held.stage = Stage.WORKING
+                self._at_work.add(held)
+        return held
+
+    def _first_queued(self) -> Held | None:
+        queued = (held for held in self._held.values() if held.stage is Stage.QUEUED)
+        return next(queued, None)
+
+    def hand_back_for_test(self, held: Held) -> None:
+        """POV-Ray is not the one that the head was told of: hand back all that has not begun."""
+        with self._changed:
+            self._povray_changed = True
+            queued = [each for each in self._held.values() if each.stage is Stage.QUEUED]
+        # Or the head would lease them to this node again before it has gone.
+        self.tell(Draining())
+        for each in (held, *queued):
+            self.hand_back(each, POVRAY_CHANGED)
 
     def next_to_upload(self) -> Upload | None:
         """Wait for a tile that may be stored now and take it; None when the node stops."""

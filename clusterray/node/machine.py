@@ -1,4 +1,4 @@
-"""What this machine offers: cores and memory, seen through the limits a container sets.
+"""What this machine offers: cores and memory, seen through the limits a container sets; its boot.
 
 Reads /proc and /sys where they exist; any thread. Knows nothing of the farm.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 """Inside a container this is the container's own group (cgroup v2)."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def usable_cores(cgroup: Path = CGROUP) -> int:
@@ -32,6 +33,14 @@ def memory_bytes(cgroup: Path = CGROUP) -> int:
     if words and words[0].isdigit():
         return min(physical, int(words[0]))
     return physical
+
+
+def boot_id() -> str:
+    """Name the boot this machine is in: what was not flushed to the disk before may be zeros."""
+    try:
+        return BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
 
 
 def _quota_cores(cgroup: Path) -> int | None:

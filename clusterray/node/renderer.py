@@ -34,6 +34,7 @@ from clusterray.povray.command import (
 )
 from clusterray.povray.progress import ProgressParser
 from clusterray.povray.spec import RenderSpec
+from clusterray.povray.state_file import BlockGrid, keep_blocks
 
 TERMINATE_S = 2.0
 """How long POV-Ray may take to end after SIGTERM before SIGKILL follows (DESIGN 6)."""
@@ -44,6 +45,8 @@ _ENDING_TICK_S = 0.02
 """Between the end of POV-Ray's output and its own lies a moment that no event marks."""
 _CHUNK_BYTES = 1 << 16
 _LAST_CHUNKS = 16
+_ASKED_TO_END = 2
+"""POV-Ray's return code after SIGTERM, SIGINT or SIGQUIT."""
 
 RenderPhase = Literal["parsing", "rendering"]
 OnProgress = Callable[[RenderPhase, int, int], None]
@@ -58,7 +61,8 @@ class RenderFailed(Exception):
     """POV-Ray left no picture.
 
     ``fault`` is "scene" if the scene itself cannot be parsed, so that another node would do no
-    better, else "node". ``text`` is the tail of what POV-Ray wrote.
+    better, else "node". ``text`` is the tail of what POV-Ray wrote. ``killed``: a signal that was
+    not ours ended it, so that its finished blocks may be gone on from.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class RenderFailed(Exception):
         file: str = "",
         line: int = 0,
         text: str = "",
+        killed: bool = False,
     ) -> None:
         super().__init__(message)
         self.fault: Literal["scene", "node"] = fault
@@ -76,6 +81,7 @@ class RenderFailed(Exception):
         self.file = file
         self.line = line
         self.text = text
+        self.killed = killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +115,9 @@ class _Output(Enum):
 class Render:
     """One run of POV-Ray over one rectangle, in a folder whose ``scene`` is ready.
 
-    ``lit``: the folder's ``light`` is to be rendered with, and the scene has the footer for it.
+    ``kept_pixels``: so many pixels' blocks are done already and lie in ``folder.blocks``, which
+    ``keep_blocks`` has made for this very rectangle; 0: it is rendered from nothing. ``lit``: the
+    folder's ``light`` is to be rendered with, and the scene has the footer for it.
     """
 
     def __init__(
@@ -121,6 +129,7 @@ class Render:
         rect: Rect,
         folder: AttemptFolder,
         on_progress: OnProgress,
+        kept_pixels: int = 0,
         lit: bool = False,
     ) -> None:
         self._lit = lit
@@ -130,6 +139,7 @@ class Render:
         self._rect = rect
         self._folder = folder
         self._on_progress = on_progress
+        self._kept_pixels = kept_pixels
         self._parser = ProgressParser()
         self._cancel = _Cancel.NO
         # Written by cancel(): a socket, because a send to a closed one is an error, where a write
@@ -147,6 +157,31 @@ class Render:
                 bell.send(b"!")
 
     # ------------------------------------------------------------ called by the owner thread
+
+    def above(self, row: int) -> Render:
+        """Give the render of the rows above ``row`` alone, which goes on from this one's blocks.
+
+        For a render that was cancelled, even if POV-Ray had ended before it heard of that. What
+        lies below ``row`` is lost, nothing above it that was finished is done again, and little is
+        left but to start, parse and write; before it runs, have ``folder.keep_only_blocks`` and
+        the scene's links made anew. Exact if the band may be cut at ``row`` (core.bands). Raises
+        ValueError if ``row`` is not inside the band, NoStateFile or OSError if its blocks cannot
+        be used.
+        """
+        upper, _rest = self._rect.split_at_row(row)
+        blocks = self._folder.blocks
+        grid = BlockGrid(upper, self._spec.block_size)
+        kept = keep_blocks([blocks], blocks, grid)
+        return Render(
+            povray=self._povray,
+            threads=self._threads,
+            spec=self._spec,
+            rect=upper,
+            folder=self._folder,
+            on_progress=self._on_progress,
+            kept_pixels=grid.area(kept),
+            lit=self._lit,
+        )
 
     def run(self) -> RenderTimes:
         """Render into ``folder.picture``.
@@ -171,6 +206,11 @@ class Render:
         if self._cancel:
             raise RenderCancelled
         prepare_home(self._folder.private, self._spec)
+        if self._kept_pixels:
+            # A POV-Ray that was killed as it wrote it may have left some of it, and +C with an
+            # output file there renders nothing.
+            self._folder.picture.unlink(missing_ok=True)
+        self._name_blocks()
         began_at = time.monotonic()
         status = self._run_process(start, heard)
         if self._cancel:
@@ -179,6 +219,10 @@ class Render:
         parse_s = self._parser.parse_s
         spent_s = max(0.0, time.monotonic() - began_at - parse_s)
         return RenderTimes(parse_s, spent_s, self._parser.gathers)
+
+    def _name_blocks(self) -> None:
+        """Have the blocks that POV-Ray finishes kept."""
+        self._folder.name_blocks()
 
     def _run_process(self, start: Path, heard: socket.socket) -> int:
         """Start POV-Ray, follow it to its end, and give its return code (negative: a signal)."""
@@ -217,6 +261,7 @@ class Render:
             povray=self._povray,
             output=self._folder.picture,
             light=self._folder.light if self._lit else None,
+            resume=self._kept_pixels > 0,
         )
 
     def _enough(self) -> bool:
@@ -250,7 +295,14 @@ class Render:
                 if kill_at is not None and time.monotonic() >= kill_at:
                     kill_at = None
                     _signal_group(process, signal.SIGKILL)
-                self._on_progress(self._parser.phase, self._parser.done, self._parser.total)
+                self._on_progress(*self._progress())
+
+    def _progress(self) -> tuple[RenderPhase, int, int]:
+        """Give the phase, and the pixels done and in all, kept ones too: POV-Ray omits these."""
+        phase, done, total = self._parser.phase, self._parser.done, self._parser.total
+        if phase == "parsing" or not self._kept_pixels:
+            return phase, done, total
+        return phase, min(self._kept_pixels + done, self._rect.area), self._rect.area
 
     def _read(self, stderr: IO[bytes]) -> _Output:
         """Feed the parser with what there is to read now."""
@@ -272,7 +324,7 @@ class Render:
         if status == 1 and problem is not None and problem.file and problem.line:
             file = self._name_in_scene(problem.file)
             raise RenderFailed("scene", problem.message, file=file, line=problem.line, text=text)
-        raise RenderFailed("node", self._sentence(status), text=text)
+        raise RenderFailed("node", self._sentence(status), text=text, killed=_was_killed(status))
 
     def _name_in_scene(self, file: str) -> str:
         """Give a file that POV-Ray names, seen from where it runs, as seen from the scene's root.
@@ -302,6 +354,9 @@ class LightRender(Render):
 
     _aim: Literal["try", "ask", "gather"] = "try"
     _in_doubt = False
+
+    def _name_blocks(self) -> None:
+        """Nothing: there is no picture whose blocks could be gone on from."""
 
     def _run_process(self, start: Path, heard: socket.socket) -> int:
         status = super()._run_process(start, heard)
@@ -345,6 +400,13 @@ class LightRender(Render):
 _STATUS_STOPPED = 2
 """How POV-Ray ends after SIGTERM, its files whole (vfe/unix/unixconsole.cpp)."""
 _SIGNALS = {_Cancel.TERMINATE: signal.SIGTERM, _Cancel.KILL: signal.SIGKILL}
+_LIMITS = {signal.SIGXCPU, signal.SIGXFSZ}
+"""What a limit sends: it would be there again."""
+
+
+def _was_killed(status: int) -> bool:
+    """Tell whether a signal ended POV-Ray; it turns those that ask it to end into code 2."""
+    return status == _ASKED_TO_END or (status < 0 and -status not in _LIMITS)
 
 
 def _signal_name(number: int) -> str:

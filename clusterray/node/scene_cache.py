@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterray.node.folders import empty_folder, make_read_only, remove_tree
+from clusterray.node.machine import boot_id
 from clusterray.wire.archive import ArchiveFault, ArchiveLimits, scene_id, unpack_tar
 from clusterray.wire.protocol import SceneRef
 
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 TAR_BLOCK = 512
 """A tar has at least one header block of this size for each file."""
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SCENE_NAME = re.compile(r"[0-9a-f]{64}")
 _FETCH_TRIES = 2
 
@@ -63,7 +63,7 @@ class SceneCache:
         After a reboot all scenes go: they were renamed into place but not flushed, so that a
         power failure may have left files of zeros.
         """
-        boot = _boot_id()
+        boot = boot_id()
         stamp = self._folder / "boot"
         if not stamp.is_file() or stamp.read_text(encoding="ascii", errors="replace") != boot:
             empty_folder(self._folder)
@@ -170,13 +170,6 @@ def link_tree(scene: Path, folder: Path) -> None:
                 link_tree(Path(entry.path), target)
             else:
                 target.symlink_to(Path(entry.path).absolute())
-
-
-def _boot_id() -> str:
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return "unknown"
 
 
 def _tree_bytes(folder: Path) -> int:

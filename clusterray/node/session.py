@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 
 from clusterray import __version__
-from clusterray.node.holdings import Holdings
+from clusterray.core.model import PovrayClass
+from clusterray.node.holdings import POVRAY_CHANGED, Holdings
 from clusterray.node.stop import StopFlag
 from clusterray.wire.link import Link, LinkClosed
 from clusterray.wire.protocol import (
@@ -46,15 +47,14 @@ _LEAST_HEARTBEAT_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this node is and what it can do: the part of HELLO that never changes."""
+    """Who this node is and what it can do: the part of HELLO that seldom changes."""
 
     uuid: str
     name: str
     cores: int
     threads: int
     memory_bytes: int
-    povray_version: str
-    povray_build: str
+    povray: PovrayClass
 
     def hello(self, secret: str, rendering: list[str], rendered: list[str]) -> Hello:
         """Give the first message of a connection."""
@@ -62,10 +62,13 @@ class Identity:
             cores=self.cores,
             threads=self.threads,
             memory_bytes=self.memory_bytes,
-            povray_version=self.povray_version,
-            povray_build=self.povray_build,
+            povray_version=self.povray.version,
+            povray_build=self.povray.build,
             rendering=rendering,
             rendered=rendered,
+            canary_sha256=self.povray.canary or None,
+            includes_sha256=self.povray.includes or None,
+            canary=self.povray.pixels,
         )
         protocol = (PROTOCOL_MIN, PROTOCOL_MAX)
         return Hello("node", protocol, secret, self.uuid, self.name, __version__, node)
@@ -179,6 +182,10 @@ class Session:
         while not self._drain.over():
             if self._holdings.broken:
                 raise Lost("a thread of this node ended by a fault of ours")
+            if self._holdings.povray_changed and not self._drain.begun:
+                self._link.send(Bye(POVRAY_CHANGED))
+                self._link.flush(FLUSH_S)
+                raise Lost(POVRAY_CHANGED)
             message = self._link.receive(min(_RECEIVE_S, self._drain.left_s()))
             if message is not None:
                 self._obey(message)

@@ -12,7 +12,8 @@ class NodeSettings:
 
     ``threads`` 0 means as many as this process may use cores. ``povray`` is the program's path or
     name. ``drain_s`` bounds how long SIGTERM waits for the running band; ``scene_cache_bytes``
-    bounds the scenes kept between jobs, least recently used first.
+    bounds the scenes kept between jobs, least recently used first. ``canary`` False leaves POV-Ray
+    untested.
     """
 
     work: Path
@@ -22,3 +23,4 @@ class NodeSettings:
     povray: str = "povray"
     drain_s: float = 60.0
     scene_cache_bytes: int = 10 << 30
+    canary: bool = True

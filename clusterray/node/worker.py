@@ -18,9 +18,11 @@ from pathlib import Path
 
 from clusterray.core.errors import LocalFault
 from clusterray.images.tile import TileFault, crop_tile
+from clusterray.node.canary import PovrayWatch
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.light_cache import LightCache, LightDamaged
 from clusterray.node.renderer import LightRender, Render, RenderCancelled, RenderFailed
+from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
 from clusterray.povray.command import add_light_footer
 from clusterray.wire.protocol import Failed, Grant, LightRef, Phase
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 REFUSED_S = 10.0
 """How long an attempt whose scene the head refuses to give waits for its DROP, then goes back."""
+RESUMES = 2
+"""How often an attempt goes on after a POV-Ray that something killed; each must get further."""
 JOIN_S = 5.0
 """How long ``stop`` waits for each thread."""
 _TEXT_CHARACTERS = 1 << 16
@@ -47,11 +51,14 @@ class Worker:
         threads: int,
         cache: SceneCache,
         light: LightCache,
+        salvage: Salvage,
         holdings: Holdings,
+        watch: PovrayWatch,
     ) -> None:
         self._holdings = holdings
+        render = RenderLoop(povray, threads, cache, light, salvage, holdings, watch)
         self._loops = (
-            ("render", RenderLoop(povray, threads, cache, light, holdings).run),
+            ("render", render.run),
             ("upload", UploadLoop(holdings).run),
         )
         self._threads: list[threading.Thread] = []
@@ -82,17 +89,30 @@ class RenderLoop:
     """The "render" thread: from a lease to a tile in the attempt's folder."""
 
     def __init__(
-        self, povray: str, threads: int, cache: SceneCache, light: LightCache, holdings: Holdings
+        self,
+        povray: str,
+        threads: int,
+        cache: SceneCache,
+        light: LightCache,
+        salvage: Salvage,
+        holdings: Holdings,
+        watch: PovrayWatch,
     ) -> None:
         self._povray = povray
         self._threads = threads
         self._cache = cache
         self._light = light
+        self._salvage = salvage
         self._holdings = holdings
+        self._watch = watch
 
     def run(self) -> None:
         """Work until the node stops."""
-        while (held := self._holdings.next_to_render()) is not None:
+        while not self._holdings.stopped:
+            held = self._holdings.next_to_render(self._salvage.expires_in_s())
+            if held is None:
+                self._salvage.trim()
+                continue
             try:
                 self._work(held)
             finally:
@@ -100,6 +120,9 @@ class RenderLoop:
 
     def _work(self, held: Held) -> None:
         """Make the tile, or report why not."""
+        if self._watch.changed():
+            self._holdings.hand_back_for_test(held)
+            return
         try:
             self._make_tile(held)
         except (Gone, RenderCancelled):
@@ -127,18 +150,16 @@ class RenderLoop:
         scene = self._cache.acquire(held.lease.scene, lambda tar: self._download(held, tar))
         try:
             held.folder.create()
-            link_tree(scene, held.folder.scene)
-            if held.lease.light is not None:
-                self._take_light(held, held.lease.light)
+            self._furnish(held, scene)
             held.seconds.fetch = clock() - began_at
-            self._render(held)
+            self._render(held, scene)
         finally:
             self._cache.release(held.lease.scene.id)
         rendered_at = clock()
         if held.lease.stage == "light":
             held.folder.samples.rename(held.folder.tile)
         else:
-            crop_tile(held.folder.picture, held.rect, held.folder.tile)
+            crop_tile(held.folder.picture, held.rect, held.folder.tile, held.spec.file_format)
         held.folder.keep_only_tile()
         held.tile_bytes, held.tile_sha256 = _measure(held.folder.tile)
         held.seconds.crop = clock() - rendered_at
@@ -151,6 +172,12 @@ class RenderLoop:
             held.seconds.parse + held.seconds.render,
         )
 
+    def _furnish(self, held: Held, scene: Path) -> None:
+        """Put into the attempt's folder what POV-Ray reads; also for each time it goes on."""
+        link_tree(scene, held.folder.scene)
+        if held.lease.light is not None:
+            self._take_light(held, held.lease.light)
+
     def _take_light(self, held: Held, light: LightRef) -> None:
         """Put the frame's light beside the scene and have the main file use it."""
         shared = self._light.get(
@@ -161,7 +188,33 @@ class RenderLoop:
         shutil.copyfile(shared, held.folder.light)
         add_light_footer(held.folder.scene, held.spec)
 
-    def _render(self, held: Held) -> None:
+    def _render(self, held: Held, scene: Path) -> None:
+        """Render, from its finished blocks on if POV-Ray is killed by a signal of somebody else's.
+
+        Not if it got no further than the time before: then it would die there again.
+        """
+        kept = self._salvage.begin(held)
+        for tries_left in range(RESUMES, -1, -1):
+            began_at = time.monotonic()
+            try:
+                self._run_povray(held, kept)
+                return
+            except RenderFailed as failure:
+                held.seconds.render += time.monotonic() - began_at
+                finished = self._salvage.finished(held) if failure.killed and tries_left else 0
+                if finished <= kept:
+                    raise
+                log.warning(
+                    "%s: %s; going on from what it had finished, %.0f %%",
+                    held.words,
+                    failure.message,
+                    100 * finished / held.rect.area,
+                )
+                kept = finished
+                held.folder.keep_only_blocks()
+                self._furnish(held, scene)
+
+    def _run_povray(self, held: Held, kept_pixels: int) -> None:
         kind = LightRender if held.lease.stage == "light" else Render
         render = kind(
             povray=self._povray,
@@ -172,11 +225,13 @@ class RenderLoop:
             on_progress=lambda phase, done, total: self._holdings.progress(
                 held, phase, done, total
             ),
+            kept_pixels=kept_pixels,
             lit=held.lease.light is not None,
         )
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             times = render.run()
-        held.seconds.parse, held.seconds.render = times.parse_s, times.render_s
+        held.seconds.parse = times.parse_s
+        held.seconds.render += times.render_s
         held.gathers = times.gathers
 
     def _download(self, held: Held, tar: Path) -> None:

@@ -71,22 +71,28 @@ def render_argv(
     povray: str,
     output: Path,
     light: Path | None = None,
+    resume: bool = False,
 ) -> list[str]:
     """Give the command line that renders ``rect`` of the picture into ``output``.
 
     To be run in ``<scene>/<spec.start>`` with ``environment()`` after ``prepare_home()``. The file
     has the whole picture's size; outside ``rect`` it is black. ``light`` is a file of radiosity
-    samples to render with; the scene needs ``add_light_footer`` then. Raises LocalFault if the
-    output's path cannot be given to POV-Ray.
+    samples to render with; the scene needs ``add_light_footer`` then. ``resume`` takes the blocks
+    in the state file beside the output for done (povray.state_file); the output itself must not be
+    there then, or POV-Ray renders nothing. Raises LocalFault if the output's path cannot be given
+    to POV-Ray.
     """
     _check_readable_by_povray(output)
-    argv = [povray, "-D", "-P", "-C", "+V", "-GR", f"+WT{threads}"]
+    tile = spec.file_format.tile
+    argv = [povray, "-D", "-P", "+C" if resume else "-C", "+V", "-GR", f"+WT{threads}"]
     if not _needs_alias(spec):
         argv.append(f'+I"{_from_start(spec, spec.input)}"')
     argv += [
         f'+O"{output}"',
-        f"+F{spec.file_type}{'g' if spec.grey else spec.bits}",
-        f"Output_Alpha={written(spec.alpha)}",
+        f"+F{tile.letter}",
+        f"Bits_Per_Color={tile.bits}",
+        f"Grayscale_Output={written(tile.grey)}",
+        f"Output_Alpha={written(tile.alpha)}",
         f"+W{spec.width}",
         f"+H{spec.height}",
         f"+SC{rect.x0 + 1}",
@@ -95,6 +101,9 @@ def render_argv(
         f"+ER{_end(rect.y1)}",
     ]
     for name, value in spec.options:
+        if name == "Compression":
+            # The finished JPEG's, not the tiles'.
+            continue
         argv.append(f"{name}={_argument(spec, name, written(value))}")
     if light is not None:
         argv += ["+RFI", f'+RF"{light}"']

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from clusterray.core.errors import SceneFault
+from clusterray.core.model import Mix
 from clusterray.povray.ini import Origin, decode
 from clusterray.povray.option_table import has_control_characters, nearest
 from clusterray.povray.options import Options, picture_stem
@@ -25,9 +26,24 @@ MAX_JOB_FILE_BYTES = 1 << 20
 MAX_TITLE = 200
 MAX_BANDS = 100_000
 PRIORITIES = (-100, 100)
+MIXES: tuple[Mix, ...] = ("never", "close", "any")
+FILES = ("folder", "needed")
+"""The words after ``files``: all files of the folder travel, or only those the scene needs."""
+_COLOUR, _GREY = ("Grayscale_Output", "off"), ("Grayscale_Output", "on")
+_BITS_8, _BITS_16 = ("Bits_Per_Color", "8"), ("Bits_Per_Color", "16")
 FORMATS = {
-    "png": (("Bits_Per_Color", "8"), ("Grayscale_Output", "off")),
-    "png-grey": (("Grayscale_Output", "on"),),
+    "png": (("Output_File_Type", "N"), _BITS_8, _COLOUR),
+    "png16": (("Output_File_Type", "N"), _BITS_16, _COLOUR),
+    "png-grey": (("Output_File_Type", "N"), _GREY),
+    "ppm": (("Output_File_Type", "P"), _BITS_8, _COLOUR),
+    "ppm16": (("Output_File_Type", "P"), _BITS_16, _COLOUR),
+    "pgm": (("Output_File_Type", "P"), _BITS_16, _GREY),
+    "tga": (("Output_File_Type", "T"), _COLOUR),
+    "tga-rle": (("Output_File_Type", "C"), _COLOUR),
+    "bmp": (("Output_File_Type", "B"), _COLOUR),
+    "jpeg": (("Output_File_Type", "J"), _COLOUR),
+    "exr": (("Output_File_Type", "E"), _COLOUR),
+    "hdr": (("Output_File_Type", "H"), _COLOUR),
 }
 """The words after ``format:`` and what they set."""
 
@@ -44,6 +60,8 @@ class JobFile:
     title: str = ""
     priority: int = 0
     bands: int | None = None
+    mix: Mix = "never"
+    only_needed: bool = False
 
 
 def read_job_yaml(path: Path, options: Options) -> JobFile:
@@ -167,19 +185,15 @@ class _YamlJob:
                 f"output: {name}: only a file name can be given here; "
                 "say where the picture goes with -o"
             )
-        suffix = PurePosixPath(name).suffix.lower()
-        stem = picture_stem(name)
-        if stem != name and suffix != ".png":
-            raise origin.fault(f"output: {name}: other formats come later; name it {stem}.png")
-        self._options.name_output(stem, origin, f"output: {name}")
+        extension = PurePosixPath(name).suffix.lower().lstrip(".")
+        self._options.wish_extension(extension, origin, f"output: {name}")
+        self._options.name_output(picture_stem(name), origin, f"output: {name}")
 
     def format(self, key: str, value: object, origin: Origin, _node: yaml.Node) -> None:
         word = _text(key, value, origin).lower()
         if word not in FORMATS:
-            raise origin.fault(
-                f"format: {word}: other formats come later; there are {' and '.join(FORMATS)}"
-            )
-        for name, text in (("Output_File_Type", "N"), *FORMATS[word]):
+            raise origin.fault(f"format: {word}: there are {', '.join(FORMATS)}")
+        for name, text in FORMATS[word]:
             self._options.set(name, text, origin, f"format: {word}")
 
     def antialias(self, key: str, value: object, origin: Origin, node: yaml.Node) -> None:
@@ -243,11 +257,25 @@ class _YamlJob:
             raise origin.fault(f"bands must lie between 1 and {MAX_BANDS}, not be {number}")
         self._job.bands = number
 
+    def files(self, key: str, value: object, origin: Origin, _node: yaml.Node) -> None:
+        word = _text(key, value, origin).lower()
+        if word not in FILES:
+            raise origin.fault(f"files: {word}: there are {' and '.join(FILES)}")
+        self._job.only_needed = word == "needed"
+
     def title(self, key: str, value: object, origin: Origin, _node: yaml.Node) -> None:
         text = str(value) if isinstance(value, int | float) else _text(key, value, origin)
         if len(text) > MAX_TITLE or has_control_characters(text):
             raise origin.fault(f"title must be one line of at most {MAX_TITLE} letters")
         self._job.title = text
+
+    def mix(self, key: str, value: object, origin: Origin, _node: yaml.Node) -> None:
+        word = _text(key, value, origin)
+        for mix in MIXES:
+            if word == mix:
+                self._job.mix = mix
+                return
+        raise origin.fault(f"mix must be never, close or any, not {word}")
 
     def _set_number(self, name: str, key: str, value: object, origin: Origin) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -269,6 +297,8 @@ KEYS: KeyTable = {
     "priority": _YamlJob.priority,
     "bands": _YamlJob.bands,
     "title": _YamlJob.title,
+    "mix": _YamlJob.mix,
+    "files": _YamlJob.files,
 }
 """The keys of job.yaml and who reads each."""
 

@@ -14,15 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from clusterray.povray.sdl import strip
+
 SharedLight: TypeAlias = Literal["radiosity", "photons"]
 
 MAX_TEXT_BYTES = 16 << 20
 _MAX_FILES = 2000
 
-_TOKEN = re.compile(
-    r"""(?P<line>//[^\n]*)|(?P<open>/\*)|(?P<text>"(?:\\.|[^"\\])*")""", re.DOTALL | re.VERBOSE
-)
-_COMMENT_EDGE = re.compile(r"/\*|\*/")
 _INCLUDE = re.compile(r"#\s*include\b\s*(\"(?:\\.|[^\"\\])*\")?")
 _RADIOSITY = re.compile(r"\bradiosity\s*\{")
 _PHOTONS = re.compile(r"\bphotons\s*\{")
@@ -78,31 +76,6 @@ def scene_texts(root: Path, start: Path, main: Path, library_paths: Sequence[Pat
                     waiting.append(candidate)
                     break
     return list(found)
-
-
-def strip(text: str, *, keep_strings: bool) -> str:
-    """Give POV-Ray text without comments, whose blocks nest, and without or with its strings."""
-    kept: list[str] = []
-    at = 0
-    while (match := _TOKEN.search(text, at)) is not None:
-        kept.append(text[at : match.start()])
-        at = match.end()
-        if match.lastgroup == "open":
-            at = _comment_end(text, at)
-            kept.append(" ")
-        elif match.lastgroup == "text":
-            kept.append(match[0] if keep_strings else '""')
-    kept.append(text[at:])
-    return "".join(kept)
-
-
-def _comment_end(text: str, at: int) -> int:
-    depth = 1
-    for edge in _COMMENT_EDGE.finditer(text, at):
-        depth += 1 if edge[0] == "/*" else -1
-        if depth == 0:
-            return edge.end()
-    return len(text)
 
 
 def _is_global_photons(text: str, match: re.Match[str]) -> bool:

@@ -44,7 +44,7 @@ class Kind(Enum):
     FLOAT = "number"
     GAMMA = "sRGB or a number"
     CHOICE = "one of a few words"
-    PATH = "path inside the folder"
+    PATH = "path"
     DECLARE = "name=number"
     TEXT = "text"
 
@@ -56,7 +56,7 @@ class Policy(Enum):
     SIZE = "the picture's size"
     INPUT = "what is rendered"
     OUTPUT = "taken over: names the finished picture"
-    FORMAT = "PNG only for now: 8 bits, 16 in grey, with or without alpha"
+    FORMAT = "the kind of file"
     ANIMATION = "stills only for now"
     NODE = "refused, from an INI taken over: the node decides"
     QUIET = "ignored: changes no pixel"
@@ -149,6 +149,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("File_Gamma", Kind.GAMMA, Policy.PICTURE, 0.01, 100),
     Option("Dither", Kind.BOOL, Policy.PICTURE),
     Option("Dither_Method", Kind.CHOICE, Policy.PICTURE, choices=("B2", "B3", "B4")),
+    # POV-Ray clips it to this range; JPEG takes 0 and 1 for 85, and all above 100 for 100.
+    Option("Compression", Kind.INT, Policy.PICTURE, 0, 255, why="JPEG's quality"),
     # ---- animation
     *_ints(Policy.ANIMATION, "Initial_Frame", "Final_Frame"),
     *_floats(Policy.ANIMATION, "Initial_Clock", "Final_Clock"),
@@ -194,7 +196,7 @@ OPTIONS: tuple[Option, ...] = (
         *("Pre_Scene_Return", "Post_Scene_Return", "Pre_Frame_Return", "Post_Frame_Return"),
         *("User_Abort_Return", "Fatal_Error_Return"),
         *("Display", "Video_Mode", "Palette", "Display_Gamma", "Pause_When_Done", "Verbose"),
-        *("Test_Abort", "Test_Abort_Count", "Warning_Level", "Append_File", "Compression"),
+        *("Test_Abort", "Test_Abort_Count", "Warning_Level", "Append_File"),
         *("All_Console", "Debug_Console", "Fatal_Console", "Render_Console"),
         *("Statistic_Console", "Warning_Console", "Max_Image_Buffer_Memory"),
         *("Preview_Start_Size", "Preview_End_Size", "Render_Pattern", "Render_Block_Step"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clusterray.core.errors import SceneFault, UsageFault
-from clusterray.core.model import Rect
+from clusterray.core.model import EXTENSIONS, Rect
 from clusterray.povray.ini import (
     COMMAND_LINE,
     DEBIAN,
@@ -44,7 +44,13 @@ from clusterray.povray.option_table import (
     parse_value,
     presentable,
 )
-from clusterray.povray.spec import RenderSpec, canonical_options, setting_names
+from clusterray.povray.outside import RESERVED, leads_to_secrets
+from clusterray.povray.spec import (
+    RenderSpec,
+    canonical_options,
+    effective_format,
+    setting_names,
+)
 
 MAX_INI_BYTES = 1 << 20
 _MAX_INI_DEPTH = 8
@@ -52,16 +58,21 @@ _MAX_STEM_BYTES = 200
 _IMAGE_SUFFIXES = {
     *(".png", ".tga", ".bmp", ".jpg", ".jpeg", ".ppm", ".pgm", ".exr", ".hdr", ".tif", ".tiff"),
 }
-_FORMAT_LETTERS = {
-    "T": "Targa",
-    "C": "compressed Targa",
-    "P": "PPM",
-    "B": "BMP",
-    "J": "JPEG",
-    "E": "OpenEXR",
-    "H": "Radiance HDR",
-    "S": "the system's own format",
+_LETTERS = {
+    "png": "N",
+    "ppm": "P",
+    "pgm": "P",
+    "tga": "T",
+    "bmp": "B",
+    "jpg": "J",
+    "jpeg": "J",
+    "exr": "E",
+    "hdr": "H",
 }
+"""The file type that an extension means."""
+_GREY_TYPES = ("N", "P")
+_NEVER_DITHERED = ("J", "E")
+"""File types that POV-Ray dithers in no case (source/base/image/jpeg.cpp, openexr.cpp)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +89,20 @@ class Options:
 
     ``root`` is the folder that will be staged and ``start`` the folder inside it where POV-Ray
     will run; both absolute and resolved. ``notes`` are sentences to tell the person once.
+    ``outside_folders`` are folders from elsewhere that options name, by the path relative to the
+    root under which what is needed of them will stand.
     """
 
     def __init__(self, root: Path, start: Path) -> None:
         self.root = root
         self.start = start
         self.notes: list[str] = []
+        self.outside_folders: dict[str, Path] = {}
         self._scalars: dict[str, Setting] = {}
         self._declares: dict[str, Setting] = {}
         self._library_paths: list[Setting] = []
         self._reading: list[Path] = []
+        self._wish: Setting | None = None
 
     # ------------------------------------------------------------ sources, weakest first
 
@@ -133,6 +148,10 @@ class Options:
 
     # ------------------------------------------------------------ what was found
 
+    def folder(self, path: str) -> Path:
+        """Give where the folder is on this disk that an option's value names."""
+        return self.outside_folders.get(path, self.root / path)
+
     @property
     def input(self) -> Setting | None:
         """The scene file as it was named, or None."""
@@ -146,6 +165,11 @@ class Options:
             )
         self._scalars["Output_File_Name"] = Setting(stem, origin, written)
 
+    def wish_extension(self, extension: str, origin: Origin, written: str) -> None:
+        """Take the extension of a name given to the picture; an explicit file type is stronger."""
+        if extension in _LETTERS:
+            self._wish = Setting(extension, origin, written)
+
     def output_stem(self) -> str | None:
         """Give the finished picture's name without extension, None if nobody named it."""
         setting = self._scalars.get("Output_File_Name")
@@ -158,10 +182,10 @@ class Options:
         Raises UsageFault or SceneFault, whichever the losing line belongs to.
         """
         self._check_still()
-        self._check_format()
+        self._settle_format()
         self._check_dither()
         pairs, origins = self._picture_options()
-        grey = self._is_on("Grayscale_Output")
+        bits, grey, alpha = self._format()
         sources = {
             "Input_File_Name": scene_source,
             "Width": str(self._scalars["Width"].origin),
@@ -184,9 +208,10 @@ class Options:
             width=width,
             height=height,
             region=region,
-            bits=16 if grey else 8,
+            file_type=self._file_type,
+            bits=bits,
             grey=grey,
-            alpha=self._is_on("Output_Alpha"),
+            alpha=alpha,
             options=pairs,
             sources={name: presentable(source)[:1000] for name, source in sources.items()},
         )
@@ -250,7 +275,7 @@ class Options:
         """Read another INI file: where POV-Ray starts, else on the library paths."""
         name, section = split_section(word)
         folders = [self.start]
-        folders += [self.root / str(setting.value) for setting in self._library_paths]
+        folders += [self.folder(str(setting.value)) for setting in self._library_paths]
         folders += [Path(path) for path in DEBIAN_LIBRARY_PATHS]
         for folder in folders:
             for candidate in (folder / name, folder / f"{name}.ini", folder / f"{name}.INI"):
@@ -346,7 +371,8 @@ class Options:
             )
         stem = picture_stem(PurePosixPath(name).name) if plain or not name.endswith("/") else ""
         if origin.is_file:
-            use = f"the picture is named {stem}.png" if stem and name != "-" else "it is not used"
+            named = f"the picture is named {stem}"
+            use = named if stem and name != "-" else "it is not used"
             self.notes.append(f"{origin}: {written}: {use}; say where it goes with -o.")
         if stem and name != "-":
             self.name_output(stem, origin, written)
@@ -363,7 +389,7 @@ class Options:
         if name == "Output_File_Type":
             # POV-Ray reads the letter only, so N16 is 8 bits here.
             letter = text.strip()[:1].upper()
-            if letter != "N" and letter not in _FORMAT_LETTERS:
+            if letter not in EXTENSIONS:
                 raise origin.fault(f"{_named(option, written)}: POV-Ray has no such file type")
             self._scalars[name] = Setting(letter, origin, written)
             return
@@ -400,26 +426,54 @@ class Options:
             "For a still give its clock as +K0.5"
         )
 
-    def _check_format(self) -> None:
-        kind = self._scalars["Output_File_Type"]
-        if kind.value != "N":
-            raise kind.origin.fault(
-                f"{kind.written} asks for {_FORMAT_LETTERS[str(kind.value)]}; "
-                "other formats come later; use +FN"
+    @property
+    def _file_type(self) -> str:
+        return str(self._scalars["Output_File_Type"].value)
+
+    def _settle_format(self) -> None:
+        """Let a name's extension choose the file type where nothing else has."""
+        wish = self._wish
+        if wish is not None:
+            letter = _LETTERS[str(wish.value)]
+            if self._scalars["Output_File_Type"].origin == DEBIAN:
+                self._scalars["Output_File_Type"] = Setting(letter, wish.origin, wish.written)
+                if wish.value == "pgm":
+                    grey = Setting(True, wish.origin, wish.written)
+                    self._scalars.setdefault("Grayscale_Output", grey)
+            else:
+                self._check_wish(wish, EXTENSIONS[letter], EXTENSIONS[self._file_type])
+        if self._is_on("Grayscale_Output") and self._file_type not in _GREY_TYPES:
+            grey = self._scalars["Grayscale_Output"]
+            raise grey.origin.fault(f"{grey.written}: POV-Ray writes grey as PNG and PPM only")
+
+    def _check_wish(self, wish: Setting, extension: str, due: str) -> None:
+        """Refuse a job file that says two things; a command line is stronger than it."""
+        both_in_files = wish.origin.is_file and self._scalars["Output_File_Type"].origin.is_file
+        if both_in_files and extension != due:
+            raise wish.origin.fault(f"{wish.written}: the picture is a .{due}; name it so")
+
+    def _format(self) -> tuple[int, bool, bool]:
+        """Give the bits of a channel, and whether the picture is grey and has alpha."""
+        setting = self._scalars.get("Bits_Per_Color")
+        asked = 8 if setting is None else int(setting.value)
+        grey, alpha = self._is_on("Grayscale_Output"), self._is_on("Output_Alpha")
+        bits, grey, alpha = effective_format(self._file_type, asked, grey, alpha)
+        if self._file_type == "P" and grey and asked <= 8:
+            self.notes.append(
+                "The grey PPM gets 16 bits: POV-Ray's own with 8 bits cannot be read by anything."
             )
-        bits = self._scalars.get("Bits_Per_Color")
-        # Grey PNG has 16 bits whatever is asked for, so there the number means nothing.
-        if bits is not None and bits.value != 8 and not self._is_on("Grayscale_Output"):
-            raise bits.origin.fault(
-                f"{bits.written} asks for {bits.value} bits a channel; "
-                "other formats come later; use +FN8"
-            )
+        return bits, grey, alpha
 
     def _is_on(self, name: str) -> bool:
         setting = self._scalars.get(name)
         return setting is not None and setting.value is True
 
     def _check_dither(self) -> None:
+        if self._file_type in _NEVER_DITHERED:
+            for name in ("Dither", "Dither_Method"):
+                self._scalars.pop(name, None)
+        if self._file_type != "J":
+            self._scalars.pop("Compression", None)
         method = self._scalars.get("Dither_Method")
         if method is not None and method.value in ("B2", "B3", "B4"):
             return
@@ -458,19 +512,32 @@ class Options:
         if not path.is_relative_to(self.root):
             path = path.resolve()
         name = _option("Library_Path" if want == "folder" else "Include_Header")
-        if not path.is_relative_to(self.root):
-            raise origin.fault(
-                f"{_named(name, written)} lies outside the folder {self.root}, and only that "
-                "travels; copy what it needs into the folder"
-            )
         is_there: Callable[[], bool] = path.is_dir if want == "folder" else path.is_file
         if not is_there():
-            raise origin.fault(f"{_named(name, written)}: there is no such {want} in {self.root}")
-        relative = path.relative_to(self.root).as_posix()
+            raise origin.fault(f"{_named(name, written)}: there is no such {want}, {path}")
+        if path.is_relative_to(self.root):
+            relative = path.relative_to(self.root).as_posix()
+        elif leads_to_secrets(path, self.root):
+            raise origin.fault(
+                f"{_named(name, written)} is refused: no file of a scene is taken from {path}"
+            )
+        elif want == "folder":
+            relative = self._alias(path)
+        else:
+            relative = f"{self._alias(path.parent)}/{path.name}"
         try:
             return check_pov_path(relative)
         except BadValue as error:
             raise origin.fault(f"{_named(name, written)}: the path {error}") from None
+
+    def _alias(self, folder: Path) -> str:
+        """Give the path under which a folder from elsewhere will stand."""
+        for alias, known in self.outside_folders.items():
+            if known == folder:
+                return alias
+        alias = f"{RESERVED}/{len(self.outside_folders) + 1}"
+        self.outside_folders[alias] = folder
+        return alias
 
     def _shown_path(self, path: Path) -> str:
         """Give a path as a person knows it: relative to the folder where that is shorter."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clusterray.core.errors import SceneFault, UsageFault
-from clusterray.core.model import Rect
+from clusterray.core.model import Mix, Rect
 from clusterray.povray.ini import Origin, split_section
 from clusterray.povray.job_file import (
     JOB_FILE,
@@ -26,12 +26,14 @@ from clusterray.povray.job_file import (
     read_params_cfg,
 )
 from clusterray.povray.light import SharedLight, scene_texts, wants_shared_light
+from clusterray.povray.needs import Needs, find_needs
 from clusterray.povray.option_table import BadValue, check_path
 from clusterray.povray.options import Options, presents_input
-from clusterray.povray.spec import RenderSpec
+from clusterray.povray.outside import Layout, lay_out, leads_to_secrets
+from clusterray.povray.spec import RenderSpec, canonical_options
 
 RESULT_KEYWORD = b"ClusterRay"
-"""Keyword of the PNG text chunk that marks a picture as made by a farm."""
+"""Marks a picture as made by a farm: keyword of a PNG's text chunk, word of other comments."""
 POVRAY_INI = "povray.ini"
 
 _SKIPPED_FOLDERS = frozenset(
@@ -51,6 +53,11 @@ _TEXT_SUFFIXES = frozenset(
 )
 _MAX_TEXT_BYTES = 16 << 20
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PICTURE_SUFFIXES = frozenset(
+    {".png", ".ppm", ".pgm", ".tga", ".jpg", ".jpeg", ".exr", ".hdr"},
+)
+_MARKED_BYTES = 512
+"""In so many first or last bytes files other than PNG carry the mark; BMP has no room for it."""
 _MAX_CHUNKS = 64
 _MAX_LISTED = 20
 
@@ -61,7 +68,13 @@ class JobPlan:
 
     ``root`` is the folder to stage, absolute. ``output_name`` is the finished picture's file name.
     ``bands`` is the number of bands wished for, None leaves it to the farm. ``notes`` are
-    sentences to tell the person once; ``files_to_stage`` may add some.
+    sentences to tell the person once; ``files_to_stage`` may add some. ``mix`` says which kinds of
+    POV-Ray may share a frame.
+
+    ``folder`` is the scene's folder relative to the root: "." unless the scene climbs out of it.
+    ``needed`` are the staged files that the scene was found to need, with their place on this disk;
+    ``elsewhere`` those of them that stand not at that path below the root. ``only_needed`` leaves
+    the rest of the folder at home.
     """
 
     root: Path
@@ -71,6 +84,11 @@ class JobPlan:
     priority: int = 0
     bands: int | None = None
     notes: list[str] = field(default_factory=list)
+    mix: Mix = "never"
+    folder: str = "."
+    needed: dict[str, Path] = field(default_factory=dict)
+    elsewhere: dict[str, Path] = field(default_factory=dict)
+    only_needed: bool = False
 
 
 # -------------------------------------------------------------------- what to render
@@ -84,13 +102,17 @@ def plan_job(
     height: int | None,
     region: Rect | None,
     home: Path,
+    only_needed: bool = False,
+    out_extension: str | None = None,
 ) -> JobPlan:
     """Decide what is rendered and how.
 
     ``scene`` is a folder, a .pov or an .ini file, the last also as ``scene.ini[section]``.
     ``options`` are the words after ``--``; ``width``, ``height`` and ``region`` (pixels of the
-    whole picture) come from their own switches; ``home`` is the person's home folder. Raises
-    UsageFault for the command line, SceneFault for the folder and its files.
+    whole picture) come from their own switches; ``home`` is the person's home folder;
+    ``only_needed`` is stronger than what job.yaml says; ``out_extension`` is that of the name given
+    with -o, lower case, without dot. Raises UsageFault for the command line, SceneFault for the
+    folder and its files.
     """
     target, section = _existing(scene)
     _refuse_home(target, home)
@@ -105,7 +127,10 @@ def plan_job(
         if side is not None:
             switch = f"--{name.lower()}"
             plan.options.set(name, str(side), Origin(words=switch), f"{switch} {side}")
-    return plan.finish(region, home)
+    if out_extension is not None:
+        name = f"-o .{out_extension}"
+        plan.options.wish_extension(out_extension, Origin(words="-o"), name)
+    return plan.finish(region, home, only_needed=only_needed)
 
 
 class _Planner:
@@ -116,6 +141,7 @@ class _Planner:
         self._names = _list_folder(root)
         self._job = JobFile()
         self._chosen: tuple[str, str] | None = None
+        self._needs = Needs()
         self.options = Options(root, root)
         self.options.add_debian_defaults()
 
@@ -188,11 +214,12 @@ class _Planner:
 
     # ------------------------------------------------------------ the end
 
-    def finish(self, region: Rect | None, home: Path) -> JobPlan:
+    def finish(self, region: Rect | None, home: Path, *, only_needed: bool) -> JobPlan:
         """Put everything together."""
         main, source = self._main_scene()
         options = self.options
         spec = options.spec(main, region, source)
+        self._needs = self._find_needs(spec)
         _note_own_povray_ini(home, options.notes)
         bands = self._job.bands
         light = self._shared_light(spec)
@@ -208,7 +235,7 @@ class _Planner:
             )
             spec = replace(spec, light=True)
         stem = options.output_stem() or Path(main).stem
-        return JobPlan(
+        plan = JobPlan(
             root=self._root,
             spec=spec,
             output_name=f"{stem}.{spec.extension}",
@@ -216,7 +243,37 @@ class _Planner:
             priority=self._job.priority,
             bands=bands,
             notes=options.notes,
+            mix=self._job.mix,
+            only_needed=only_needed or self._job.only_needed,
         )
+        self._lay_out(plan)
+        return plan
+
+    def _find_needs(self, spec: RenderSpec) -> Needs:
+        header = spec.value("Include_Header")
+        return find_needs(
+            self._root / spec.input,
+            start=self._root / spec.start,
+            libraries=[self.options.folder(path) for path in spec.library_paths],
+            headers=[] if header is None else [self._header(str(header))],
+            declares=_declared(spec),
+        )
+
+    def _header(self, path: str) -> Path:
+        folder, _, name = path.rpartition("/")
+        return self.options.folder(folder or ".") / name
+
+    def _lay_out(self, plan: JobPlan) -> None:
+        """Give every needed file its place in the staged tree, which may have to begin higher."""
+        aliases = self.options.outside_folders
+        layout = lay_out(self._root, self._needs.files, aliases, all_unknown=plan.only_needed)
+        plan.notes += layout.notes
+        plan.needed, plan.elsewhere = layout.needed, layout.elsewhere
+        plan.spec = _moved(plan.spec, self._root, layout)
+        if layout.up:
+            plan.root = self._root.parents[layout.up - 1]
+            plan.folder = self._root.relative_to(plan.root).as_posix()
+        plan.needed.setdefault(plan.spec.input, plan.root / plan.spec.input)
 
     def _main_scene(self) -> tuple[str, str]:
         """Give the scene file relative to the root, and who chose it."""
@@ -281,7 +338,28 @@ class _Planner:
         header = spec.value("Include_Header")
         if header is not None:
             texts += scene_texts(self._root, start, self._root / str(header), libraries)
+        texts += [path for path in self._needs.texts if path not in texts]
         return wants_shared_light(texts)
+
+
+def _declared(spec: RenderSpec) -> list[tuple[str, str]]:
+    """Give the identifiers a job declares and their values as written."""
+    pairs = [str(value).partition("=") for name, value in spec.options if name == "Declare"]
+    return [(name, value) for name, _, value in pairs]
+
+
+def _moved(spec: RenderSpec, root: Path, layout: Layout) -> RenderSpec:
+    """Give the spec for the tree that the scene's folder ``root`` lies in."""
+    options = [*spec.options, *(("Library_Path", path) for path in layout.libraries)]
+    if layout.up:
+        prefix = "/".join(root.parts[-layout.up :])
+        options = [
+            (name, f"{prefix}/{value}" if name in ("Library_Path", "Include_Header") else value)
+            for name, value in options
+        ]
+        start = prefix if spec.start == "." else f"{prefix}/{spec.start}"
+        spec = replace(spec, input=f"{prefix}/{spec.input}", start=start)
+    return replace(spec, options=canonical_options(options))
 
 
 def _existing(scene: Path) -> tuple[Path, str | None]:
@@ -374,18 +452,32 @@ class _Staging:
 def files_to_stage(plan: JobPlan, *, max_bytes: int, max_files: int) -> list[str]:
     """Give the files that travel, as POSIX paths relative to ``plan.root``, sorted.
 
-    Links are followed. Caches, version control, editors' backups and pictures that a farm made
-    stay at home, the last unless a text of the scene names them. Raises SceneFault for a folder
-    over ``max_bytes`` or ``max_files`` (naming the largest file), for names that cannot travel and
-    for what cannot be read. Adds notes to the plan.
+    What the scene was found to need, and unless that is all that is wanted, the rest of its folder:
+    there links are followed, while caches, version control, editors' backups and pictures that a
+    farm made stay at home, the last unless a text of the scene names them. Raises SceneFault for
+    more than ``max_bytes`` or ``max_files`` (naming the largest file), for names that cannot travel
+    and for what cannot be read. Adds notes to the plan.
     """
     found = _Staging()
-    _walk(plan.root, "", found, ())
-    for name in _results_to_leave(plan.root, found):
-        del found.files[name]
+    if not plan.only_needed:
+        _walk(plan.root, "" if plan.folder == "." else plan.folder, found, ())
+        for name in _results_to_leave(plan.root, found):
+            del found.files[name]
+    for name, path in plan.needed.items():
+        found.files[name] = _size_of(path)
     plan.notes += found.notes
-    _check_limits(plan.root, found, max_bytes, max_files)
+    _check_limits(plan.root / plan.folder, found, max_bytes, max_files)
     return sorted(found.files)
+
+
+def _size_of(path: Path) -> int:
+    """Give the size of a file that the scene needs; raises SceneFault if it cannot be read."""
+    try:
+        if not os.access(path, os.R_OK):
+            raise SceneFault(f"{path} cannot be read: Permission denied")
+        return path.stat().st_size
+    except OSError as error:
+        raise SceneFault(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _walk(root: Path, below: str, found: _Staging, above: tuple[tuple[int, int], ...]) -> None:
@@ -421,7 +513,9 @@ def _take_entry(
             raise SceneFault(f"{root / path} cannot be read: {error.strerror}") from None
         found.notes.append(f"{_printable(path)} is a link that leads nowhere; it is left out.")
         return
-    if stat.S_ISDIR(info.st_mode):
+    if entry.is_symlink() and leads_to_secrets(root / path, root):
+        found.notes.append(f"{_printable(path)} is a link to what no scene is made of; left out.")
+    elif stat.S_ISDIR(info.st_mode):
         _walk(root, path, found, above)
     elif stat.S_ISREG(info.st_mode):
         _take_file(root, path, info.st_size, found)
@@ -434,7 +528,7 @@ def _take_file(root: Path, path: str, size: int, found: _Staging) -> None:
         raise SceneFault(f"{root / path} cannot be read: Permission denied")
     found.files[path] = size
     suffix = Path(path).suffix.lower()
-    if suffix == ".png" and _is_own_picture(root / path):
+    if suffix in _PICTURE_SUFFIXES and _is_own_picture(root / path):
         found.own_pictures.append(path)
     elif suffix in _TEXT_SUFFIXES and size <= _MAX_TEXT_BYTES:
         found.texts.append(path)
@@ -472,14 +566,24 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _is_own_picture(path: Path) -> bool:
-    """Tell whether a PNG carries the farm's mark before its pixels."""
+    """Tell whether a picture carries the farm's mark, a PNG before its pixels."""
     try:
         with path.open("rb") as file:
             if file.read(len(_PNG)) != _PNG:
-                return False
+                return _is_marked(file)
             return any(text.startswith(RESULT_KEYWORD + b"\0") for text in _text_chunks(file))
     except OSError as error:
         raise SceneFault(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _is_marked(file: BinaryIO) -> bool:
+    """Look for the mark where other files than PNG have it: at the beginning, Targa at the end."""
+    size = file.seek(0, os.SEEK_END)
+    for start in (0, max(0, size - _MARKED_BYTES)):
+        file.seek(start)
+        if RESULT_KEYWORD + b" " in file.read(_MARKED_BYTES):
+            return True
+    return False
 
 
 def _text_chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from clusterray.core.errors import SceneFault
-from clusterray.core.model import Picture, Rect
+from clusterray.core.model import EXTENSIONS, FileFormat, Picture, Rect
 from clusterray.povray.option_table import (
     MAX_SIDE,
     BadValue,
@@ -33,6 +33,8 @@ from clusterray.povray.option_table import (
 WIRE_VERSION = 1
 """Raised when a field is added that a node must know to render right; older ones then refuse."""
 DEFAULT_BLOCK_SIZE = 32
+DEFAULT_QUALITY = 85
+"""JPEG's: what POV-Ray takes for 0 and 1, and without a word (source/base/image/jpeg.cpp)."""
 MAX_DECLARES = 100
 MAX_LIBRARY_PATHS = 20
 """POV-Ray takes 25 in all, and Debian's own are three of them."""
@@ -60,8 +62,8 @@ class RenderSpec:
 
     ``input`` is the POSIX path of the main .pov file and ``start`` the folder POV-Ray runs in
     ("." is the root), both relative to the scene's root. ``region`` is what is wanted of the
-    picture, None all of it. ``file_type`` is POV-Ray's letter, ``bits`` are those of a channel in
-    the file: 8, but 16 in ``grey``, which POV-Ray 3.7 writes with 16 whatever it is told.
+    picture, None all of it. ``file_type`` is POV-Ray's letter, ``bits`` are those asked for each
+    channel; what a type can be is ``effective_format``'s.
     ``options`` are the other options as pairs in canonical order; paths in them are relative to
     the root. ``light``: the scene may use radiosity, so that its bands need a light pass before.
     ``sources`` says where each value came from, by the names of ``settings()``; it is
@@ -100,7 +102,22 @@ class RenderSpec:
     @property
     def extension(self) -> str:
         """The finished picture's file name extension, without the dot."""
-        return "png"
+        return self.file_format.extension
+
+    @property
+    def file_format(self) -> FileFormat:
+        """What sort of file the finished picture is."""
+        return FileFormat(
+            self.file_type,
+            self.bits,
+            self.grey,
+            self.alpha,
+            self._quality(),
+        )
+
+    def _quality(self) -> int:
+        asked = int(self.value("Compression") or 0)
+        return DEFAULT_QUALITY if asked < 2 else min(100, asked)
 
     @property
     def antialias(self) -> bool:
@@ -240,11 +257,13 @@ class RenderSpec:
         for name, flag in (("grey", self.grey), ("alpha", self.alpha)):
             if not isinstance(flag, bool):
                 raise _fault(f"format {name} must be true or false")
-        if (self.file_type, self.bits) != ("N", 16 if self.grey else 8):
-            raise SceneFault(
-                f"the format {self.file_type!r:.20} with {self.bits} bits"
-                f"{' in grey' if self.grey else ''} is not PNG with 8 bits, or 16 in grey; "
-                "other formats come later"
+        wanted = (self.bits, self.grey, self.alpha)
+        if self.file_type not in EXTENSIONS:
+            raise _fault(f"there is no file type {self.file_type!r:.20}")
+        if effective_format(self.file_type, *wanted) != wanted:
+            raise _fault(
+                f"the file type {self.file_type} does not come with {self.bits} bits"
+                f"{' in grey' if self.grey else ''}{' and alpha' if self.alpha else ''}"
             )
 
     def _check_dither(self) -> None:
@@ -254,6 +273,26 @@ class RenderSpec:
                 "dithering by error diffusion cannot be done in parts yet; "
                 "use Dither_Method=B2, B3 or B4"
             )
+
+
+def effective_format(letter: str, bits: int, grey: bool, alpha: bool) -> tuple[int, bool, bool]:
+    """Give the bits, grey and alpha that POV-Ray 3.7 makes of those asked for.
+
+    Grey is for PNG, always with 16 bits, and for PPM, whose files of 8 bits and fewer are damaged
+    (two bytes a value under a header that says one), so that 16 are taken. All but PNG and PPM
+    have a depth of their own. Alpha stays what was asked for even where a file has none, since it
+    changes what is brighter than white. Seen with Debian's; its table of file types is in
+    source/frontend/processrenderoptions.cpp.
+    """
+    clipped = max(5, min(16, bits))
+    match letter:
+        case "N":
+            return (16 if grey else clipped), grey, alpha
+        case "P":
+            return (16 if grey and clipped <= 8 else clipped), grey, alpha
+        case "E":
+            return 16, False, alpha
+    return 8, False, alpha
 
 
 def setting_names(options: Sequence[tuple[str, Value]]) -> list[str]:

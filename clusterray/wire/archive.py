@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
@@ -159,9 +159,15 @@ _WRITER_LIMITS: Final = ArchiveLimits(max_bytes=1 << 62, max_files=1 << 40)
 
 
 def build_manifest(
-    root: Path, names: Sequence[str], on_bytes: OnBytes | None = None
+    root: Path,
+    names: Sequence[str],
+    on_bytes: OnBytes | None = None,
+    *,
+    elsewhere: Mapping[str, Path] | None = None,
 ) -> list[Entry]:
     """Read and hash the files ``names`` (POSIX, relative to ``root``); sorted by path.
+
+    ``elsewhere`` gives the place of those that are not at their name below ``root``.
 
     A symbolic link gives the content of its target; whether it may lead outside ``root`` is the
     caller's matter. Modes are 0o755 for what its owner may execute and 0o644 for the rest. Raises
@@ -171,17 +177,18 @@ def build_manifest(
     entries = []
     for name in sorted(names):
         checked.add_file(name)
-        with _open_source(root, name) as file:
+        with _open_source(root, name, elsewhere) as file:
             mode = _plain_mode(os.fstat(file.fileno()).st_mode)
             size, digest = _hash_file(file, name, on_bytes)
         entries.append(Entry(path=name, mode=mode, size=size, sha256=digest))
     return entries
 
 
-def _open_source(root: Path, name: str) -> BinaryIO:
+def _open_source(root: Path, name: str, elsewhere: Mapping[str, Path] | None) -> BinaryIO:
+    path = root / name if elsewhere is None else elsewhere.get(name, root / name)
     try:
         # O_NONBLOCK: a named pipe without a writer would hold us for ever.
-        fd = os.open(root / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -362,16 +369,21 @@ def _changed(entry: Entry) -> SceneFault:
 
 
 def write_tar(
-    root: Path, entries: Sequence[Entry], target: Path, on_bytes: OnBytes | None = None
+    root: Path,
+    entries: Sequence[Entry],
+    target: Path,
+    on_bytes: OnBytes | None = None,
+    *,
+    elsewhere: Mapping[str, Path] | None = None,
 ) -> tuple[int, str]:
-    """Pack the files of ``entries`` below ``root`` into the new file ``target``.
+    """Pack the files of ``entries`` below ``root``, or ``elsewhere``, into the new file ``target``.
 
     Gives the archive's size in bytes and hex SHA-256. Raises SceneFault naming a file that changed
     since its entry was made, LocalFault if ``target`` cannot be written; it is then removed.
     """
     with TarWriter(target) as tar:
         for entry in sorted(entries, key=_path_of):
-            with _open_source(root, entry.path) as file:
+            with _open_source(root, entry.path, elsewhere) as file:
                 tar.add(entry, file, on_bytes)
                 if _read_source(file, 1, entry.path):
                     raise _changed(entry)

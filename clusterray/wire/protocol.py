@@ -18,6 +18,8 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
+from clusterray.core.model import Mix
+
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
 
@@ -95,7 +97,11 @@ class Entry(Part, frozen=True):
 
 
 class NodeInfo(Part, frozen=True):
-    """What a node can do, and the attempts it still holds from an earlier connection."""
+    """What a node can do, and the attempts it still holds from an earlier connection.
+
+    ``canary`` are the pixels of the small picture that the node rendered as it started, 64x48 RGB,
+    ``canary_sha256`` their hash, ``includes_sha256`` that of POV-Ray's include files and fonts.
+    """
 
     cores: Annotated[int, Meta(ge=1, le=4096)]
     threads: Annotated[int, Meta(ge=1, le=4096)]
@@ -104,6 +110,9 @@ class NodeInfo(Part, frozen=True):
     povray_build: Name
     rendering: Annotated[list[Ident], Meta(max_length=256)] = []
     rendered: Annotated[list[Ident], Meta(max_length=256)] = []
+    canary_sha256: Sha256 | None = None
+    includes_sha256: Sha256 | None = None
+    canary: Annotated[bytes, Meta(max_length=9216)] = b""
 
 
 class PhaseSeconds(Part, frozen=True):
@@ -121,6 +130,7 @@ class JobView(Part, frozen=True):
 
     ``created`` is wall time (seconds since 1970), for display only. ``pixels_*`` count the pixels
     that the frame needs rendered. ``error_code`` is the exit code the submitter ends with.
+    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture.
     """
 
     id: Ident
@@ -150,6 +160,8 @@ class JobView(Part, frozen=True):
     error_file: Annotated[str, Meta(max_length=4096)] = ""
     error_line: Count = 0
     error_text: LongText = ""
+    mix: Mix = "never"
+    mixed: Text = ""
 
 
 class AttemptView(Part, frozen=True):
@@ -174,7 +186,7 @@ class BandView(Part, frozen=True):
 
 
 class NodeView(Part, frozen=True):
-    """One node as a person sees it."""
+    """One node as a person sees it; ``differs`` says how its POV-Ray differs from most, if so."""
 
     name: Name
     uuid: Ident
@@ -189,6 +201,10 @@ class NodeView(Part, frozen=True):
     bands_done: Count = 0
     pixels_done: Count = 0
     reason: Text = ""
+    povray_build: Name = ""
+    canary_sha256: Sha256 | None = None
+    includes_sha256: Sha256 | None = None
+    differs: Text = ""
 
 
 class Setting(Part, frozen=True):
@@ -389,6 +405,7 @@ class Submit(Message, frozen=True, tag="submit"):
     priority: Annotated[int, Meta(ge=-100, le=100)] = 0
     bands: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     note: Text = ""
+    mix: Mix = "never"
 
 
 class Follow(Message, frozen=True, tag="follow"):

@@ -35,9 +35,9 @@ which_python() {
         2>/dev/null || true
 }
 
-# Installs this checkout, also over an older one of the same version.
+# install_programs [head]: installs this checkout, also over an older one of the same version.
 install_programs() {
-    local source
+    local source extra=${1:-}
     # The system's own Python, rather than what root's PATH may find in a home folder.
     if [ -z "${PYTHON:-}" ] && [ -x /usr/bin/python3 ]; then
         PYTHON=/usr/bin/python3
@@ -62,6 +62,11 @@ install_programs() {
         ! "$PREFIX/venv/bin/python" -m pip install --quiet --no-deps --force-reinstall "$source" >&2; then
         rm -rf "$source"
         die "pip could not install ClusterRay into $PREFIX/venv; its own words are above"
+    fi
+    # Not everywhere is there a wheel of OpenImageIO, and nobody wants to build it.
+    if [ -n "$extra" ] &&
+        ! "$PREFIX/venv/bin/python" -m pip install --quiet --only-binary OpenImageIO,numpy "$source[$extra]" >&2; then
+        say "there is no OpenImageIO for this machine: OpenEXR pictures will be refused, all others work"
     fi
     rm -rf "$source"
 }

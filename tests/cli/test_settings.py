@@ -11,19 +11,14 @@ import pytest
 import yaml
 
 from clusterray.cli.settings import (
-    DaemonTable,
     daemon_parser,
-    duration_in_seconds,
     example_file,
     head_settings,
-    head_table,
     node_settings,
-    node_table,
-    port_range,
     resolve,
-    size_in_bytes,
-    state_folder,
 )
+from clusterray.cli.settings_table import DaemonTable, head_table, node_table, state_folder
+from clusterray.cli.values import duration_in_seconds, port_range, size_in_bytes
 from clusterray.core.errors import UsageFault
 from clusterray.head.settings import HeadSettings
 from clusterray.node.settings import NodeSettings
@@ -85,6 +80,17 @@ def test_command_line_over_environment_over_file_over_default(tmp_path: Path) ->
 )
 def test_where_state_lies_by_default(environ: dict[str, str], folder: str) -> None:
     assert state_folder("head", environ) == Path(folder)
+
+
+@pytest.mark.parametrize(("text", "on"), [("on", True), ("Off", False), ("true", True)])
+def test_a_switch(text: str, on: bool, tmp_path: Path) -> None:
+    config = tmp_path / "node.yaml"
+    config.write_text(f"canary: {text}\n")
+    resolved = resolve(NODE, {}, {}, str(config))
+    assert resolved["canary"] is on
+    assert f"canary: {'on' if on else 'off'} " in resolved.as_yaml()
+    with pytest.raises(UsageFault, match="--canary: 'perhaps' is neither on nor off"):
+        resolve(NODE, {"canary": "perhaps"}, {}, str(config))
 
 
 @pytest.mark.parametrize(

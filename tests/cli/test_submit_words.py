@@ -132,7 +132,8 @@ def test_a_forbidden_option_is_2(tmp_path: Path) -> None:
 
 def test_another_format_is_2(tmp_path: Path) -> None:
     scene_folder(tmp_path)
-    exits(tmp_path, 2, "-o out.jpg", "scene", "-o", "out.jpg", "--join", TOKEN)
+    words = ("scene", "-o", "out.jpg", "--join", TOKEN, "--", "+FN")
+    exits(tmp_path, 2, "-o out.jpg: the picture is a .png, not a .jpg", *words)
 
 
 def test_an_empty_folder_is_3(tmp_path: Path) -> None:

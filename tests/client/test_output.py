@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterray.client.output import output_file, safe_name
+from clusterray.client.output import output_file, safe_name, wished_extension
 from clusterray.core.errors import LocalFault, UsageFault
 
 
@@ -42,6 +42,22 @@ def test_a_file_is_taken_as_it_is(here: Path, given: str) -> None:
 def test_a_name_of_another_format_is_wrong_words(here: Path, given: str) -> None:
     with pytest.raises(UsageFault):
         output_file(given, "room.png", "png")
+
+
+def test_other_names_of_a_format_are_right(here: Path) -> None:
+    assert output_file("a.jpeg", "room.jpg", "jpg").path == here / "a.jpeg"
+    assert output_file("a.PGM", "room.ppm", "ppm").path == here / "a.PGM"
+
+
+@pytest.mark.parametrize(
+    ("given", "extension"),
+    [(None, None), ("a.EXR", "exr"), ("a", None), ("x.hdr/", None), ("folder.tga", None)],
+)
+def test_only_a_files_name_wishes_for_a_format(
+    here: Path, given: str | None, extension: str | None
+) -> None:
+    (here / "folder.tga").mkdir()
+    assert wished_extension(given) == extension
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.entities import Band
 from clusterray.core.invariants import INVARIANTS, InvariantBroken
-from clusterray.core.model import AttemptId, JobId, NodeId, Rect
+from clusterray.core.model import AttemptId, JobId, Mix, NodeId, Rect
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
-from tests.core.world import LIGHT, Held, World, picture, request
+from tests.core.world import LIGHT, Held, World, picture, povray, request
 
 
 def state(world: World, job: JobId) -> JobState:
@@ -131,6 +133,111 @@ def test_the_class_is_free_again_when_its_only_node_left_nothing() -> None:
     assert state(world, job) is JobState.DONE
 
 
+def test_the_strongest_class_begins_a_frame_and_the_weak_one_has_the_next_job() -> None:
+    """The desktop came last and has waited least; the Pis do not wait for it either."""
+    world = World()
+    pis = [world.join(f"pi-{number}", povray_class="arm") for number in range(4)]
+    desk = world.join("desk", threads=8, povray_class="x86")
+    first = world.submit(request("first"))
+    assert [world.rendering(pi) for pi in pis] == [[], [], [], []]
+    (attempt,) = world.rendering(desk)
+    assert world.farm.attempts[attempt].band.frame.job.id == first
+    second = world.submit(request("second"))
+    for pi in pis:
+        (attempt,) = world.rendering(pi)
+        assert world.farm.attempts[attempt].band.frame.job.id == second
+    world.work_off()
+    assert all(job.state is JobState.DONE for job in world.farm.jobs.values())
+
+
+def test_many_weak_nodes_are_a_strong_class() -> None:
+    world = World()
+    desk = world.join("desk", threads=3, povray_class="x86")
+    pis = [world.join(f"pi-{number}", povray_class="arm") for number in range(4)]
+    world.submit(request())
+    assert world.rendering(desk) == []
+    assert all(world.rendering(pi) for pi in pis)
+
+
+def test_the_weak_class_renders_where_the_strong_one_is_not_to_be_had() -> None:
+    world = World()
+    desk = world.join("desk", threads=8, povray_class="x86")
+    pi = world.join("pi", povray_class="arm")
+    world.do(ev.NodeDraining(desk))
+    job = world.submit(request())
+    assert world.rendering(pi)
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+
+
+def test_a_share_is_of_those_who_may_render_the_frame() -> None:
+    """The one node of the strongest class cuts nothing off for Pis that may not take it."""
+    world = World()
+    pi = world.join("pi", threads=2, povray_class="arm")
+    desk = world.join("desk", threads=4, povray_class="x86")
+    job = world.submit(request(shape=picture(64, 32 * 12)))
+    alone = World()
+    alone.join("desk", threads=4, povray_class="x86")
+    wanted = alone.submit(request(shape=picture(64, 32 * 12)))
+    assert world.rendering(pi) == [] and world.rendering(desk)
+    heights = [band.rect.height for band in bands(world, job)]
+    assert heights == [band.rect.height for band in bands(alone, wanted)]
+
+
+FAR, NEAR, MIDDLE = povray("far", 3, 1, 1), povray("near", 1, 1, 1), povray("middle", 2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("mix", "helpers"),
+    [("never", set()), ("close", {"middle"}), ("any", {"middle", "far", "untested"})],
+)
+def test_a_jobs_mix_says_who_may_help(mix: Mix, helpers: set[str]) -> None:
+    """Far and middle are close to each other; but it is the frame's first class that counts."""
+    world = World()
+    world.join("near", threads=8, povray_class=NEAR)
+    others = {
+        "middle": world.join("middle", povray_class=MIDDLE),
+        "far": world.join("far", povray_class=FAR),
+        "untested": world.join("untested", povray_class="untested"),
+    }
+    job = world.submit(request(shape=picture(64, 32 * 40), mix=mix))
+    assert {name for name, conn in others.items() if world.rendering(conn)} == helpers
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+    frame = world.farm.jobs[job].frames[0]
+    assert frame.povray_class == NEAR
+    assert {kind.version for kind in frame.tile_classes} == {"near"} | helpers
+
+
+def test_tiles_that_the_mix_does_not_admit_break_an_invariant() -> None:
+    world = World()
+    conn = world.join("near", povray_class=NEAR)
+    world.submit(request(mix="close"))
+    (attempt,) = world.rendering(conn)
+    world.farm.attempts[attempt].povray_class = MIDDLE
+    world.farm.check()
+    world.farm.attempts[attempt].povray_class = FAR
+    with pytest.raises(InvariantBroken, match=r"^5\."):
+        world.farm.check()
+
+
+def test_a_node_whose_povray_changed_goes_on_with_what_it_had_and_takes_no_more() -> None:
+    world = World()
+    conn = world.join("one", povray_class="old")
+    job = world.submit(request())
+    (attempt,) = world.rendering(conn)
+    world.gone(conn)
+    back = world.join("one", povray_class="new")
+    assert world.rendering(back) == [attempt]
+    world.finish(back, attempt)
+    assert world.rendering(back) == []
+    other = world.join("two", povray_class="old")
+    while world.rendering(other):
+        world.finish(other, world.rendering(other)[0])
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+
+
 def test_a_scene_fault_fails_the_job_at_once_and_the_next_goes_on() -> None:
     world = World()
     one, two = world.join("one"), world.join("two")
@@ -193,6 +300,21 @@ def test_a_refused_tile_counts_as_the_nodes_failure() -> None:
     actions = world.do(ev.TileRefused(attempt, "the tile is 3 rows short"))
     assert act.DiscardTile(attempt) in actions
     assert world.farm.attempts[attempt].state is AttemptState.FAILED
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+
+
+@pytest.mark.parametrize("late", [ev.TileVerified, lambda a: ev.TileRefused(a, "torn")])
+def test_a_second_upload_of_an_accepted_tile_does_not_cost_the_first(late: Any) -> None:
+    """A node that comes back may upload again what was taken in from its last connection."""
+    world = World()
+    conn = world.join("pi")
+    job = world.submit(request())
+    (attempt,) = world.rendering(conn)
+    world.finish(conn, attempt)
+    actions = world.do(late(attempt))
+    assert act.DiscardTile(attempt) not in actions
+    assert not sent(actions, act.AddTile)
     world.work_off()
     assert state(world, job) is JobState.DONE
 

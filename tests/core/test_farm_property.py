@@ -7,11 +7,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clusterray.core import events as ev
-from clusterray.core.model import AttemptId, JobId
+from clusterray.core.model import AttemptId, JobId, Mix, PovrayClass
+from clusterray.core.policy import may_render
 from clusterray.core.states import JobState
-from tests.core.world import LIGHT, Held, World, picture, request
+from tests.core.world import LIGHT, Held, World, picture, povray, request
 
 NAMES = ["pi", "desk", "attic", "cellar"]
+A, NEAR_A, B = povray("A", 100, 100, 100), povray("A'", 101, 100, 99), povray("B", 102, 100, 100)
+"""Of the classes A' is close to A and to B, while A and B are too far apart."""
+MIXES: list[Mix] = ["never", "never", "close", "any"]
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -26,9 +30,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from(NAMES),
         threads=st.integers(1, 8),
-        povray_class=st.sampled_from(["A", "A", "A", "B"]),
+        povray_class=st.sampled_from([A, A, NEAR_A, B]),
     )
-    def join(self, name: str, threads: int, povray_class: str) -> None:
+    def join(self, name: str, threads: int, povray_class: PovrayClass) -> None:
         self.world.join(name, threads=threads, povray_class=povray_class)
 
     @rule(
@@ -38,6 +42,7 @@ class AnyOrder(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         wish=st.one_of(st.none(), st.integers(1, 9)),
         light=st.booleans(),
+        mix=st.sampled_from(MIXES),
     )
     def submit(
         self,
@@ -47,11 +52,19 @@ class AnyOrder(RuleBasedStateMachine):
         priority: int,
         wish: int | None,
         light: bool,
+        mix: Mix,
     ) -> None:
         shape = picture(width, height, block)
         key = f"k{len(self.jobs)}"
-        job_request = request(key, shape=shape, priority=priority, wish_bands=wish, light=light)
-        self.jobs.append(self.world.submit(job_request))
+        job = request(key, shape=shape, priority=priority, wish_bands=wish, light=light, mix=mix)
+        self.jobs.append(self.world.submit(job))
+
+    @rule(mix=st.sampled_from(MIXES), light=st.booleans())
+    def a_job_comes_to_nodes_that_wait(self, mix: Mix, light: bool) -> None:
+        """World.do checks that the strongest class among them begins it."""
+        for job in list(self.world.farm.open_jobs):
+            self.world.do(ev.JobCancelled(job.id, "ann"))
+        self.submit(64, 256, 32, 0, None, light, mix)
 
     def _conn(self, data: st.DataObject) -> int | None:
         conns = sorted(self.world.conns)
@@ -146,7 +159,7 @@ class AnyOrder(RuleBasedStateMachine):
         for node in self.world.farm.hungry.values():
             for job in self.world.farm.open_jobs:
                 for frame in job.frames:
-                    if frame.povray_class in (None, node.povray_class):
+                    if may_render(node, frame):
                         assert all(node.id in band.failed_on for band in frame.waiting.values())
 
     def teardown(self) -> None:
@@ -156,15 +169,17 @@ class AnyOrder(RuleBasedStateMachine):
             world.gone(conn, killed=True)
         world.now += 11
         world.do(ev.Tick())
-        for name in ("fresh-a", "fresh-b"):
+        for name, povray_class in (("fresh-a", A), ("fresh-near", NEAR_A), ("fresh-b", B)):
             world.held[name] = Held()
-            world.join(name, povray_class=name[-1].upper())
+            world.join(name, povray_class=povray_class)
         world.work_off()
         for job in world.farm.jobs.values():
             assert not job.open
             if job.state is JobState.DONE:
                 areas = world.tiles[job.id]
                 assert sum(rect.area for rect in areas) == job.frames[0].area.area
+                kinds = job.frames[0].tile_classes
+                assert job.request.mix != "never" or len(kinds) == 1
 
 
 AnyOrder.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)

@@ -7,17 +7,21 @@ from dataclasses import dataclass, field
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
+from clusterray.core.entities import Frame
 from clusterray.core.farm import Farm
 from clusterray.core.model import (
     AttemptId,
     JobId,
     JobRequest,
     Light,
+    Mix,
     NodeId,
     Picture,
+    PovrayClass,
     Rect,
     SceneId,
 )
+from clusterray.core.policy import class_threads
 
 LIGHT = Light("1" * 64, 1000, 20)
 
@@ -28,6 +32,12 @@ def picture(
     return Picture(width, height, region or Rect(0, 0, width, height), block)
 
 
+def povray(version: str, *levels: int) -> PovrayClass:
+    """A class whose canary is of these channel values, three to a pixel."""
+    pixels = bytes(levels)
+    return PovrayClass(version, "test", pixels.hex(), "", pixels)
+
+
 def request(
     key: str = "k1",
     *,
@@ -35,6 +45,7 @@ def request(
     priority: int = 0,
     wish_bands: int | None = None,
     light: bool = False,
+    mix: Mix = "never",
 ) -> JobRequest:
     return JobRequest(
         key=key,
@@ -48,6 +59,7 @@ def request(
         wish_bands=wish_bands,
         output_name="a.png",
         light=light,
+        mix=mix,
     )
 
 
@@ -81,12 +93,29 @@ class World:
 
     def do(self, event: ev.Event) -> list[act.Action]:
         """Let the event happen, check the farm, and let the make-believe shells act."""
+        begun = {id(each) for each in self._begun()}
         actions = self.farm.handle(event, self.now)
         self.farm.check()
+        self._check_who_began([each for each in self._begun() if id(each) not in begun])
         self.log += actions
         for action in actions:
             self._perform(action)
         return actions
+
+    def _begun(self) -> list[Frame]:
+        frames = (frame for job in self.farm.jobs.values() for frame in job.frames)
+        return [frame for frame in frames if frame.povray_class is not None]
+
+    def _check_who_began(self, frames: list[Frame]) -> None:
+        """No node of a stronger class is left without work by a weaker one that began a frame."""
+        threads = class_threads(self.farm.nodes.values())
+        for frame in frames:
+            assert frame.povray_class is not None
+            power = threads.get(frame.povray_class, 0)
+            for node in self.farm.hungry.values():
+                tried = all(node.id in band.failed_on for band in frame.bands.values())
+                stronger = threads[node.povray_class] > power
+                assert tried or not stronger, f"{node.name} was passed over"
 
     def _perform(self, action: act.Action) -> None:
         match action:
@@ -118,7 +147,9 @@ class World:
         held.rendering.discard(attempt)
         held.rendered.discard(attempt)
 
-    def join(self, name: str, *, threads: int = 1, povray_class: str = "3.7") -> int:
+    def join(self, name: str, *, threads: int = 1, povray_class: str | PovrayClass = "3.7") -> int:
+        if isinstance(povray_class, str):
+            povray_class = PovrayClass(povray_class)
         conn = self.number()
         held = self.held.setdefault(name, Held())
         self.conns[conn] = name

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ from clusterray.core.errors import LocalFault
 from clusterray.core.model import Rect
 from clusterray.head.server import Head
 from clusterray.head.settings import HeadSettings
+from clusterray.images import exr
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.archive import build_manifest, scene_id
@@ -114,6 +117,124 @@ def test_only_an_admin_sees_tokens_and_a_revoked_one_ends_its_connections(
         assert "revoked" in other.hear(msg.Bye).reason
 
 
+def test_a_canary_that_is_not_what_its_hash_says_is_not_let_in(head: RunningHead) -> None:
+    with Peer(head) as peer:
+        lying = node_info(bytes(9216), canary_sha256="0" * 64)
+        peer.say(peer.hello("node", node=lying))
+        assert "not those of its hash" in peer.hear(msg.Bye).reason
+
+
+# ---------------------------------------------------------------- alike nodes
+
+
+CANARY = bytes([128]) * 9216
+CLOSE = bytes([129, 128, 127]) + CANARY[3:]
+APART = bytes([131, 128, 128] * 12) + CANARY[36:]
+
+
+def node_info(canary: bytes, **changes: object) -> msg.NodeInfo:
+    values: dict[str, object] = {
+        "cores": 2,
+        "threads": 1,
+        "memory_bytes": 1 << 30,
+        "povray_version": "3.7",
+        "povray_build": "test",
+        "canary_sha256": hashlib.sha256(canary).hexdigest(),
+        "includes_sha256": "1" * 64,
+        "canary": canary,
+    }
+    return msg.NodeInfo(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_people_are_told_who_differs_and_how(head: RunningHead) -> None:
+    kinds = {
+        "most": node_info(CANARY, threads=2),
+        "older": node_info(CANARY, povray_version="3.7.0.8", includes_sha256="2" * 64),
+        "other": node_info(APART),
+        "silent": msg.NodeInfo(2, 1, 1 << 30, "3.7", "test"),
+    }
+    with ExitStack() as stack:
+        for name, info in kinds.items():
+            peer = stack.enter_context(Peer(head))
+            peer.join("node", uuid=f"uuid-{name}", name=name, node=info)
+        client = stack.enter_context(Peer(head))
+        client.join("submit")
+        client.say(msg.ListNodes(1))
+        views = {view.name: view for view in client.hear(msg.Nodes).nodes}
+    assert {name: view.differs for name, view in views.items()} == {
+        "most": "",
+        "older": "differs from most: other POV-Ray 3.7.0.8, other include files",
+        "other": "differs from most: canary differs by up to 3/255 in 12 pixels",
+        "silent": "differs from most: no canary to compare",
+    }
+    assert views["most"].canary_sha256 == kinds["most"].canary_sha256
+    assert views["older"].includes_sha256 == "2" * 64
+    assert (views["silent"].canary_sha256, views["silent"].povray_build) == (None, "test")
+
+
+@pytest.mark.parametrize(
+    ("mix", "canary", "says"),
+    [
+        ("never", CLOSE, ""),
+        ("close", APART, ""),
+        (
+            "close",
+            CLOSE,
+            "mixed: tiles of 2 kinds of POV-Ray are in the picture; "
+            "their canaries differ by up to 1/255 in 1 pixel",
+        ),
+        (
+            "any",
+            APART,
+            "mixed: tiles of 2 kinds of POV-Ray are in the picture; "
+            "their canaries differ by up to 3/255 in 12 pixels",
+        ),
+    ],
+)
+def test_a_frame_is_of_one_kind_unless_its_job_says_otherwise(
+    head: RunningHead, scene: Path, mix: str, canary: bytes, says: str
+) -> None:
+    spec = RenderSpec(input="a.pov", width=8, height=256)
+    with Peer(head) as client, Peer(head) as first, Peer(head) as second:
+        client.join("submit")
+        first.join("node", uuid="first", node=node_info(CANARY, threads=2))
+        second.join("node", uuid="second", node=node_info(canary))
+        job = client.submit(client.stage(scene), spec=spec.to_wire(), bands=2, mix=mix)
+        lease = first.hear(msg.Lease)
+        if says:
+            second.deliver(second.hear(msg.Lease))
+            first.deliver(lease)
+        else:
+            first.deliver(lease)
+            first.deliver(first.hear(msg.Lease))
+        client.say(msg.Follow(9, job))
+        while (view := client.hear(msg.JobStatus).job).state != "done":
+            pass
+        assert (view.mix, view.mixed) == (mix, says)
+        if not says:
+            assert not isinstance(second.link.receive(0.05), msg.Lease)
+
+
+def test_a_job_that_waits_for_its_kind_says_for_which(head: RunningHead, scene: Path) -> None:
+    spec = RenderSpec(input="a.pov", width=8, height=256)
+    with Peer(head) as client, Peer(head) as other:
+        client.join("submit")
+        with Peer(head) as only:
+            only.join("node", uuid="only", node=node_info(CANARY, threads=2))
+            other.join("node", uuid="other", node=node_info(APART))
+            job = client.submit(client.stage(scene), spec=spec.to_wire(), bands=2)
+            only.deliver(only.hear(msg.Lease))
+            left = only.hear(msg.Lease)
+            only.say(msg.Draining())
+            only.say(msg.HandBack(left.attempt, "upgraded"))
+        client.say(msg.Follow(9, job))
+        while not (view := client.hear(msg.JobStatus).job).note:
+            pass
+        digest = hashlib.sha256(CANARY).hexdigest()
+        wanted = f"POV-Ray 3.7 test, canary {digest[:8]}, include files 11111111"
+        assert view.note == f"waits for a node with {wanted}"
+
+
 # ---------------------------------------------------------------- a job's way
 
 
@@ -168,6 +289,8 @@ def test_the_same_submit_twice_is_one_job(head: RunningHead, scene: Path) -> Non
     [
         ({"output_name": "../x.png"}, "plain file name"),
         ({"output_name": ".png"}, "plain file name"),
+        ({"output_name": "a\n.png"}, "plain file name"),
+        ({"output_name": "ü" * 120 + ".png"}, "at most 200 bytes"),
         ({"spec": {}}, "settings are not valid"),
         ({"scene": "f" * 64}, "offer it first"),
     ],
@@ -183,6 +306,21 @@ def test_a_job_that_cannot_be_is_refused_in_words(
         refused = client.hear(msg.Refused)
         assert words in refused.message
         assert refused.code == 3
+
+
+def test_a_format_that_this_head_cannot_write_is_refused_before_it_is_rendered(
+    head: RunningHead, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exr, "is_supported", lambda: False)
+    with Peer(head) as client:
+        client.join("submit")
+        staged = client.stage(scene)
+        halves = RenderSpec(input="a.pov", width=8, height=64, file_type="E", bits=16).to_wire()
+        client.say(msg.Submit(2, "k", staged, halves, "a.exr"))
+        assert "pip install 'clusterray[head]'" in client.hear(msg.Refused).message
+        wide = RenderSpec(input="a.pov", width=65_501, height=1, file_type="J").to_wire()
+        client.say(msg.Submit(3, "k", staged, wide, "a.jpg"))
+        assert "JPEG file has at most 65500" in client.hear(msg.Refused).message
 
 
 def _spec() -> dict[str, object]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clusterray.core.model import JobId, Rect
+from clusterray.core.model import FileFormat, JobId, Rect
 from clusterray.head import stitcher as module
 from clusterray.head.stitcher import Stitcher
 from clusterray.images.stitch import FrameWriter
@@ -75,7 +75,7 @@ def tile(folder: Path, rect: Rect, colour: tuple[int, int, int]) -> Path:
 
 def begin(stitcher: Stitcher, folder: Path, job: JobId = JOB, frame: int = 0) -> Path:
     target = folder / f"{job}-{frame}.png"
-    stitcher.begin(job, frame, REGION, False, False, target)
+    stitcher.begin(job, frame, REGION, FileFormat(), target)
     return target
 
 
@@ -163,7 +163,7 @@ def test_a_disk_that_fails_is_a_failure_in_words(
     else:
         target.mkdir(parents=True)
         (target / "something").write_bytes(b"a folder where the file should be")
-    stitcher.begin(JOB, 0, REGION, False, False, target)
+    stitcher.begin(JOB, 0, REGION, FileFormat(), target)
     stitcher.add(JOB, 0, tile(tmp_path, REGION, (1, 1, 1)), REGION)
     stitcher.finish(JOB, 0)
     stitcher.stop()
@@ -298,7 +298,7 @@ def test_slow_previews_take_a_tenth_of_the_time_at_most(
 
     monkeypatch.setattr(FrameWriter, "preview", slow)
     stitcher = Stitcher(outcomes.on_finished, outcomes.on_failed, clock=clock)
-    stitcher._frames[(JOB, 0)] = module._Frame(FrameWriter(REGION, False, False), tmp_path / "x")
+    stitcher._frames[(JOB, 0)] = module._Frame(FrameWriter(REGION, FileFormat()), tmp_path / "x")
     stitcher._mark_due(JOB, 0)
     stitcher._publish_due()
     assert stitcher._due[JOB].not_before_at == pytest.approx(120.0)

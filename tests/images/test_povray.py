@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterray.core.model import Rect
+from clusterray.core.model import FileFormat, Rect
 from clusterray.images.stitch import FrameWriter
 from clusterray.images.tile import crop_tile
 from tests.images import pngraw
@@ -50,16 +50,17 @@ def test_bands_make_povrays_own_picture(
     whole = pngraw.read(render(tmp_path, tmp_path / "whole.png", *options))
     assert (whole.depth, whole.colour_type) == header
 
-    writer = FrameWriter(Rect(0, 0, WIDTH, HEIGHT), grey, alpha)
+    kind = FileFormat(bits=header[0], grey=grey, alpha=alpha)
+    writer = FrameWriter(Rect(0, 0, WIDTH, HEIGHT), kind)
     for y0, y1 in ((CUT, HEIGHT), (0, CUT)):
         band = render(tmp_path, tmp_path / "band.png", *options, f"+SR{y0 + 1}", f"+ER{y1}")
         rect = Rect(0, y0, WIDTH, y1)
-        crop_tile(band, rect, tmp_path / "tile.png")
+        crop_tile(band, rect, tmp_path / "tile.png", kind)
         writer.add(tmp_path / "tile.png", rect)
     writer.finish(tmp_path / "out.png")
 
     out = pngraw.read(tmp_path / "out.png")
     assert out.rows == whole.rows
     assert (out.depth, out.colour_type) == header
-    for kind in (b"gAMA", b"sRGB", b"sBIT", b"cHRM", b"iCCP"):
-        assert out.chunks.get(kind) == whole.chunks.get(kind)
+    for chunk in (b"gAMA", b"sRGB", b"sBIT", b"cHRM", b"iCCP"):
+        assert out.chunks.get(chunk) == whole.chunks.get(chunk)

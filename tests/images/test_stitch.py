@@ -11,13 +11,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clusterray.core.errors import LocalFault
-from clusterray.core.model import Rect
+from clusterray.core.model import FileFormat, Rect
 from clusterray.images.png import FORMATS, PixelFormat
 from clusterray.images.stitch import RESULT_KEYWORD, FrameWriter
 from clusterray.images.tile import TileFault, check_tile, crop_tile
 from tests.images import pngraw
 
 SRGB = [(b"gAMA", b"\x00\x00\xb1\x8f"), (b"sRGB", b"\x00")]
+
+RGB = FileFormat()
+
+
+def kind_of(pixels: PixelFormat) -> FileFormat:
+    return FileFormat(bits=pixels.depth, grey=pixels.grey, alpha=pixels.alpha)
 
 
 def rows_of(width: int, height: int, pixels: PixelFormat) -> list[bytes]:
@@ -63,7 +69,7 @@ def test_tiles_in_any_order_make_the_region_byte_for_byte(
 ) -> None:
     width, height, region, rects = cut
     rows = rows_of(width, height, pixels)
-    writer = FrameWriter(region, pixels.grey, pixels.alpha)
+    writer = FrameWriter(region, kind_of(pixels))
     for rect in rects:
         if rect.intersection(region) is not None:
             writer.add(tile_file(tmp_path, rows, rect, pixels), rect)
@@ -81,7 +87,7 @@ def test_tiles_in_any_order_make_the_region_byte_for_byte(
 
 def test_the_result_carries_our_marker_before_the_pixels(tmp_path: Path) -> None:
     rect = Rect(0, 0, 2, 2)
-    writer = FrameWriter(rect, False, False)
+    writer = FrameWriter(rect, RGB)
     writer.add(tile_file(tmp_path, rows_of(2, 2, FORMATS[0]), rect), rect)
     writer.finish(tmp_path / "out.png")
     data = (tmp_path / "out.png").read_bytes()
@@ -91,7 +97,7 @@ def test_the_result_carries_our_marker_before_the_pixels(tmp_path: Path) -> None
 
 def test_a_hole_is_never_written(tmp_path: Path) -> None:
     rows = rows_of(4, 4, FORMATS[0])
-    writer = FrameWriter(Rect(0, 0, 4, 4), False, False)
+    writer = FrameWriter(Rect(0, 0, 4, 4), RGB)
     with pytest.raises(TileFault, match="16 of 16 pixels are missing"):
         writer.finish(tmp_path / "out.png")
     top = Rect(0, 0, 4, 3)
@@ -103,7 +109,7 @@ def test_a_hole_is_never_written(tmp_path: Path) -> None:
 
 def test_overlaps_strangers_and_outsiders_are_refused_and_change_nothing(tmp_path: Path) -> None:
     rows = rows_of(4, 9, FORMATS[0])
-    writer = FrameWriter(Rect(0, 0, 4, 8), False, False)
+    writer = FrameWriter(Rect(0, 0, 4, 8), RGB)
     top = Rect(0, 0, 4, 4)
     writer.add(tile_file(tmp_path, rows, top), top)
 
@@ -127,7 +133,7 @@ def test_overlaps_strangers_and_outsiders_are_refused_and_change_nothing(tmp_pat
 
 def test_a_target_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     rect = Rect(0, 0, 2, 2)
-    writer = FrameWriter(rect, False, False)
+    writer = FrameWriter(rect, RGB)
     writer.add(tile_file(tmp_path, rows_of(2, 2, FORMATS[0]), rect), rect)
     (tmp_path / "folder").mkdir()
     with pytest.raises(LocalFault, match="folder"):
@@ -139,7 +145,7 @@ def test_a_target_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 def test_a_preview_shows_what_is_there_and_hatches_the_rest(
     tmp_path: Path, pixels: PixelFormat
 ) -> None:
-    writer = FrameWriter(Rect(0, 0, 64, 64), pixels.grey, pixels.alpha)
+    writer = FrameWriter(Rect(0, 0, 64, 64), kind_of(pixels))
     empty = Image.open(io.BytesIO(writer.preview(64))).convert("RGB")
     assert len(set(empty.get_flattened_data())) > 1
 
@@ -169,7 +175,7 @@ def test_a_preview_fits_and_is_never_empty(
     tmp_path: Path, size: tuple[int, int], max_side: int, seen: tuple[int, int]
 ) -> None:
     whole = Rect(0, 0, *size)
-    writer = FrameWriter(whole, False, False)
+    writer = FrameWriter(whole, RGB)
     writer.add(tile_file(tmp_path, [b"\x10\x20\x30" * size[0]] * size[1], whole), whole)
     preview = Image.open(io.BytesIO(writer.preview(max_side)))
     assert preview.size == seen
@@ -183,9 +189,9 @@ def test_pillows_global_limit_on_size_does_not_concern_us(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     rows = rows_of(40, 30, FORMATS[0])
     whole, band = Rect(0, 0, 40, 30), Rect(0, 10, 40, 30)
-    crop_tile(tile_file(tmp_path, rows, whole), band, tmp_path / "tile.png")
-    check_tile(tmp_path / "tile.png", band, grey=False, alpha=False)
-    writer = FrameWriter(Rect(3, 12, 39, 30), False, False)
+    crop_tile(tile_file(tmp_path, rows, whole), band, tmp_path / "tile.png", RGB)
+    check_tile(tmp_path / "tile.png", band, RGB)
+    writer = FrameWriter(Rect(3, 12, 39, 30), RGB)
     writer.add(tmp_path / "tile.png", band)
     writer.finish(tmp_path / "out.png")
     assert writer.preview(5).startswith(b"\x89PNG")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.node.doubles import POVRAY
 
+ITSELF = f'exec "{POVRAY}" "$@"'
 HANG = "exec /bin/sleep 1000"
 IGNORE_TERM = "trap '' TERM; while :; do /bin/sleep 1000; done"
 SHORT_FILE = 'printf "\\211PNG\\r\\n\\032\\n and no more" > "$out"; exit 0'
@@ -17,14 +18,14 @@ LEAVES_A_CHILD = f'/bin/sleep 1000 & echo $! > child; exec "{POVRAY}" "$@"'
 
 
 def stand_in(folder: Path, behaviour: str) -> str:
-    """Write a program that answers --version as POV-Ray does and else does ``behaviour``.
+    """Write a program that is POV-Ray for --version and the canary, and else does ``behaviour``.
 
     ``$out`` is the output file it was told, and the folder it runs in is the attempt's.
     """
     program = folder / "stand in povray"
     program.write_text(
         "#!/bin/sh\n"
-        f'case "$1" in --version) exec "{POVRAY}" --version;; esac\n'
+        f'case "$*" in --version|*canary.pov*) exec "{POVRAY}" "$@";; esac\n'
         'for word in "$@"; do case "$word" in +O*) out=${word#+O};; esac; done\n'
         # POV-Ray wants a name with spaces in quotation marks of its own.
         'out=${out#\\"}; out=${out%\\"}\n'

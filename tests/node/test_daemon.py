@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import signal
 import subprocess
@@ -83,6 +84,19 @@ def start_node(head: HeadDouble, tmp_path: Path) -> Iterator[StartNode]:
         node.kill()
 
 
+class Listener(logging.Handler):
+    """Waits for words in the log."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self._words = words
+        self.heard = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._words in record.getMessage():
+            self.heard.set()
+
+
 def leftovers(tmp_path: Path) -> list[str]:
     return sorted(each.name for each in (tmp_path / "the work" / "attempts").iterdir())
 
@@ -138,6 +152,72 @@ def test_bands_of_a_scene_arrive_as_plain_povray_would_make_them(
     talk.expect(Bye)
     assert node.end() == 0
     assert leftovers(tmp_path) == []
+
+
+def test_hello_says_what_povray_makes_of_the_canary(
+    head: HeadDouble, start_node: StartNode, tmp_path: Path
+) -> None:
+    start_node()
+    said = head.meet().hello.node
+    assert said is not None and len(said.canary) == 64 * 48 * 3
+    assert said.canary_sha256 == hashlib.sha256(said.canary).hexdigest()
+    assert said.includes_sha256 is not None
+    assert (tmp_path / "the work" / "canary.json").is_file()
+    assert not (tmp_path / "the work" / "canary").exists()
+
+
+def test_a_povray_that_changed_is_tested_before_it_renders_another_band(
+    head: HeadDouble, start_node: StartNode, tmp_path: Path
+) -> None:
+    scene = make_scene(tmp_path, SPHERES)
+    program = Path(stand_ins.stand_in(tmp_path, stand_ins.ITSELF))
+    start_node(povray=str(program))
+    talk = head.meet()
+    assert talk.hello.node is not None
+    talk.send(head.lease(scene, TOP))
+    assert finish_band(talk).attempt == "a1"
+    # As a package manager does: another file under the name.
+    coarse = program.with_name("new")
+    coarse.write_text(program.read_text().replace('"$@"', '"$@" +Q3'))
+    coarse.chmod(0o755)
+    coarse.replace(program)
+    talk.send(head.lease(scene, MIDDLE))
+    talk.send(head.lease(scene, BOTTOM))
+    talk.expect(Draining)
+    assert {talk.expect(HandBack).attempt, talk.expect(HandBack).attempt} == {"a2", "a3"}
+    assert "POV-Ray" in talk.expect(Bye).reason
+    back = head.meet()
+    assert back.hello.uuid == talk.hello.uuid and back.hello.node is not None
+    assert back.hello.node.canary_sha256 not in (None, talk.hello.node.canary_sha256)
+    assert (back.hello.node.rendering, back.hello.node.rendered) == ([], [])
+    back.send(head.lease(scene, BOTTOM, "a4"))
+    assert finish_band(back).attempt == "a4"
+
+
+def test_a_povray_that_breaks_while_the_node_runs_is_waited_for(
+    head: HeadDouble, start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Listener("cannot be used")
+    monkeypatch.setattr(logging.getLogger("clusterray.node.daemon"), "handlers", [said])
+    program = Path(stand_ins.stand_in(tmp_path, stand_ins.ITSELF))
+    start_node(povray=str(program))
+    talk = head.meet()
+    program.rename(program.with_name("away"))
+    talk.hang_up()
+    assert said.heard.wait(30)
+    program.with_name("away").rename(program)
+    assert head.meet().hello.node is not None
+
+
+def test_a_node_whose_povray_cannot_render_the_canary_says_so_and_ends(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    program = tmp_path / "broken"
+    program.write_text('#!/bin/sh\ncase "$1" in --version) echo POV-Ray 3.7.0; esac\nexit 1\n')
+    program.chmod(0o755)
+    fault = start_node(povray=str(program)).end()
+    assert isinstance(fault, LocalFault) and fault.exit_code == 1
+    assert "joins no farm" in fault.message and str(program) in fault.message
 
 
 def test_a_scene_fault_comes_back_in_povrays_words(

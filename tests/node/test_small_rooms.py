@@ -53,11 +53,30 @@ def test_an_attempt_folder_keeps_only_its_tile(tmp_path: Path) -> None:
     (folder.scene / "leftover").touch()
     folder.picture.touch()
     folder.tile.touch()
+    folder.blocks.touch()
+    folder.origin.touch()
     folder.keep_only_tile()
     assert list(folder.root.iterdir()) == [folder.tile]
     folder.remove()
     folder.remove()
     assert not folder.root.exists()
+
+
+def test_an_attempt_folder_keeps_its_blocks_and_nothing_that_a_killed_render_left(
+    tmp_path: Path,
+) -> None:
+    folder = AttemptFolder(tmp_path / "attempts" / "a1")
+    folder.create()
+    folder.scene.mkdir()
+    (folder.scene / "written by the scene").touch()
+    (folder.private / "pov1234").touch()
+    folder.picture.touch()
+    folder.blocks.touch()
+    folder.origin.touch()
+    folder.keep_only_blocks()
+    assert list(folder.picture.parent.iterdir()) == []
+    assert folder.blocks.exists() and folder.origin.exists() and not folder.scene.exists()
+    assert list(folder.private.iterdir()) == []
 
 
 def test_removing_a_folder_leaves_what_its_links_point_to(tmp_path: Path) -> None:

@@ -324,13 +324,15 @@ def test_faults_of_a_scene(bench: Bench) -> None:
     assert (parser.phase, parser.done) == ("parsing", 0)
 
     long_name = "a rather long folder name/" + "and_a_file_name_that_is_longer_than_a_line" * 2
-    bench.put("miss.pov", f'\n#include "{long_name}.inc"\n')
+    # Behind a condition, or the submitter would find it missing before POV-Ray does.
+    bench.put("miss.pov", f'\n#if (1) #include "{long_name}.inc" #end\n')
     parser = bench.failure(bench.plan(scene="miss.pov"))
     assert parser.fatal is not None
     assert (parser.fatal.file, parser.fatal.line) == ("miss.pov", 2)
     assert f"{long_name}.inc" in parser.fatal.message
 
-    bench.put("image.pov", 'sphere { 0, 1 pigment { image_map { png "nope.png" } } }\n')
+    image = 'sphere { 0, 1 pigment { image_map { png "nope.png" } } }'
+    bench.put("image.pov", f"#if (1) {image} #end\n")
     parser = bench.failure(bench.plan(scene="image.pov"))
     assert parser.fatal is not None
     assert (parser.fatal.file, parser.fatal.line) == ("image.pov", 1)

@@ -6,7 +6,7 @@ import pytest
 
 from clusterray.core.errors import SceneFault, UsageFault
 from clusterray.core.model import Rect
-from clusterray.povray.job_file import ANTIALIAS_KEYS, KEYS, PARAM_KEYS
+from clusterray.povray.job_file import ANTIALIAS_KEYS, FORMATS, KEYS, PARAM_KEYS
 from clusterray.povray.option_table import markdown_table
 from clusterray.povray.scene import JobPlan, plan_job
 
@@ -57,11 +57,12 @@ options:
 priority: 7
 bands: 12
 title: "My room: a test"
+mix: close
 """,
     )
     found = plan(folder)
     assert (found.output_name, found.title) == ("shot.png", "My room: a test")
-    assert (found.priority, found.bands) == (7, 12)
+    assert (found.priority, found.bands, found.mix) == (7, 12, "close")
     assert (found.spec.input, found.spec.width, found.spec.height) == ("room.pov", 320, 240)
     assert found.spec.options == (
         ("Antialias", True),
@@ -112,6 +113,21 @@ def test_grey_is_a_format_of_16_bits(folder: Path) -> None:
     assert (spec.grey, spec.bits) == (True, 16)
 
 
+@pytest.mark.parametrize("word", FORMATS)
+def test_every_format_has_its_extension(folder: Path, word: str) -> None:
+    write(folder, f"scene: room.pov\nformat: {word}\noptions: +UA\n")
+    extension = {"pgm": "ppm", "jpeg": "jpg"}.get(word, word[:3])
+    found = plan(folder)
+    assert found.output_name == f"room.{extension}"
+    assert found.spec.extension == extension
+
+
+def test_the_outputs_name_chooses_the_format_where_nothing_else_does(folder: Path) -> None:
+    write(folder, "scene: room.pov\noutput: shot.exr\n")
+    assert (plan(folder).spec.file_type, plan(folder).output_name) == ("E", "shot.exr")
+    assert plan(folder, "+FH").output_name == "shot.hdr"
+
+
 @pytest.mark.parametrize(
     ("text", "line", "sentence"),
     [
@@ -126,9 +142,9 @@ def test_grey_is_a_format_of_16_bits(folder: Path) -> None:
         ("\n\nheight: -3", 3, "between 1 and 1000000"),
         ("quality: 12", 1, "between 0 and 11"),
         ("output: a/b.png", 1, "only a file name.*-o"),
-        ("output: b.jpg", 1, "other formats come later; name it b.png"),
+        ("format: png\noutput: b.jpg", 2, "output: b.jpg: the picture is a .png"),
         ("output: 5", 1, "output must be a text"),
-        ("format: exr", 1, "other formats come later; there are png and png-grey"),
+        ("format: gif", 1, "there are png, png16, "),
         ("antialias: [1]", 1, "antialias must be"),
         ("antialias: -1", 1, "between 0 and 1000"),
         ("antialias: {method: 4}", 1, "between 1 and 3"),
@@ -137,6 +153,8 @@ def test_grey_is_a_format_of_16_bits(folder: Path) -> None:
         ("options:\n  - +Q5\n  - +SR3", 3, "--region"),
         ("options: +Z", 1, "is not a switch"),
         ("priority: 101", 1, "between -100 and 100"),
+        ("mix: some", 1, "mix must be never, close or any, not some"),
+        ("mix: true", 1, "mix must be a text"),
         ("bands: 0", 1, "between 1 and 100000"),
         ("title: |\n  two\n  lines", 1, "one line"),
         ("scene: none.pov", 1, "there is no scene none.pov"),

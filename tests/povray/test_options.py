@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from clusterray.core.errors import SceneFault, UsageFault
+from clusterray.core.model import FileFormat
 from clusterray.povray.ini import Origin
 from clusterray.povray.option_table import (
     OPTIONS,
@@ -196,6 +197,47 @@ def test_size_and_format(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("+FN16 +UA", FileFormat("N", 16, alpha=True)),
+        ("+FN20", FileFormat("N", 16)),
+        ("Bits_Per_Color=1", FileFormat("N", 5)),
+        ("+FT16 +UA", FileFormat("T", 8, alpha=True)),
+        ("+FC", FileFormat("C")),
+        ("+FP12 +UA", FileFormat("P", 12, alpha=True)),
+        ("+FPg", FileFormat("P", 16, grey=True)),
+        ("+FB", FileFormat("B")),
+        ("+FJ16 +UA", FileFormat("J", alpha=True)),
+        ("+FJ Compression=95", FileFormat("J", quality=95)),
+        ("+FJ Compression=1", FileFormat("J", quality=85)),
+        ("+FJ Compression=200", FileFormat("J", quality=100)),
+        ("+FE +UA", FileFormat("E", 16, alpha=True)),
+        ("+FH +UA", FileFormat("H", alpha=True)),
+        ("Output_File_Type=E", FileFormat("E", 16)),
+    ],
+)
+def test_every_file_type_is_what_povray_makes_of_it(
+    folder: Path, words: str, kind: FileFormat
+) -> None:
+    spec = spec_of(folder, *words.split())
+    assert spec.file_format == kind
+    assert spec.extension == kind.extension
+
+
+def test_what_changes_nothing_is_not_part_of_the_job(folder: Path) -> None:
+    plain = spec_of(folder, "+FJ").digest()
+    assert spec_of(folder, "+FJ", "+TH").digest() == plain
+    assert spec_of(folder, "+FJ", "Compression=90").digest() != plain
+    assert spec_of(folder, "Compression=9").digest() == spec_of(folder).digest()
+
+
+def test_grey_ppm_gets_the_bits_it_can_have_and_that_is_said(folder: Path) -> None:
+    options = collect(folder, "+FPg")
+    assert options.spec("a.pov", None, "test").bits == 16
+    assert "16 bits" in options.notes[-1]
+
+
+@pytest.mark.parametrize(
     ("word", "sentence"),
     [
         ("+SR10", r"\+SR10 \(Start_Row\) is refused: .*--region"),
@@ -221,10 +263,10 @@ def test_size_and_format(folder: Path) -> None:
         ("+KF5", "animations come later"),
         ("+SF3", "animations come later"),
         ("+EF3", "animations come later"),
-        ("+FT", "other formats come later; use .FN"),
-        ("+FJ", "JPEG"),
-        ("+FN16", "16 bits a channel"),
         ("+FX", "no such file type"),
+        ("+FS", "no such file type"),
+        ("+FTg", "grey as PNG and PPM only"),
+        ("Compression=300", "between 0 and 255"),
         ("+FNx", "comes g or a number of bits"),
         ("-F", "always writes the picture"),
         ("+WT4", r"\+WT4 \(Work_Threads\) is refused: each node decides"),
@@ -250,10 +292,10 @@ def test_size_and_format(folder: Path) -> None:
         ("Declare=x=1;y", "name=number"),
         ("+K1e40", "between -1e.30 and 1e.30"),
         ("Widht=3", "did you mean Width"),
-        ("+L/etc", "lies outside the folder"),
-        ("+L../x", "lies outside the folder"),
+        ("+L/etc", "no file of a scene is taken from /etc"),
+        ("+L../x", "no such folder"),
         ("+Lnowhere", "no such folder"),
-        ("+HI/etc/passwd", "lies outside the folder"),
+        ("+HI/etc/passwd", "no file of a scene is taken from /etc/passwd"),
         ("+HInone.inc", "no such file"),
         ("Include_Ini=none", "neither a POV-Ray option nor"),
         ("nonsense", "neither a POV-Ray option nor a scene nor an INI file"),
@@ -269,7 +311,7 @@ def test_refusals_end_with_exit_code_2_from_the_command_line(
 
 @pytest.mark.parametrize(
     "line",
-    ["+SR10", "Pre_Scene_Command=rm", "Final_Frame=30", "Output_File_Type=T", "Dither=On", "+GIx"],
+    ["+SR10", "Pre_Scene_Command=rm", "Final_Frame=30", "Output_File_Type=S", "Dither=On", "+GIx"],
 )
 def test_refusals_end_with_file_and_line_from_an_ini(folder: Path, line: str) -> None:
     with pytest.raises(SceneFault) as caught:
@@ -303,7 +345,7 @@ def test_an_ini_is_taken_over_with_notes(folder: Path) -> None:
         "scene.ini line 2",
         "scene.ini line 3",
     ]
-    assert "the picture is named x.png" in options.notes[1]
+    assert "the picture is named x;" in options.notes[1]
 
 
 def test_output_name_from_the_command_line(folder: Path) -> None:

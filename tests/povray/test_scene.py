@@ -8,8 +8,9 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from clusterray.core.errors import SceneFault, UsageFault
-from clusterray.core.model import Rect
+from clusterray.core.model import FileFormat, Rect
 from clusterray.images import stitch
+from clusterray.images.formats import pixel_bytes, write_picture
 from clusterray.povray.scene import RESULT_KEYWORD, JobPlan, files_to_stage, plan_job
 
 GIB = 1 << 30
@@ -52,6 +53,39 @@ def test_the_only_scene_of_a_folder(folder: Path) -> None:
         [],
     )
     assert found.spec.sources["Input_File_Name"] == "the only .pov of the folder"
+
+
+@pytest.mark.parametrize("letter", ["N", "P", "T", "C", "J", "E", "H"])
+def test_a_farms_own_picture_of_any_format_stays_behind(folder: Path, letter: str) -> None:
+    put(folder, room__pov="")
+    kind = FileFormat(letter, 16 if letter == "E" else 8)
+    said = (b"magic", b"P6"), (b"maxval", b"255"), (b"gamma", bytes(4)), (b"alpha", b"\0")
+    colour = said if letter in "PTC" else ()
+    rows = bytes(60 * 40 * pixel_bytes(kind))
+    write_picture(folder / f"room.{kind.extension}", (60, 40), kind, colour, [rows])
+    assert staged(folder) == ["room.pov"]
+    put(folder, map__inc=f'"room.{kind.extension}"')
+    assert f"room.{kind.extension}" in staged(folder)
+
+
+def test_the_name_given_with_o_chooses_the_format_where_nothing_else_does(folder: Path) -> None:
+    put(folder, room__pov="")
+
+    def kind(out: str, *options: str) -> tuple[str, bool]:
+        home = folder.parent / "home"
+        found = plan_job(
+            folder, options, width=None, height=None, region=None, home=home, out_extension=out
+        )
+        return found.spec.file_type, found.spec.grey
+
+    assert kind("exr") == ("E", False)
+    assert kind("jpeg") == ("J", False)
+    assert kind("pgm") == ("P", True)
+    assert kind("v2") == ("N", False)
+    # An explicit one is stronger; that the name does not fit is found where it is used.
+    assert kind("exr", "+FT") == ("T", False)
+    put(folder, room__ini="Output_File_Type=H")
+    assert kind("exr") == ("H", False)
 
 
 def test_upper_case_suffixes(folder: Path) -> None:

@@ -9,9 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterray.core.errors import SceneFault
-from clusterray.core.model import Picture, Rect
+from clusterray.core.model import EXTENSIONS, Picture, Rect
 from clusterray.povray.option_table import MAX_SIDE, OPTIONS, Kind, Option, Policy, Value
-from clusterray.povray.spec import RenderSpec, canonical_options, setting_names
+from clusterray.povray.spec import (
+    RenderSpec,
+    canonical_options,
+    effective_format,
+    setting_names,
+)
 
 ALLOWED = [option for option in OPTIONS if option.policy is Policy.PICTURE]
 SINGLE = [option for option in ALLOWED if not option.repeats]
@@ -62,7 +67,9 @@ def specs(draw: st.DrawFn) -> RenderSpec:
     pairs += [("Library_Path", path) for path in draw(st.lists(ascii_paths, max_size=3))]
     x0, y0 = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
     region = Rect(x0, y0, draw(st.integers(x0 + 1, width)), draw(st.integers(y0 + 1, height)))
-    grey = draw(st.booleans())
+    file_type = draw(st.sampled_from(sorted(EXTENSIONS)))
+    wanted = draw(st.integers(1, 20)), draw(st.booleans()), draw(st.booleans())
+    bits, grey, alpha = effective_format(file_type, *wanted)
     options = canonical_options(pairs)
     return RenderSpec(
         input=draw(paths) + draw(st.sampled_from([".pov", ".POV"])),
@@ -70,9 +77,10 @@ def specs(draw: st.DrawFn) -> RenderSpec:
         width=width,
         height=height,
         region=draw(st.none() | st.just(region)),
-        bits=16 if grey else 8,
+        file_type=file_type,
+        bits=bits,
         grey=grey,
-        alpha=draw(st.booleans()),
+        alpha=alpha,
         options=options,
         sources=dict.fromkeys(setting_names(options), "somewhere"),
     )
@@ -194,8 +202,12 @@ def test_bad_options_are_refused(options: object) -> None:
         {"sources": {"Width": 5}},
         {"sources": {"Width": "\x1b[31m"}},
         {"sources": {str(n): "x" for n in range(201)}},
-        {"format": {"type": "T", "bits": 8, "grey": False, "alpha": False}},
-        {"format": {"type": "N", "bits": 16, "grey": False, "alpha": False}},
+        {"format": {"type": "S", "bits": 8, "grey": False, "alpha": False}},
+        {"format": {"type": "N", "bits": 17, "grey": False, "alpha": False}},
+        {"format": {"type": "N", "bits": 4, "grey": False, "alpha": False}},
+        {"format": {"type": "T", "bits": 16, "grey": False, "alpha": False}},
+        {"format": {"type": "E", "bits": 16, "grey": True, "alpha": False}},
+        {"format": {"type": "P", "bits": 8, "grey": True, "alpha": False}},
         {"format": {"type": "N", "bits": 8, "grey": True, "alpha": False}},
         {"format": {"type": "N", "bits": 8, "grey": 0, "alpha": False}},
         {"format": {"type": "N", "bits": 8}},

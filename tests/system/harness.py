@@ -75,9 +75,10 @@ class Process:
         words: Sequence[str],
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", module, *words],
+            [*prefix, sys.executable, "-m", module, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

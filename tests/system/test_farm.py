@@ -13,6 +13,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from clusterray.povray.state_file import read_blocks
 from clusterray.wire.trust import JoinToken
 from tests.system.harness import (
     NO_CONFIG,
@@ -104,7 +105,9 @@ def test_grey_and_a_region(tmp_path: Path) -> None:
 
 def test_a_scene_that_does_not_parse_fails_at_once_and_the_farm_goes_on(tmp_path: Path) -> None:
     bad = scene_in(tmp_path / "bad", QUICK + "\nsphere { 0, 1 pigmint { } }\n", "bad.pov")
-    lost = scene_in(tmp_path / "lost", '#include "walls.inc"\n' + QUICK, "lost.pov")
+    # Behind a condition, or the submitter itself would refuse it.
+    walls = '#if (1) #include "walls.inc" #end\n'
+    lost = scene_in(tmp_path / "lost", walls + QUICK, "lost.pov")
     good = scene_in(tmp_path / "good")
     with farm_of(tmp_path / "farm", 1) as farm:
         size = ("--width", "40", "--height", "40")
@@ -140,8 +143,40 @@ def test_a_node_killed_in_the_middle_costs_nothing_but_time(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+def test_what_was_finished_outlives_povray_and_the_node(tmp_path: Path) -> None:
+    scene = scene_in(tmp_path / "scene", SLOW)
+    (scene / "job.yaml").write_text("bands: 1\n")
+    options = ("+W160", "+H192", "+A0.3", "+R2")
+    attempts = tmp_path / "farm" / "node-n1" / "attempts"
+
+    def finished(_shown: object) -> bool:
+        states = list(attempts.glob("*/blocks.pov-state"))
+        return bool(states) and len(list(read_blocks(states[0]))) >= 3
+
+    with farm_of(tmp_path / "farm", 1) as farm:
+        process = farm.submit(scene, "-o", "out.png", "--", *options, cwd=tmp_path)
+        process.err.wait_for("is submitted")
+        farm.wait_until(["show", "j1"], finished, "three blocks are finished")
+        node = farm.nodes["n1"]
+        (povray,) = povrays_of(node)
+        povray.kill()
+        node.err.wait_for("going on from what it had finished")
+        node.signal(signal.SIGKILL)
+        node.wait()
+        again = farm.start_node("n1")
+        again.err.wait_for("blocks are kept from an earlier run")
+        assert process.wait(120) == 0, process.err.seen
+        (job,) = farm.ask("jobs")
+        assert job["state"] == "done"
+    plain = plain_povray(scene, tmp_path / "plain.png", "+Iroom.pov", *options, "+FN8")
+    assert differing_pixels(plain, tmp_path / "out.png") == 0
+
+
+@pytest.mark.slow
 def test_a_node_that_joins_in_the_middle_gets_work_at_once(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene", SLOW)
+    # So that bands still wait when the late node has got ready.
+    (scene / "job.yaml").write_text("bands: 15\n")
     with farm_of(tmp_path / "farm", 1) as farm:
         process = farm.submit(scene, "--", "+W160", "+H480", cwd=tmp_path)
         rendering(farm, process)
@@ -268,7 +303,7 @@ def test_tiles_travel_by_ftp_and_not_by_the_control_connection(tmp_path: Path) -
         with Relay(("127.0.0.1", token.port)) as relay:
             join = dataclasses.replace(token, port=relay.port).encode()
             farm.start_node("n1", "--join", join)
-            process = farm.submit(scene, "--", "+W200", "+H200", cwd=tmp_path)
+            process = farm.submit(scene, "--", "+W400", "+H400", cwd=tmp_path)
             assert process.wait() == 0, process.err.seen
             farm.stop()
         picture = (tmp_path / "room.png").stat().st_size

@@ -10,6 +10,8 @@ from PIL import Image
 from clusterray.wire.protocol import JobView, NodeView, Role
 
 SUBMIT, ADMIN, NODE = "cr1-submit", "cr1-admin", "cr1-node"
+DIFFERS = "differs from most: other POV-Ray 3.7.0.8"
+MIXED = "mixed: tiles of 2 kinds of POV-Ray are in the picture"
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
 
@@ -75,11 +77,20 @@ def busy_farm() -> Farm:
                 error_line=88,
             ),
             job(4, title=HOSTILE, state="cancelled", owner=HOSTILE, eta_s=None),
-            job(3, title="Café ☕", state="done", pixels_done=480_000, eta_s=0.0, elapsed_s=7624.0),
+            job(
+                3,
+                title="Café ☕",
+                state="done",
+                pixels_done=480_000,
+                eta_s=0.0,
+                elapsed_s=7624.0,
+                mix="any",
+                mixed=MIXED,
+            ),
         ),
         nodes=(
             node("attic", job="j7", bands_done=31),
-            node("pi-4", job="j7", bands_done=5, threads=3, address="192.0.2.11"),
+            node("pi-4", job="j7", bands_done=5, threads=3, address="192.0.2.11", differs=DIFFERS),
             node("laptop", state="away", reason="said nothing for 16 s", cores=8, threads=8),
         ),
         at=1_700_000_125.0,

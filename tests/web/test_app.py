@@ -10,7 +10,19 @@ from flask.testing import FlaskClient
 import clusterray
 from clusterray.head.web import app as pages
 from clusterray.head.web.app import create_app, duration, percent
-from tests.web.farm import ADMIN, HOSTILE, NODE, SUBMIT, Farm, busy_farm, job, preview, role_of
+from tests.web.farm import (
+    ADMIN,
+    DIFFERS,
+    HOSTILE,
+    MIXED,
+    NODE,
+    SUBMIT,
+    Farm,
+    busy_farm,
+    job,
+    preview,
+    role_of,
+)
 
 
 def open_app(
@@ -142,7 +154,7 @@ def test_the_page_shows_jobs_nodes_and_pictures(client: FlaskClient) -> None:
     for words in (
         "2 open jobs", "2 nodes", 'value="50"', "2 min 00 s", "2 h 07 min", "1 job before it",
         "on attic, pi-4", "(chess.pov, line 88)", "room.png", "Café ☕", "said nothing for 16 s",
-        "3 of 4", "/preview/j7.png", "/preview/j3.png",
+        "3 of 4", "/preview/j7.png", "/preview/j3.png", DIFFERS, MIXED,
     ):  # fmt: skip
         assert words in text
     assert "/preview/j5.png" not in text

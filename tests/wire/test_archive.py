@@ -164,6 +164,17 @@ def test_a_link_is_packed_as_what_it_points_to(tmp_path: Path) -> None:
     assert not (tmp_path / "out/link.inc").is_symlink()
 
 
+def test_a_file_from_elsewhere_is_packed_under_its_name_in_the_tree(tmp_path: Path) -> None:
+    root = tmp_path / "scene"
+    put(root, "a.pov", b"scene")
+    put(tmp_path, "lib/w.inc", b"walls")
+    elsewhere = {"outside/1/w.inc": tmp_path / "lib" / "w.inc"}
+    entries = build_manifest(root, ["a.pov", "outside/1/w.inc"], elsewhere=elsewhere)
+    write_tar(root, entries, tmp_path / "t.tar", elsewhere=elsewhere)
+    assert unpack_tar(tmp_path / "t.tar", tmp_path / "out", LIMITS) == entries
+    assert (tmp_path / "out/outside/1/w.inc").read_bytes() == b"walls"
+
+
 def test_files_that_cannot_be_packed_are_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "dangling").symlink_to("nowhere")

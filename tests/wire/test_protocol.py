@@ -82,6 +82,8 @@ def plain_values(kind: Any, meta: Meta) -> st.SearchStrategy[Any]:
         return st.floats(meta.ge, meta.le, allow_nan=False, allow_infinity=False)
     if kind is bool:
         return st.booleans()
+    if kind is bytes:
+        return st.binary(max_size=40) | st.just(b"x" * (meta.max_length or 40))
     if kind is type(None):
         return st.none()
     assert issubclass(kind, msgspec.Struct), kind

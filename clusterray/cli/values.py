@@ -1,0 +1,158 @@
+"""The kinds of value a setting can have: parsers from text, and how each is shown again.
+
+A parser raises ValueError with words that follow the value. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from clusterray.wire.trust import TOKEN_PREFIX
+
+ENVIRONMENT_PREFIX = "CLUSTERRAY_"
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
+_SECONDS_BY_UNIT = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES_PER_STEP = {"": 1000, "i": 1024}
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+# ---------------------------------------------------------------- parsers of one value
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Make a parser of whole numbers from ``low`` to ``high``, both included."""
+
+    def parse(text: str) -> int:
+        if re.fullmatch(r"[+-]?\d{1,18}", text) and low <= int(text) <= high:
+            return int(text)
+        raise ValueError(f"is not a whole number from {low} to {high}")
+
+    return parse
+
+
+def size_in_bytes(text: str) -> int:
+    """Turn ``2GiB``, ``500M`` or ``4096`` into bytes.
+
+    ``K M G T`` stand for powers of 1000, ``Ki Mi Gi Ti`` for powers of 1024. Raises ValueError in
+    words that follow the value.
+    """
+    found = _SIZE.fullmatch(text)
+    if found is None or (found[3] and not found[2]):
+        raise ValueError("is not a size in bytes such as 2GiB, 500M or 4096")
+    step = _BYTES_PER_STEP[found[3].lower()]
+    amount = float(found[1]) * step ** " KMGT".index(found[2].upper() or " ")
+    if not 1 <= amount <= 2**60:
+        raise ValueError("is not a size between 1 byte and 1 EiB")
+    return int(amount)
+
+
+def duration_in_seconds(low: float, high: float) -> Callable[[str], float]:
+    """Make a parser of durations (``4``, ``4s``, ``500ms``, ``2m``, ``1h``) within bounds."""
+
+    def parse(text: str) -> float:
+        found = _DURATION.fullmatch(text)
+        if found is None:
+            raise ValueError("is not a duration in seconds such as 4, 500ms or 2m")
+        seconds = float(found[1]) * _SECONDS_BY_UNIT[found[2]]
+        if not (math.isfinite(seconds) and low <= seconds <= high):
+            raise ValueError(f"is not a duration from {low:g} to {high:g} seconds")
+        return seconds
+
+    return parse
+
+
+def port_range(text: str) -> tuple[int, int] | None:
+    """Turn ``50000-50100`` into both ends, both included; empty text means any free port."""
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d{1,5})\s*-\s*(\d{1,5})", text)
+    if found is None:
+        raise ValueError("is not a range of ports such as 50000-50100")
+    first, last = int(found[1]), int(found[2])
+    if not 1 <= first <= last <= 65535:
+        raise ValueError("is not a range of ports A-B with 1 <= A <= B <= 65535")
+    return first, last
+
+
+def host_text(text: str) -> str:
+    """Take a host name or address; refuses what can be neither."""
+    if text and not re.fullmatch(r"[A-Za-z0-9_.:%-]{1,253}", text):
+        raise ValueError("is not a host name or address")
+    return text
+
+
+def any_text(text: str) -> str:
+    """Take any text without control characters, at most 1,024 characters."""
+    if len(text) > 1024 or not text.isprintable():
+        raise ValueError("is too long or has control characters")
+    return text
+
+
+def node_name(text: str) -> str:
+    """Take a name for people to read, at most 64 characters; empty means the host's name."""
+    if len(text) > 64 or not text.isprintable():
+        raise ValueError("is not a name of at most 64 printable characters")
+    return text
+
+
+def folder(text: str) -> Path:
+    """Take a folder's path; ``~`` is the home folder."""
+    if not text or "\0" in text:
+        raise ValueError("is not a folder")
+    return Path(text).expanduser().absolute()
+
+
+def on_or_off(text: str) -> bool:
+    """Take ``on`` or ``off``, or the other words that YAML has for them, in any case."""
+    if text.lower() in ("on", "true", "yes"):
+        return True
+    if text.lower() in ("off", "false", "no"):
+        return False
+    raise ValueError("is neither on nor off")
+
+
+def log_level(text: str) -> str:
+    """Take one of the level names, in any case."""
+    if text.lower() not in LOG_LEVELS:
+        raise ValueError(f"is not one of {', '.join(LOG_LEVELS)}")
+    return text.lower()
+
+
+# ---------------------------------------------------------------- how a value is shown
+
+
+def show_text(value: object) -> str:
+    """Show a text; never a token."""
+    text = str(value)
+    if text.startswith(TOKEN_PREFIX):
+        return f"{TOKEN_PREFIX}... (hidden)"
+    return text
+
+
+def show_number(value: object) -> str:
+    """Show a number without needless digits."""
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def show_size(value: object) -> str:
+    """Show bytes in the largest unit that loses nothing."""
+    amount = int(str(value))
+    for exponent, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if amount >= 1024**exponent and amount % 1024**exponent == 0:
+            return f"{amount // 1024**exponent}{unit}"
+    return str(amount)
+
+
+def show_switch(value: object) -> str:
+    """Show what is on or off."""
+    return "on" if value else "off"
+
+
+def show_range(value: object) -> str:
+    """Show a range of ports, nothing for none."""
+    return "" if value is None else "{}-{}".format(*value)  # type: ignore[misc]

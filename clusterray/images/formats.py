@@ -1,0 +1,196 @@
+"""The door to every file format: which module and which library does what stays behind it.
+
+POV-Ray's letters: N PNG, P PPM, T Targa, C packed Targa, B BMP, J JPEG, E OpenEXR, H Radiance HDR.
+What a file's rows are is its module's business; all of them are bytes as POV-Ray wrote them. Runs
+in whichever thread calls it; keeps nothing. Knows nothing of bands or attempts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from clusterray import __version__
+from clusterray.core.errors import SceneFault
+from clusterray.core.model import FileFormat
+from clusterray.images import exr, hdr, jpeg, plain, png
+from clusterray.images.rows import Colour, Source, Strips, TileFault
+
+RESULT_KEYWORD: Final = "ClusterRay"
+"""Marks our results: keyword of a PNG's text chunk, first word of other files' comments."""
+_MARK: Final = f"{RESULT_KEYWORD} {__version__}"
+_TILE_LEVEL: Final = 3
+"""zlib's: 3 % larger than level 6 on a busy picture, in half the time."""
+_LEVEL: Final = 4
+"""zlib's: 4 % larger than level 6 on a busy picture, in under half the time; somebody waits."""
+
+_SIDES: Final = {"J": (65_500, "JPEG"), "T": (65_535, "Targa"), "C": (65_535, "Targa")}
+"""What the formats, and libjpeg, have room for."""
+_BMP_BYTES: Final = (1 << 31) - (1 << 24)
+"""POV-Ray counts a BMP's bytes in 32 bits with a sign; some are left for headers and padding."""
+
+
+def check_supported(kind: FileFormat, width: int, height: int) -> None:
+    """Raise SceneFault if this machine cannot write such a picture."""
+    if kind.letter == "E" and not exr.is_supported():
+        raise SceneFault(
+            "OpenEXR needs OpenImageIO beside the head: pip install 'clusterray[head]' there, "
+            "or choose another format (Radiance HDR, +FH, needs nothing)"
+        )
+    limit, name = _SIDES.get(kind.letter, (max(width, height), ""))
+    if max(width, height) > limit:
+        raise SceneFault(
+            f"a {name} file has at most {limit} columns and rows, "
+            f"not {width}x{height}; choose another format"
+        )
+    if kind.letter == "B" and width * height * pixel_bytes(kind) > _BMP_BYTES:
+        raise SceneFault(f"a BMP file cannot hold {width}x{height} pixels; choose another format")
+
+
+def pixel_bytes(kind: FileFormat) -> int:
+    """Give the bytes that a pixel has in the rows of such a picture."""
+    kind = kind.tile
+    match kind.letter:
+        case "T" | "B":
+            return 4 if kind.alpha else 3
+        case "P":
+            values = 1 if kind.grey else 3
+            return values * plain.ppm_value_bytes(kind.bits, grey=kind.grey)
+        case "H":
+            return hdr.PIXEL_BYTES
+        case "E":
+            return exr.pixel_bytes(alpha=kind.alpha)
+    return _png_pixels(kind).pixel_bytes
+
+
+def _png_pixels(kind: FileFormat) -> png.PixelFormat:
+    return png.pixel_format(kind.bits, grey=kind.grey, alpha=kind.alpha)
+
+
+def is_whole_picture(kind: FileFormat) -> bool:
+    """Tell whether a tile is POV-Ray's own file, as large as the picture and black elsewhere."""
+    return kind.letter == "E"
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_tile(path: Path, kind: FileFormat) -> Source:
+    """Open a tile, or the picture of POV-Ray's that it will be cut from.
+
+    Raises TileFault in words if it is no file of the format's tiles, or not all of one.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise TileFault("it is empty")
+        return _read(path, kind.tile)
+    except OSError as error:
+        raise TileFault(f"it cannot be read: {error.strerror}") from None
+
+
+def _read(path: Path, kind: FileFormat) -> Source:
+    match kind.letter:
+        case "T":
+            return _due(plain.read_tga(path), kind)
+        case "B":
+            return _due(plain.read_bmp(path), kind)
+        case "P":
+            return _due_ppm(plain.read_ppm(path), kind)
+        case "H":
+            return hdr.read_hdr(path)
+        case "E":
+            return exr.read_exr(path, alpha=kind.alpha)
+    found = png.read_png(path)
+    due = _png_pixels(kind)
+    if found.format != due:
+        raise TileFault(f"its pixels are {found.format.name}, and {due.name} are due")
+    return found
+
+
+def _due(found: plain.PlainFile, kind: FileFormat) -> plain.PlainFile:
+    due = pixel_bytes(kind)
+    if found.pixel_bytes != due:
+        raise TileFault(f"its pixels have {found.pixel_bytes} bytes, and {due} are due")
+    return found
+
+
+def _due_ppm(found: plain.PlainFile, kind: FileFormat) -> plain.PlainFile:
+    magic, highest = b"P5" if kind.grey else b"P6", b"%d" % ((1 << kind.bits) - 1)
+    if found.colour != ((b"magic", magic), (b"maxval", highest)):
+        said = " ".join(value.decode() for _, value in found.colour)
+        due = f"{magic.decode()} {highest.decode()}"
+        raise TileFault(f"its pixels are {said}, and {due} are due")
+    return found
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_tile(
+    path: Path, size: tuple[int, int], kind: FileFormat, colour: Colour, rows: bytes
+) -> None:
+    """Write rows as a tile; raises OSError."""
+    _write(path, size, kind.tile, colour, (rows,), None, _TILE_LEVEL)
+
+
+def write_picture(
+    path: Path, size: tuple[int, int], kind: FileFormat, colour: Colour, strips: Strips
+) -> None:
+    """Write the finished picture; raises OSError, TileFault if the format has no room for it."""
+    text = (RESULT_KEYWORD, __version__)
+    _write(path, size, kind, colour, strips, text, _LEVEL)
+
+
+def _write(
+    path: Path,
+    size: tuple[int, int],
+    kind: FileFormat,
+    colour: Colour,
+    strips: Strips,
+    text: tuple[str, str] | None,
+    level: int,
+) -> None:
+    if kind.letter == "E":
+        exr.write_exr(path, size, strips, _MARK, alpha=kind.alpha)
+        return
+    with path.open("wb") as file:
+        match kind.letter:
+            case "T" | "C":
+                packed, alpha = kind.letter == "C", kind.alpha
+                plain.write_tga(file, size, colour, strips, _MARK, alpha=alpha, packed=packed)
+            case "B":
+                plain.write_bmp(file, size, strips, alpha=kind.alpha)
+            case "P":
+                plain.write_ppm(file, size, colour, strips, _MARK)
+            case "H":
+                hdr.write_hdr(file, size, strips, _MARK)
+            case "J":
+                jpeg.write_jpeg(file, size, strips, kind.quality, _MARK)
+            case _:
+                pixels = _png_pixels(kind)
+                png.write_png(file, size, pixels, colour, strips, text=text, level=level)
+
+
+# ---------------------------------------------------------------- seeing
+
+
+def as_seen(rows: bytes, width: int, kind: FileFormat) -> Image.Image:
+    """Turn rows into what a screen shows of them: 8 bits a channel, L, LA, RGB or RGBA."""
+    kind = kind.tile
+    match kind.letter:
+        case "T" | "B":
+            return plain.blue_first_as_seen(rows, width, alpha=kind.alpha)
+        case "P":
+            return plain.ppm_as_seen(rows, width, kind.bits, grey=kind.grey)
+        case "H":
+            return hdr.as_seen(rows, width)
+        case "E":
+            return exr.as_seen(rows, width, alpha=kind.alpha)
+    return png.as_seen(rows, width, _png_pixels(kind))
+
+
+def preview_colour(colour: Colour, kind: FileFormat) -> Colour:
+    """Give the PNG chunks that say the same of 8-bit values as ``colour`` does of the picture's."""
+    return colour if kind.tile.letter == "N" else ()

@@ -1,0 +1,64 @@
+"""What all picture files have in common here: rows of bytes, from top to bottom, and their colours.
+
+A row is the bytes that the file itself has for its pixels, so joining rows never changes a value.
+Pure words between the modules of this room; knows no format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Protocol, TypeAlias
+
+from clusterray.core.model import Rect
+
+Colour: TypeAlias = tuple[tuple[bytes, bytes], ...]
+"""What a file says of the meaning of its values: pairs of a name and a content, in fixed order."""
+Strips: TypeAlias = Iterable[bytes]
+"""A picture from top to bottom, each strip one or more whole rows."""
+
+MAX_SIDE = 1_000_000
+"""Protocol limit of a pixel coordinate."""
+_PIXELS_SEEN = 1 << 18
+
+
+class TileFault(Exception):
+    """A picture that is not what it should be; the message says in words what is wrong with it."""
+
+
+class Source(Protocol):
+    """A picture file that has been opened, its header believed but its pixels not yet read."""
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+
+    @property
+    def colour(self) -> Colour:
+        """What the values mean."""
+
+    def rows(self, rect: Rect) -> bytes:
+        """Give the rows of ``rect``, which lies inside; raises TileFault if they are damaged."""
+
+
+def seeing_step(width: int, height: int) -> int:
+    """Give the step between pixels that are enough to see a picture whose values are dear to turn.
+
+    What is seen is shrunk to a preview anyway.
+    """
+    return max(1, math.isqrt(width * height // _PIXELS_SEEN))
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise TileFault for a header that promises what no picture of ours can have."""
+    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
+        raise TileFault(f"its header says {width}x{height} pixels")
+
+
+def broken_off(size: int) -> TileFault:
+    """Give the fault of a file of ``size`` bytes that is not all there."""
+    return TileFault(f"it ends after {size} bytes, in the middle of the picture")
