@@ -351,8 +351,10 @@ def test_blocks_of_another_making_are_not_used(
 
 
 def identity(talk: Conversation) -> tuple[str, str]:
-    assert talk.hello.node is not None
-    return talk.hello.node.povray_version, talk.hello.node.povray_build
+    info = talk.hello.node
+    assert info is not None
+    seen = f"{info.canary_sha256 or ''} {info.includes_sha256 or ''}"
+    return info.povray_version, f"{info.povray_build} {seen}"
 
 
 def origin_of(scene: Scene, povray: tuple[str, str] = BUILD, rect: Rect = WHOLE) -> Origin:
@@ -518,7 +520,7 @@ def test_a_stopped_band_is_cut_and_its_upper_part_becomes_the_tile_at_once(
     serials = [block.serial for block in read_blocks(second)]
     assert sorted(serials) == list(range(8)) and set(serials[8 - len(missing) :]) == missing
     upper.above(32).run()
-    crop_tile(folder.picture, Rect(0, 0, WIDTH, 32), folder.tile)
+    crop_tile(folder.picture, Rect(0, 0, WIDTH, 32), folder.tile, FileFormat())
     assert same(folder.tile, plain, Rect(0, 0, WIDTH, 32)), "also of a render that had ended"
 
 
