@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterray.core.errors import LocalFault
-from clusterray.core.model import PovrayClass
-from clusterray.images.png import read_png
+from clusterray.core.model import FileFormat, PovrayClass
+from clusterray.images.formats import read_tile
 from clusterray.images.rows import TileFault
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.machine import boot_id
@@ -189,7 +189,7 @@ class PovrayWatch:
             folder.scene.mkdir()
             (folder.scene / CANARY_FILE).write_bytes(canary_text())
             render.run()
-            pixels = read_png(folder.picture).rows(CANARY_AREA)
+            pixels = read_tile(folder.picture, FileFormat()).rows(CANARY_AREA)
         except RenderCancelled:
             if stopping():
                 raise CanaryStopped from None

@@ -28,6 +28,7 @@ from clusterray.wire.protocol import (
 )
 from clusterray.wire.trust import JoinToken, new_secret
 
+LAST_WORD_S = 1.0
 Answer = Callable[[AnyMessage], Sequence[Message]]
 
 
@@ -89,6 +90,9 @@ class StandInHead:
             self._listening.shutdown(socket.SHUT_RDWR)
         self._accepting.join()
         self._listening.close()
+        for thread in self._threads:
+            # A client that has left has said its last word: hear it before closing.
+            thread.join(LAST_WORD_S)
         for link in self._links:
             link.close()
         for thread in self._threads:

@@ -16,7 +16,8 @@ import pytest
 from clusterray.client import keeper
 
 GONE_WITHIN_S = 3.0
-SAY_PID = "echo $$; echo warning >&2; exec sleep 600"
+# What is read first is said last, so that the rest is there by then.
+SAY_PID = "echo warning >&2; echo $$; exec sleep 600"
 STUBBORN = "trap '' TERM; echo $$; while :; do sleep 600; done"
 
 

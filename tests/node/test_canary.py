@@ -14,7 +14,7 @@ import pytest
 from clusterray.core.errors import LocalFault
 from clusterray.core.likeness import difference, difference_in_words
 from clusterray.core.model import PovrayClass
-from clusterray.node import canary
+from clusterray.node import canary, machine
 from clusterray.node.canary import CanaryStopped, PovrayWatch
 from clusterray.povray.canary import CANARY_AREA, INCLUDE_FOLDER, library_digest, library_stamp
 from tests.node.doubles import POVRAY
@@ -102,7 +102,7 @@ def test_a_restart_needs_no_povray_at_all(
     again = PovrayWatch(program, work).povray_class()
     assert (again, again.pixels) == (first, first.pixels)
     assert len(count.read_text()) == runs
-    monkeypatch.setattr(canary, "_BOOT_ID", tmp_path / "no boot id")
+    monkeypatch.setattr(machine, "BOOT_ID", tmp_path / "no boot id")
     assert PovrayWatch(program, work).povray_class() == first
     assert len(count.read_text()) > runs, "after a boot this may be another machine"
 

@@ -109,7 +109,7 @@ def test_a_fault_below_a_folder_is_named_from_the_scenes_root(tmp_path: Path) ->
 
 
 def test_a_missing_include_is_the_scenes_fault_and_named(tmp_path: Path) -> None:
-    scene = make_scene(tmp_path, '#include "absent.inc"\n')
+    scene = make_scene(tmp_path, '#if (1) #include "absent.inc" #end\n')
     render, _attempt = prepared(scene, tmp_path)
     with pytest.raises(RenderFailed) as caught:
         render.run()

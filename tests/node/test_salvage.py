@@ -351,8 +351,10 @@ def test_blocks_of_another_making_are_not_used(
 
 
 def identity(talk: Conversation) -> tuple[str, str]:
-    assert talk.hello.node is not None
-    return talk.hello.node.povray_version, talk.hello.node.povray_build
+    info = talk.hello.node
+    assert info is not None
+    seen = f"{info.canary_sha256 or ''} {info.includes_sha256 or ''}"
+    return info.povray_version, f"{info.povray_build} {seen}"
 
 
 def origin_of(scene: Scene, povray: tuple[str, str] = BUILD, rect: Rect = WHOLE) -> Origin:
