@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from pathlib import Path
@@ -12,10 +13,11 @@ from PIL import Image, ImageChops
 from clusterray.core.model import Rect
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.light_cache import KEPT, LightCache, LightDamaged
-from clusterray.node.renderer import LightRender, Render, RenderFailed, RenderTimes
+from clusterray.node.renderer import LightRender, Render, RenderCancelled, RenderFailed, RenderTimes
 from clusterray.node.scene_cache import link_tree
 from clusterray.povray.command import add_light_footer
 from clusterray.povray.light_file import check_light
+from clusterray.povray.state_file import read_blocks
 from clusterray.wire.protocol import Grant, LightRef
 from tests.node.doubles import POVRAY, Scene, make_scene
 
@@ -103,6 +105,49 @@ def test_light_of_three_bands_serves_the_whole_as_it_serves_the_bands(
     assert own.gathers >= 0
     difference = ImageChops.difference(alone, joined.crop(rects[1].as_tuple()))
     assert difference.getbbox() is not None, "bands on their own would have done"
+
+
+def test_a_band_goes_on_with_the_light_that_it_began_with(tmp_path: Path) -> None:
+    text = IN_STEPS.replace("pigment { rgb 1 }", "pigment { rgb 1 } finish { reflection 0.2 }")
+    rect = Rect(0, 0, 256, 256)
+    scene = make_scene(tmp_path, text, width=256, height=256)
+    light = gathered(tmp_path, scene, rect)
+    plain, times = rendered(tmp_path, scene, rect, light, "plain")
+    attempt = ready(tmp_path, scene, "stopped")
+
+    def lit() -> None:
+        shutil.copyfile(light, attempt.light)
+        add_light_footer(attempt.scene, scene.spec)
+
+    def notice(_phase: str, done: int, _total: int) -> None:
+        if done:
+            render.cancel()
+
+    lit()
+    render = Render(
+        povray=POVRAY,
+        threads=1,
+        spec=scene.spec,
+        rect=rect,
+        folder=attempt,
+        on_progress=notice,
+        lit=True,
+    )
+    # However fast it is: a cancelled one that had ended can be gone on from as well.
+    with contextlib.suppress(RenderCancelled):
+        render.run()
+    assert list(read_blocks(attempt.blocks))
+    upper = render.above(192)
+    attempt.keep_only_blocks()
+    link_tree(scene.root, attempt.scene)
+    lit()
+    gathers = upper.run().gathers + times.gathers
+    with Image.open(attempt.picture) as picture:
+        place = (0, 0, 256, 192)
+        found = ImageChops.difference(picture.convert("RGB").crop(place), plain.crop(place))
+    # What a sample of its own adds in the one run and not in the other is no seam.
+    most = max(found.tobytes())
+    assert most == 0 or (gathers and most < 16), (most, gathers)
 
 
 def counting(folder: Path) -> tuple[str, Path]:

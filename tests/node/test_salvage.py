@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 from PIL import Image, ImageChops
@@ -35,7 +36,7 @@ from clusterray.povray.state_file import (
     keep_blocks,
     read_blocks,
 )
-from clusterray.wire.protocol import Failed
+from clusterray.wire.protocol import Failed, Grant, LightRef
 from tests.node import stand_ins
 from tests.node.doubles import (
     ANSWER_S,
@@ -399,6 +400,46 @@ def held(
     yield held
     holdings.let_go(held)
     holdings.stop()
+
+
+RADIOSITY = "global_settings { assumed_gamma 1 radiosity { } }\n"
+LIGHT = LightRef("e" * 64, 10, Grant("u", "p", "light.rca"))
+
+
+def test_blocks_rendered_with_the_same_shared_light_are_gone_on_from(
+    tmp_path: Path, held: Held, slowish: tuple[Scene, Image.Image, Path]
+) -> None:
+    scene, _plain, state = slowish
+    for name, light in (("a1", LIGHT.sha256), ("a2", "f" * 64)):
+        attempt = left_behind(tmp_path, scene, state, name=name)
+        replace(origin_of(scene), light=light).write(attempt.origin)
+    main = held.folder.scene / held.spec.input
+    text = main.read_text("utf-8")
+    main.unlink()
+    main.write_text(RADIOSITY + text, "utf-8")
+    salvage = Salvage(tmp_path / "blocks", BUILD)
+    assert salvage.adopt(tmp_path / "attempts") == 2
+    assert salvage.begin(held) == 0, "it gathers light of its own"
+    held.lease = msgspec.structs.replace(held.lease, light=LIGHT)
+    assert salvage.begin(held) > 0
+    assert len(list(read_blocks(held.folder.blocks))) == 18
+    assert len(list((tmp_path / "blocks").glob("*.json"))) == 1, "of other light"
+    assert salvage.finished(held) > 0
+
+
+def test_a_light_pass_is_never_gone_on_with(
+    tmp_path: Path, held: Held, slowish: tuple[Scene, Image.Image, Path]
+) -> None:
+    scene, _plain, state = slowish
+    left_behind(tmp_path, scene, state)
+    salvage = Salvage(tmp_path / "blocks", BUILD)
+    assert salvage.adopt(tmp_path / "attempts") == 1
+    held.lease = msgspec.structs.replace(held.lease, stage="light")
+    assert salvage.begin(held) == 0
+    assert not held.folder.origin.exists() and not held.folder.blocks.exists()
+    some_blocks(state, 18, held.folder.blocks)
+    assert salvage.finished(held) == 0
+    assert salvage.adopt(held.folder.root.parent) == 0, "nor after the daemon is killed"
 
 
 def test_the_store_keeps_within_its_bounds(
