@@ -10,7 +10,7 @@ from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.entities import Band
 from clusterray.core.invariants import INVARIANTS, InvariantBroken
-from clusterray.core.model import AttemptId, JobId, Mix, NodeId, Rect
+from clusterray.core.model import AttemptId, JobId, Mix, NodeId, PovrayClass, Rect
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
 from tests.core.world import LIGHT, Held, World, picture, povray, request
 
@@ -531,6 +531,24 @@ def test_while_light_is_joined_the_nodes_get_other_jobs() -> None:
     world.finish(conn, world.rendering(conn)[0])
     (attempt,) = world.rendering(conn)
     assert world.farm.attempts[attempt].band.frame.job.id == other
+
+
+def test_the_picture_may_be_another_classs_than_its_light() -> None:
+    world = World()
+    pi = world.join("pi", povray_class="arm")
+    job = world.submit(request(light=True, shape=picture(64, 32)))
+    desk = world.join("desk", threads=8, povray_class="x86")
+    assert not world.rendering(desk)
+    world.finish(pi, world.rendering(pi)[0])
+    (frame,) = world.farm.jobs[job].frames
+    assert frame.povray_class == povray_of(world, pi), "while it is joined"
+    world.joined(LIGHT)
+    assert frame.povray_class == povray_of(world, desk), "the strongest begins it"
+    assert world.rendering(desk) and not world.rendering(pi)
+
+
+def povray_of(world: World, conn: int) -> PovrayClass:
+    return world.farm.nodes[NodeId(world.conns[conn])].povray_class
 
 
 def test_light_that_cannot_be_joined_fails_the_job_and_a_late_join_changes_nothing() -> None:
