@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageChops, ImageStat
 
 from tests.system.harness import (
     differing_pixels,
@@ -64,3 +65,36 @@ def test_a_scene_that_only_mentions_radiosity_is_plain_povrays(tmp_path: Path) -
     plain = plain_povray(tmp_path, tmp_path / "plain.png", "+Ia.pov", "+FN8", *options)
     assert differing_pixels(plain, out) == 0
     assert seam(plain, out) == 0
+
+
+ROOM = """
+#version 3.7;
+#include "../parts/ball.inc"
+global_settings { assumed_gamma 1 radiosity { pretrace_start 0.08 pretrace_end 0.02 count 20 } }
+camera { location <0, 1, -4> look_at <0, 1, 0> }
+light_source { <3, 5, -6> rgb 0.7 }
+plane { y, -1 pigment { rgb <1, 0.4, 0.3> } }
+object { Ball }
+"""
+
+
+@needs_povray
+def test_light_is_shared_in_a_scene_that_climbs_and_in_another_format(tmp_path: Path) -> None:
+    scene, parts = tmp_path / "scene", tmp_path / "parts"
+    scene.mkdir()
+    parts.mkdir()
+    (scene / "a.pov").write_text(ROOM)
+    (parts / "ball.inc").write_text("#declare Ball = sphere { 0, 1 pigment { rgb 1 } }\n")
+    options = ["+W64", "+H96", "+FP"]
+    with farm_of(tmp_path / "farm", 1, 2) as farm:
+        out = tmp_path / "farm.ppm"
+        submit = farm.submit(scene / "a.pov", "-o", str(out), "--", *options, cwd=tmp_path)
+        assert submit.wait(120) == 0, submit.err.seen[-20:]
+        shown = farm.ask("show", "j1")
+        assert "samples" in shown["light"], shown["light"]
+        assert {band["stage"] for band in shown["bands"]} == {"light", "final"}
+    plain = plain_povray(scene, tmp_path / "plain.ppm", "+Ia.pov", *options)
+    with Image.open(plain) as ours, Image.open(out) as theirs:
+        assert ours.size == theirs.size
+        apart = ImageStat.Stat(ImageChops.difference(ours.convert("RGB"), theirs.convert("RGB")))
+        assert max(apart.mean) < 4
