@@ -135,6 +135,7 @@ def combinations() -> list[object]:
     ]
 
 
+@pytest.mark.slow
 @needs_povray
 @pytest.mark.parametrize("words", combinations())
 def test_three_bands_are_povrays_own_file(bench: Bench, words: tuple[str, ...]) -> None:

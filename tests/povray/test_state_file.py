@@ -272,6 +272,7 @@ def test_blocks_move_to_another_rectangle(
 @pytest.mark.parametrize(
     "words", [AM1, pytest.param((*AM2, "+BS9"), marks=pytest.mark.slow)], ids=str
 )
+@pytest.mark.slow
 def test_bands_are_joined_by_povray_itself(tmp_path: Path, words: tuple[str, ...]) -> None:
     bench = Bench(tmp_path, words)
     size = bench.spec.block_size
