@@ -16,8 +16,25 @@ settings.register_profile("suite", derandomize=True, deadline=None)
 settings.register_profile("search", derandomize=False, deadline=None)
 settings.load_profile("suite")
 
+SLOW_FILES = frozenset(
+    {
+        "tests/cli/test_local.py",
+        "tests/cli/test_renders.py",
+        "tests/node/test_canary.py",
+        "tests/node/test_salvage.py",
+        "tests/povray/test_state_file.py",
+    }
+)
+"""Each test of these renders for a second or two; together they are too much for a quick run."""
 GRACE_S = 3.0
 """How long a thread or child that was told to end may take to be gone on a busy machine."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of SLOW_FILES as slow."""
+    for item in items:
+        if item.nodeid.split("::")[0] in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
 
 
 def _threads() -> set[threading.Thread]:
