@@ -19,6 +19,8 @@ SceneId = NewType("SceneId", str)
 """Hex SHA-256 of the canonical manifest."""
 Stage: TypeAlias = Literal["light", "final", "verify"]
 """What a band is for: a frame's light, its picture, or a comparison with a tile of the picture."""
+MAX_BANDS: Final = 100_000
+"""The most bands a person may ask for."""
 VerifyBands: TypeAlias = int | Literal["all"]
 """How many bands of each picture a job wants rendered again and compared."""
 

@@ -42,8 +42,9 @@ from clusterray.head.letters import (
 )
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
-from clusterray.head.stitcher import Stitcher
+from clusterray.head.stitcher import Pair, Stitcher
 from clusterray.head.uploads import Expected, ExpectedLight
+from clusterray.head.verdicts import check_views, verdict_lines
 from clusterray.head.views import FarmView, band_views, light_view, settings_view
 from clusterray.images.formats import is_whole_picture, pixel_bytes
 from clusterray.povray.light_file import light_limit
@@ -129,7 +130,9 @@ class TaskManager:
             act.BeginFrame: self._begin_frame,
             act.JoinLight: self._join_light,
             act.AddTile: self._add_tile,
+            act.CompareTiles: self._compare_tiles,
             act.FinishFrame: lambda a: stitcher.finish(a.job, a.frame),
+            act.JobDone: self._job_done,
             act.AbandonJob: self._abandon_job,
             act.ForgetJob: self._forget_job,
             act.JobChanged: lambda a: self._bulletin.job_changed(a.job),
@@ -240,7 +243,8 @@ class TaskManager:
             spec=dict(action.request.spec),
             read=read,
             write=write,
-            stage=action.stage,
+            # A node is not told that a band is compared, so that it renders it as any other.
+            stage="light" if action.stage == "light" else "final",
             light=self._grant_light(action, action.light) if action.light else None,
         )
         node = self._farm.attempts[action.attempt].node_name
@@ -304,6 +308,21 @@ class TaskManager:
     def _add_tile(self, action: act.AddTile) -> None:
         tile = self._folder.tile_of(action.attempt)
         self._stitcher.add(action.job, action.frame, tile, action.rect)
+
+    def _compare_tiles(self, action: act.CompareTiles) -> None:
+        tiles = self._folder.tile_of(action.first), self._folder.tile_of(action.second)
+        kind = self._specs[action.job].file_format
+        self._stitcher.compare(
+            action.job, action.frame, Pair(action.band, tiles, action.rect, kind)
+        )
+
+    def _job_done(self, action: act.JobDone) -> None:
+        job = self._farm.jobs[action.job]
+        self._discard_tiles(job)
+        self._evict_scenes()
+        _log.info("job %s is %s: %s", job.id, job.state, self._results[job.id].path)
+        for line in verdict_lines(job):
+            _log.info("job %s: %s", job.id, line)
 
     def _abandon_job(self, action: act.AbandonJob) -> None:
         self._stitcher.abandon(action.job)
@@ -396,11 +415,6 @@ class TaskManager:
     def _picture_written(self, letter: PictureWritten) -> None:
         self._results[letter.job] = StoredResult(letter.path, letter.size, letter.sha256)
         self._happen(ev.FrameStitched(letter.job, letter.frame))
-        job = self._farm.jobs[letter.job]
-        if not job.open:
-            self._discard_tiles(job)
-            self._evict_scenes()
-            _log.info("job %s is %s: %s", job.id, job.state, letter.path)
 
     def _token_revoked(self, letter: TokenRevoked) -> None:
         for conn, token in self._tokens.items():
@@ -459,4 +473,5 @@ class TaskManager:
             band_views(job.frames, self._seconds),
             job.request.note,
             light_view(job, self._gathers),
+            check_views(job),
         )
