@@ -222,7 +222,13 @@ def _local_nodes(text: str) -> int:
 
 
 def _bands_to_verify(text: str) -> VerifyBands:
-    return "all" if text == "all" else _checked(whole_number(0, MAX_BANDS))(text)
+    if text == "all":
+        return "all"
+    try:
+        return whole_number(0, MAX_BANDS)(text)
+    except ValueError:
+        said = f"{text!r} is neither all nor a whole number from 0 to {MAX_BANDS}"
+        raise argparse.ArgumentTypeError(said) from None
 
 
 def _checked(parse: Callable[[str], Parsed]) -> Callable[[str], Parsed]:

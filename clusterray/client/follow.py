@@ -69,8 +69,6 @@ def _follow_here(
 def _sentence(view: JobView, notes: bool) -> str:
     if view.state == "stitching":
         return "joining the tiles"
-    if view.state == "verifying" and view.verified and view.verified.lines:
-        return view.verified.lines[0]
     if view.note and notes:
         return f"waiting: {view.note}"
     return "waiting for a node" if view.state == "queued" else ""

@@ -124,7 +124,7 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
     if job.mix != "never" or job.mixed:
         facts.append(("mix", ", ".join(filter(None, (job.mix, job.mixed)))))
     if job.verified:
-        facts += [("verify", line) for line in job.verified.lines]
+        facts += [("checked", line) for line in job.verified.lines]
     if detail.note:
         facts.append(("note", detail.note))
     if job.error:

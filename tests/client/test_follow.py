@@ -10,15 +10,7 @@ import pytest
 from clusterray.client.follow import follow_job, outcome_fault
 from clusterray.client.head_link import HeadLink
 from clusterray.core.errors import JobCancelled, RenderFault, SceneFault
-from clusterray.wire.protocol import (
-    AnyMessage,
-    Follow,
-    JobStatus,
-    JobView,
-    Message,
-    Refused,
-    VerifiedView,
-)
+from clusterray.wire.protocol import AnyMessage, Follow, JobStatus, JobView, Message, Refused
 from tests.client.stand_in import HangUp, Transcript, job_view, stand_in_head
 
 
@@ -31,7 +23,6 @@ def test_every_state_is_shown_until_the_end() -> None:
             job_view(state="queued", note="2 jobs before it"),
             job_view(pixels_done=40),
             job_view(state="stitching"),
-            job_view(state="verifying", verified=VerifiedView(open=2, lines=["verifying: 0 of 2"])),
             job_view(state="done", pixels_done=100),
         ]
         return [JobStatus(message.request, view) for view in views]
@@ -44,9 +35,8 @@ def test_every_state_is_shown_until_the_end() -> None:
         "waiting for a node",
         "waiting: 2 jobs before it",
         "joining the tiles",
-        "verifying: 0 of 2",
     ]
-    assert [view.pixels_done for view in report.views] == [0, 0, 40, 0, 0]
+    assert [view.pixels_done for view in report.views] == [0, 0, 40, 0]
 
 
 def test_a_lost_head_is_asked_again() -> None:
