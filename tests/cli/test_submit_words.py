@@ -86,6 +86,7 @@ def test_what_is_no_region(text: str) -> None:
         ("+W640 a", "clusterray-submit SCENE -- +W640"),
         ("a -W640", "clusterray-submit SCENE -- -W640"),
         ("a --local 0", "--local: '0' is not a whole number from 1"),
+        ("a --verify=x", "--verify: 'x' is neither all nor a whole number from 0 to 100000"),
         ("a --local --join x", "leave out --join"),
         ("a --local --detach", "leave out --detach"),
         ("a --detach -o x.png", "clusterray fetch"),
