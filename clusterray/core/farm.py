@@ -2,8 +2,9 @@
 
 Owned by the task-manager thread. No I/O, no clock: time is an argument, randomness a generator
 passed in. What it holds is described in ``entities``, its states in ``states``, who gets what in
-``policy``, its invariants in ``invariants``. It stands on ``ledger``, what all duties share, and
-``verifying``, how bands are rendered again and a job ends.
+``policy``, its invariants in ``invariants``. It stands on ``ledger``, what all duties share,
+``lighting``, how a frame's light is made first, and ``verifying``, how bands are rendered again and
+a job ends.
 """
 
 from __future__ import annotations
@@ -17,21 +18,20 @@ from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core import policy
 from clusterray.core.actions import Action
-from clusterray.core.bands import equal_bands, render_area, row_step
+from clusterray.core.bands import render_area
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.invariants import check_farm, tell_story
-from clusterray.core.model import AttemptId, BandId, JobId, Rect, Stage
+from clusterray.core.lighting import Lighting
+from clusterray.core.model import AttemptId, BandId, JobId
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
-    FRAME_TABLE,
     JOB_TABLE,
     AttemptState,
     AttemptTrigger,
     BandState,
     BandTrigger,
     FrameState,
-    FrameTrigger,
     JobTrigger,
     advance,
 )
@@ -48,7 +48,7 @@ class RandomBits(Protocol):
         """Give ``k`` random bits."""
 
 
-class Farm(Verifying):
+class Farm(Lighting, Verifying):
     """Jobs, bands, attempts and nodes, and the rules by which they change."""
 
     def __init__(
@@ -271,12 +271,6 @@ class Farm(Verifying):
         if all(other.complete for other in job.frames):
             job.state = advance(JOB_TABLE, job.state, JobTrigger.COVERED)
 
-    def _join_light(self, frame: Frame) -> None:
-        frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.COVERED)
-        bands = sorted(frame.bands.values(), key=lambda band: (band.rect.y0, band.rect.x0))
-        attempts = tuple(band.accepted.id for band in bands if band.accepted is not None)
-        self._out.append(act.JoinLight(frame.job.id, frame.index, attempts))
-
     def _discard(self, name: AttemptId, attempt: Attempt | None) -> None:
         """Have what was uploaded deleted, unless an earlier upload of it is in the picture."""
         if attempt is None or attempt.state is not AttemptState.ACCEPTED:
@@ -385,23 +379,9 @@ class Farm(Verifying):
     def _add_frame(self, job: Job, index: int) -> None:
         picture = job.request.picture
         frame = Frame(job, index, render_area(picture))
-        frame.state = FrameState.LIGHT if job.request.light else FrameState.FINAL
         job.frames.append(frame)
-        self._add_bands(frame)
+        self._begin_frame(frame)
         self._out.append(act.BeginFrame(job.id, index, job.request))
-
-    def _add_bands(self, frame: Frame) -> None:
-        """Partition the whole area into bands of the frame's stage."""
-        request = frame.job.request
-        frame.uncovered = frame.area.area
-        for rect in equal_bands(frame.area, row_step(request.picture), request.wish_bands or 1):
-            self._add_band(frame, rect)
-
-    def _add_band(self, frame: Frame, rect: Rect) -> Band:
-        stage: Stage = "final" if frame.state is FrameState.FINAL else "light"
-        band = self._make_band(frame, rect, stage)
-        frame.bands[band.id] = band
-        return band
 
     def _job_cancelled(self, event: ev.JobCancelled) -> None:
         job = self.jobs.get(event.job)
@@ -421,22 +401,6 @@ class Farm(Verifying):
             frame.waiting.clear()
             self._stop_verifying(frame)
         self._out.append(act.AbandonJob(job.id))
-        self._changed(job)
-
-    def _light_joined(self, event: ev.LightJoined) -> None:
-        """Let the picture's bands begin, all with this light.
-
-        The picture's bands may be another class's than the light's: the light is plain text.
-        """
-        job = self.jobs.get(event.job)
-        if job is None or not job.open:
-            return
-        frame = job.frames[event.frame]
-        frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.JOINED)
-        frame.light, frame.povray_class = event.light, None
-        frame.light_bands, frame.bands = frame.bands, {}
-        frame.rendered_pixels, frame.rendered_thread_s = 0, 0.0
-        self._add_bands(frame)
         self._changed(job)
 
     def _frame_failed(self, event: ev.FrameFailed) -> None:
@@ -459,7 +423,7 @@ class Farm(Verifying):
         for node in policy.in_turn(self.hungry.values(), self.nodes.values()):
             band = policy.choose_band(node, self.open_jobs, self.nodes.values())
             if band is None:
-                band = self._take_over(node)
+                band = self._take_over(node) or self._begin_anew(node)
             if band is not None:
                 self._lease(node, band)
 
@@ -470,6 +434,14 @@ class Farm(Verifying):
             return None
         self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} is away, {node.name} is dry")
         return attempt.band if attempt.band.state is BandState.WAITING else None
+
+    def _begin_anew(self, node: Node) -> Band | None:
+        """Let a node with nothing to do begin a frame whose light nobody there can read."""
+        frame = policy.choose_stranded(node, self.open_jobs, self.nodes.values())
+        if frame is None:
+            return None
+        self._relight(frame)
+        return next(iter(frame.waiting.values()))
 
     def _lease(self, node: Node, band: Band) -> None:
         assert node.conn is not None
@@ -483,7 +455,7 @@ class Farm(Verifying):
         self._attempts_made += 1
         attempt_id = AttemptId(f"a{self._attempts_made}-{self._random.getrandbits(32):08x}")
         attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
-        attempt.light = frame.light
+        attempt.lights = frame.lights
         self.attempts[attempt_id] = node.attempts[attempt_id] = attempt
         band.attempts.append(attempt)
         band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
@@ -501,7 +473,7 @@ class Farm(Verifying):
                 band.rect,
                 job.request,
                 band.stage,
-                frame.light,
+                frame.lights,
             )
         )
 

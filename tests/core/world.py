@@ -14,6 +14,7 @@ from clusterray.core.model import (
     JobId,
     JobRequest,
     Light,
+    LightKind,
     Mix,
     NodeId,
     Picture,
@@ -25,7 +26,9 @@ from clusterray.core.model import (
 from clusterray.core.policy import class_threads
 from clusterray.core.verify import Comparison
 
-LIGHT = Light("1" * 64, 1000, 20)
+PHOTONS = Light("photons", "2" * 64, 2008, 100)
+SAMPLES = Light("radiosity", "1" * 64, 1000, 20)
+BOTH: tuple[LightKind, ...] = ("photons", "radiosity")
 ALIKE = Comparison(64 * 32, 0, (("red", 0.0), ("green", 0.0), ("blue", 0.0)), 255)
 
 
@@ -47,7 +50,7 @@ def request(
     shape: Picture | None = None,
     priority: int = 0,
     wish_bands: int | None = None,
-    light: bool = False,
+    light: tuple[LightKind, ...] = (),
     mix: Mix = "never",
     verify: VerifyBands = 0,
 ) -> JobRequest:
@@ -86,7 +89,7 @@ class World:
         self.held: dict[str, Held] = {}
         self.answers: dict[int, str] = {}
         self.stitching: list[tuple[JobId, int]] = []
-        self.joining: list[tuple[JobId, int]] = []
+        self.joining: list[act.JoinLight] = []
         self.comparing: list[act.CompareTiles] = []
         self.leases: dict[AttemptId, act.SendLease] = {}
         self.tiles: dict[JobId, list[Rect]] = {}
@@ -141,8 +144,8 @@ class World:
                 self.answers[reply] = message
             case act.FinishFrame(job=job, frame=frame):
                 self.stitching.append((job, frame))
-            case act.JoinLight(job=job, frame=frame):
-                self.joining.append((job, frame))
+            case act.JoinLight():
+                self.joining.append(action)
             case act.CompareTiles():
                 self.comparing.append(action)
             case act.AddTile(job=job, rect=rect):
@@ -199,9 +202,11 @@ class World:
         self.rendered(conn, attempt)
         self.do(ev.TileVerified(attempt))
 
-    def joined(self, light: Light | None) -> None:
-        """Let the oldest join of light end."""
-        self.do(ev.LightJoined(*self.joining.pop(0), light))
+    def joined(self, *, found: bool = True) -> None:
+        """Let the oldest join of light end, with some or with none."""
+        asked = self.joining.pop(0)
+        light = {"photons": PHOTONS, "radiosity": SAMPLES}[asked.kind] if found else None
+        self.do(ev.LightJoined(asked.job, asked.frame, light))
 
     def compared(self, found: Comparison | None = ALIKE) -> None:
         """Let the oldest comparison end; None: the tiles cannot be read."""
@@ -223,7 +228,7 @@ class World:
                     self.do(ev.TileVerified(attempt))
             while self.joining:
                 busy = True
-                self.joined(LIGHT)
+                self.joined()
             while self.comparing:
                 busy = True
                 self.compared()
