@@ -1,4 +1,4 @@
-"""Finds out from a scene's text whether it uses light that bands would have to share.
+"""Finds out from a scene's text what light its bands have to share, and how they can.
 
 Radiosity samples and photon maps are made anew, and differently, for each band, which would show
 as steps of light at the cuts. The reading is textual and errs towards finding light: a pass that
@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from clusterray.core.model import LightKind
-from clusterray.povray.photons import find_photons
+from clusterray.core.model import LIGHT_KINDS, LightKind
+from clusterray.povray.photons import find_photons, plan_photons
 from clusterray.povray.sdl import strip
 
 MAX_TEXT_BYTES = 16 << 20
@@ -22,6 +23,41 @@ _MAX_FILES = 2000
 
 _INCLUDE = re.compile(r"#\s*include\b\s*(\"(?:\\.|[^\"\\])*\")?")
 _RADIOSITY = re.compile(r"\bradiosity\s*\{")
+
+
+@dataclass(frozen=True, slots=True)
+class LightPlan:
+    """How the bands of a scene share its light.
+
+    ``passes`` come before the bands, in order; ``photon_files`` have the photons blocks to extend.
+    ``whole``: they cannot, one node renders it all. ``note`` is for the person, "" for nothing.
+    """
+
+    passes: tuple[LightKind, ...] = ()
+    photon_files: tuple[str, ...] = ()
+    whole: bool = False
+    note: str = ""
+
+
+def plan_light(texts: Mapping[str, Path]) -> LightPlan:
+    """Decide how the bands of a scene share light; ``texts`` are its own, by their staged paths."""
+    read = {name: _read(path) for name, path in texts.items()}
+    found = frozenset[LightKind]().union(*map(light_in_text, read.values()))
+    passes = tuple(kind for kind in LIGHT_KINDS if kind in found)
+    files: tuple[str, ...] = ()
+    if "photons" in passes:
+        photons = plan_photons(read)
+        if photons.way == "whole":
+            note = f"One node renders this scene whole, because {photons.reason}; "
+            return LightPlan(whole=True, note=note + "its bands could not share one photon map.")
+        if photons.way == "own map":
+            passes = tuple(kind for kind in passes if kind != "photons")
+        files = photons.files
+    if not passes:
+        return LightPlan()
+    uses = " and ".join(passes)
+    note = f"This scene may use {uses}; its light is made first, once for all bands."
+    return LightPlan(passes, files, note=note)
 
 
 def wants_shared_light(files: Iterable[Path]) -> frozenset[LightKind]:

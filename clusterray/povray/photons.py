@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias
 from clusterray.core.errors import LocalFault
 from clusterray.povray.sdl import Lines, blank_comments
 from clusterray.povray.spec import RenderSpec
+from clusterray.povray.wire_values import MAX_TEXTS
 
 Way: TypeAlias = Literal["share", "own map", "whole"]
 
@@ -59,9 +60,7 @@ class Block:
     def is_extendable(self) -> bool:
         """Tell whether it is that for certain."""
         # A macro, or a file that global_settings includes, has the block by itself.
-        return self.around[-1:] == ("global_settings",) or (
-            not self.around and self._has_own_words
-        )
+        return self.around[-1:] == ("global_settings",) or (not self.around and self._has_own_words)
 
     @property
     def _has_own_words(self) -> bool:
@@ -137,7 +136,10 @@ def plan_photons(texts: Mapping[str, str]) -> PhotonPlan:
             return PhotonPlan("whole", reason=reason)
         if block.files and not block.is_plain:
             return PhotonPlan("whole", reason=f"{name}:{line} saves a photon map on a condition")
-    return PhotonPlan("share", tuple(dict.fromkeys(name for name, _ in blocks)))
+    files = tuple(dict.fromkeys(name for name, _ in blocks))
+    if len(files) > MAX_TEXTS:
+        return PhotonPlan("whole", reason=f"{len(files)} files of it have photons blocks")
+    return PhotonPlan("share", files)
 
 
 def _plan_own_map(texts: Mapping[str, str], blocks: list[tuple[str, Block]]) -> PhotonPlan:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
-from clusterray.core.model import MAX_BANDS, Mix
+from clusterray.core.model import MAX_BANDS, LightKind, Mix
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
@@ -47,8 +47,8 @@ ExitCode: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 RectTuple: TypeAlias = tuple[Pixel, Pixel, Pixel, Pixel]
 Role: TypeAlias = Literal["node", "submit", "admin"]
 Phase: TypeAlias = Literal["waiting", "fetching", "parsing", "rendering", "uploading"]
-LeaseStage: TypeAlias = Literal["light", "final"]
-BandStage: TypeAlias = Literal["light", "final", "verify"]
+LeaseStage: TypeAlias = Literal["photons", "light", "final"]
+BandStage: TypeAlias = Literal["photons", "light", "final", "verify"]
 Verify: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_BANDS)] | Literal["all"]
 
 
@@ -82,8 +82,9 @@ class SceneRef(Part, frozen=True):
 
 
 class LightRef(Part, frozen=True):
-    """The shared light of a frame: hash and size of its file, and the login that reads it."""
+    """Shared light of a frame: what it is, hash and size of its file, the login that reads it."""
 
+    kind: LightKind
     sha256: Sha256
     size: Count
     read: Grant
@@ -308,8 +309,9 @@ class Beat(Message, frozen=True, tag="beat"):
 class Lease(Message, frozen=True, tag="lease"):
     """Render this band. ``read`` fetches the scene, ``write`` is where the tile goes.
 
-    ``stage`` "light": gather the band's radiosity samples instead; their file takes the tile's
-    place. ``light``: render with these samples and gather none before.
+    ``stage`` "photons": shoot the scene's photons instead, "light": gather the band's radiosity
+    samples; the file of these takes the tile's place. ``lights``: load these, and make none of
+    their kinds.
     """
 
     attempt: Ident
@@ -322,7 +324,7 @@ class Lease(Message, frozen=True, tag="lease"):
     read: Grant
     write: Grant
     stage: LeaseStage = "final"
-    light: LightRef | None = None
+    lights: Annotated[list[LightRef], Meta(max_length=2)] = []
 
 
 class Keep(Message, frozen=True, tag="keep"):
@@ -563,8 +565,8 @@ class Nodes(Message, frozen=True, tag="nodes"):
 class JobDetail(Message, frozen=True, tag="job_detail"):
     """One job with its settings, at most 500 of its bands, and its submitter's note.
 
-    ``light`` says in words what came of its light pass, "" if it had none; ``checks`` are the first
-    500 of its bands that were rendered again.
+    ``light`` says in words what came of its light passes, "" if it had none; ``checks`` are the
+    first 500 of its bands that were rendered again.
     """
 
     request: RequestId
