@@ -14,7 +14,7 @@ from clusterray.povray.command import light_argv, photon_argv, probe_argv
 from clusterray.povray.light_file import count_photons
 from clusterray.povray.progress import ProgressParser
 
-_NOT_SAVED = "Could not save photon map."
+_NOT_SAVED = "Photon Warning: Could not save photon map."
 """What POV-Ray says of a map that it cannot write; if there is none, it goes on in that line."""
 
 

@@ -77,7 +77,7 @@ class Block:
 class Photons:
     """What a text has of photons: its blocks, and the maps named outside of any.
 
-    ``paired``: each brace has its partner. Places are offsets in the text.
+    ``paired``: each brace has its partner, which conditions may hide. Places are offsets.
     """
 
     blocks: tuple[Block, ...] = ()
@@ -129,12 +129,10 @@ def plan_photons(texts: Mapping[str, str]) -> PhotonPlan:
         return _plan_own_map(texts, blocks)
     for name, block in blocks:
         line = Lines(texts[name]).at(block.begin)
-        if not found[name].paired:
-            return PhotonPlan("whole", reason=f"the braces of {name} do not pair up")
         if not block.is_extendable:
             reason = f"the photons block at {name}:{line} is not plainly that of global_settings"
             return PhotonPlan("whole", reason=reason)
-        if block.files and not block.is_plain:
+        if block.files and not (block.is_plain and found[name].paired):
             return PhotonPlan("whole", reason=f"{name}:{line} saves a photon map on a condition")
     files = tuple(dict.fromkeys(name for name, _ in blocks))
     if len(files) > MAX_TEXTS:
@@ -159,9 +157,8 @@ def extend_text(text: str, words: str) -> str:
 
     Raises ValueError if it has none that can be extended.
     """
-    photons = find_photons(text)
-    blocks = photons.global_blocks
-    if not blocks or not photons.paired or not all(block.is_extendable for block in blocks):
+    blocks = find_photons(text).global_blocks
+    if not blocks or not all(block.is_extendable for block in blocks):
         raise ValueError("there is no photons block that can be extended")
     for block in reversed(blocks):
         at = block.end if block.files else block.begin

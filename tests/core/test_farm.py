@@ -10,7 +10,7 @@ from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.entities import Band
 from clusterray.core.invariants import INVARIANTS, InvariantBroken
-from clusterray.core.model import AttemptId, JobId, Mix, NodeId, PovrayClass, Rect
+from clusterray.core.model import AttemptId, JobId, Mix, NodeId, Rect
 from clusterray.core.states import AttemptState, BandState, JobState
 from tests.core.world import Held, World, picture, povray, request
 
