@@ -98,12 +98,13 @@ def node_seconds(sample: Sample, folder: Path) -> dict[str, float]:
     folder.mkdir()
     main = copied(sample, folder)
     half = sample.size[1] // 64 * 32
+    ways: dict[str, list[Sequence[str]]] = {
+        "one": [("+WT2",)],
+        "side by side": [("+WT1", f"+ER{half}"), ("+WT1", f"+SR{half + 1}")],
+    }
     best: dict[str, float] = {}
     for _ in range(RUNS):
-        for way, runs in {
-            "one": [("+WT2",)],
-            "side by side": [("+WT1", f"+ER{half}"), ("+WT1", f"+SR{half + 1}")],
-        }.items():
+        for way, runs in ways.items():
             began_at = time.monotonic()
             running = [_start(main, sample, words) for words in runs]
             assert [process.wait() for process in running] == [0] * len(runs)
