@@ -17,7 +17,7 @@ class SendLease:
     """Hand the band to the node behind ``conn``, with fresh read and write grants.
 
     ``stage`` says whether light is to be gathered or the picture rendered, the latter with
-    ``light`` if there is one.
+    ``light`` if there is one. ``probe`` asks for a probe of the frame besides.
     """
 
     conn: int
@@ -29,6 +29,7 @@ class SendLease:
     request: JobRequest
     stage: Stage = "final"
     light: Light | None = None
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,13 @@ class JobChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteFidelity:
+    """More is known of the job's fidelity: write it beside the picture, if there is one."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerSubmit:
     """Tell the client its job; ``existing`` if the same submit had made it before."""
 
@@ -171,6 +179,7 @@ Action: TypeAlias = (
     | AbandonJob
     | ForgetJob
     | JobChanged
+    | NoteFidelity
     | AnswerSubmit
     | RefuseSubmit
 )

@@ -18,6 +18,7 @@ from clusterray.core.model import (
     Light,
     NodeId,
     PovrayClass,
+    ProbeFound,
     Rect,
     Stage,
 )
@@ -28,6 +29,7 @@ from clusterray.core.states import (
     BandState,
     FrameState,
     JobState,
+    ProbeState,
 )
 
 STORY_LINES = 200
@@ -94,6 +96,21 @@ class Band:
 
 
 @dataclass(slots=True)
+class Probe:
+    """The question whether a frame's pixels depend on threads, and what a node found.
+
+    ``attempt`` is the one with whose lease it was asked, while it is. ``reason`` says why the last
+    one that was asked did not tell.
+    """
+
+    state: ProbeState = ProbeState.DUE
+    attempt: AttemptId | None = None
+    asked: int = 0
+    found: ProbeFound | None = None
+    reason: str = ""
+
+
+@dataclass(slots=True)
 class Frame:
     """One picture of a job. ``area`` is what its bands partition, the region or a little more.
 
@@ -101,6 +118,7 @@ class Frame:
     picture; ``light_bands`` are those whose light is joined, and ``light`` is what came of it.
     ``povray_class`` is that of the first node that took a band; which classes may take the others
     the job's ``mix`` says, until no tile is accepted or in the making. ``uncovered`` counts pixels.
+    ``probe`` is None where light is shared, or made by the one POV-Ray that renders all.
     """
 
     job: Job
@@ -108,6 +126,7 @@ class Frame:
     area: Rect
     state: FrameState = FrameState.FINAL
     light: Light | None = None
+    probe: Probe | None = None
     povray_class: PovrayClass | None = None
     bands: dict[BandId, Band] = field(default_factory=dict)
     waiting: dict[BandId, Band] = field(default_factory=dict)
@@ -210,7 +229,7 @@ class FarmState:
 
     ``open_jobs`` are those that can still change, in queue order; ``hungry`` the nodes with a place
     for a band, the longest waiting first; ``detached`` the live attempts whose node is away, in the
-    order in which they will be lost.
+    order in which they will be lost; ``probing`` the frames whose probe is asked, by the attempt.
     """
 
     jobs: dict[JobId, Job] = field(default_factory=dict)
@@ -220,3 +239,4 @@ class FarmState:
     open_jobs: list[Job] = field(default_factory=list)
     hungry: dict[NodeId, Node] = field(default_factory=dict)
     detached: dict[AttemptId, Attempt] = field(default_factory=dict)
+    probing: dict[AttemptId, Frame] = field(default_factory=dict)

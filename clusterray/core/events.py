@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from clusterray.core.model import AttemptId, JobId, JobRequest, Light, NodeId, PovrayClass
+from clusterray.core.model import (
+    AttemptId,
+    JobId,
+    JobRequest,
+    Light,
+    NodeId,
+    PovrayClass,
+    ProbeFound,
+)
 
 Fault: TypeAlias = Literal["scene", "node", "head"]
 """Whose fault it is that something failed."""
@@ -99,6 +107,16 @@ class AttemptHandedBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """The answer to a probe that was asked for with ``attempt``; None: ``reason`` says why."""
+
+    conn: int
+    attempt: AttemptId
+    found: ProbeFound | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JobSubmitted:
     """A client wants this rendered; ``reply`` names whom to answer."""
 
@@ -155,6 +173,7 @@ Event: TypeAlias = (
     | TileRefused
     | AttemptFailed
     | AttemptHandedBack
+    | Probed
     | JobSubmitted
     | JobCancelled
     | LightJoined

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
-from clusterray.core import policy
+from clusterray.core import policy, probing
 from clusterray.core.actions import Action
 from clusterray.core.bands import equal_bands, render_area, row_step
 from clusterray.core.entities import Attempt, Band, FarmState, Frame, Job, Node, Problem
@@ -77,6 +77,7 @@ class Farm(FarmState):
             ev.TileRefused: self._tile_refused,
             ev.AttemptFailed: self._attempt_failed,
             ev.AttemptHandedBack: self._attempt_handed_back,
+            ev.Probed: self._probed,
             ev.JobSubmitted: self._job_submitted,
             ev.JobCancelled: self._job_cancelled,
             ev.LightJoined: self._light_joined,
@@ -182,6 +183,8 @@ class Farm(FarmState):
             attempt.detached_until = self._now + self._detached_s
             self.detached[attempt.id] = attempt
             self._tell(attempt.band, f"{attempt.id} detached: {node.name} is away")
+        for frame in probing.lose_all_of(self, node):
+            self._changed(frame.job)
 
     def _node_draining(self, event: ev.NodeDraining) -> None:
         node = self._by_conn.get(event.conn)
@@ -251,6 +254,8 @@ class Farm(FarmState):
             self._out.append(act.AddTile(frame.job.id, frame.index, attempt.id, band.rect))
         if node.conn is not None:
             self._out.append(act.SendAccepted(node.conn, attempt.id))
+        else:
+            probing.lose(self, attempt.id, f"{node.name} is away")
         self._tell(band, f"{attempt.id} accepted from {node.name}")
         self._changed(frame.job)
         if frame.uncovered == 0:
@@ -307,6 +312,19 @@ class Farm(FarmState):
         if attempt is not None:
             self._end(attempt, AttemptTrigger.HAND_BACK, event.reason)
 
+    def _probed(self, event: ev.Probed) -> None:
+        attempt, node = self.attempts.get(event.attempt), self._by_conn.get(event.conn)
+        if attempt is None or node is None or attempt.node != node.id:
+            return
+        job = attempt.band.frame.job
+        if event.found is None:
+            known = probing.lose(self, attempt.id, f"{node.name}: {event.reason}")
+        else:
+            known = probing.tell(self, attempt, event.found)
+        if known:
+            self._changed(job)
+            self._out.append(act.NoteFidelity(job.id))
+
     def _end(self, attempt: Attempt, trigger: AttemptTrigger, reason: str) -> None:
         """Take a live attempt out of the running; its band waits again if it was the last."""
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, trigger)
@@ -323,6 +341,7 @@ class Farm(FarmState):
             return
         band = attempt.band
         self._tell(band, f"{attempt.id} {attempt.state} on {attempt.node_name}: {reason}")
+        probing.lose(self, attempt.id, f"{attempt.node_name}: its band was {attempt.state}")
         if band.state is BandState.RUNNING and not band.live_attempts:
             band.state = advance(BAND_TABLE, band.state, BandTrigger.RETURN)
             band.frame.waiting[band.id] = band
@@ -362,6 +381,7 @@ class Farm(FarmState):
             del self.bands[band.id]
         for attempt_id in attempts:
             del self.attempts[attempt_id]
+            self.probing.pop(attempt_id, None)
         self._out.append(act.ForgetJob(job.id, tuple(attempts)))
         return True
 
@@ -376,6 +396,8 @@ class Farm(FarmState):
         picture = job.request.picture
         frame = Frame(job, index, render_area(picture))
         frame.state = FrameState.LIGHT if job.request.light else FrameState.FINAL
+        if frame.state is FrameState.FINAL:
+            probing.begin(frame)
         job.frames.append(frame)
         self._add_bands(frame)
         self._out.append(act.BeginFrame(job.id, index, job.request))
@@ -410,8 +432,20 @@ class Farm(FarmState):
                     self._end(attempt, AttemptTrigger.DROP, f"job {job.id} {job.state}")
                 band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
             frame.waiting.clear()
+            self._stop_probe(frame)
         self._out.append(act.AbandonJob(job.id))
         self._changed(job)
+
+    def _stop_probe(self, frame: Frame) -> None:
+        """Have a node that probes for a band it has delivered leave that; nobody wants to know."""
+        asked = frame.probe.attempt if frame.probe is not None else None
+        if asked is None:
+            return
+        reason = f"job {frame.job.id} {frame.job.state}"
+        probing.lose(self, asked, reason)
+        conn = self.nodes[self.attempts[asked].node].conn
+        if conn is not None:
+            self._out.append(act.SendDrop(conn, asked, reason))
 
     def _light_joined(self, event: ev.LightJoined) -> None:
         """Let the picture's bands begin, all with this light.
@@ -424,6 +458,7 @@ class Farm(FarmState):
         frame = job.frames[event.frame]
         frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.JOINED)
         frame.light, frame.povray_class = event.light, None
+        probing.begin(frame)
         frame.light_bands, frame.bands = frame.bands, {}
         frame.rendered_pixels, frame.rendered_thread_s = 0, 0.0
         self._add_bands(frame)
@@ -439,6 +474,7 @@ class Farm(FarmState):
             job.state = advance(JOB_TABLE, job.state, JobTrigger.STITCHED)
             job.ended_at = self._now
             self.open_jobs.remove(job)
+            self._out.append(act.NoteFidelity(job.id))
 
     def _frame_failed(self, event: ev.FrameFailed) -> None:
         job = self.jobs.get(event.job)
@@ -490,6 +526,7 @@ class Farm(FarmState):
         del frame.waiting[band.id]
         self.hungry.pop(node.id)
         self._start(job)
+        probe = probing.ask(self, attempt)
         self._tell(band, f"{attempt_id} leased to {node.name}")
         self._out.append(
             act.SendLease(
@@ -502,6 +539,7 @@ class Farm(FarmState):
                 job.request,
                 band.stage,
                 frame.light,
+                probe,
             )
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from clusterray.core.bands import are_disjoint, covers
 from clusterray.core.entities import Attempt, Band, FarmState, Frame
 from clusterray.core.likeness import may_share
-from clusterray.core.states import AttemptState, BandState, FrameState, JobState
+from clusterray.core.states import AttemptState, BandState, FrameState, JobState, ProbeState
 
 
 class InvariantBroken(Exception):
@@ -161,6 +161,28 @@ def _one_light(farm: FarmState) -> Complaints:
                     yield f"{attempt.id} has another light than its frame", [band]
 
 
+def _probes(farm: FarmState) -> Complaints:
+    """12. A probe is asked of one attempt at the frame's picture, of a node that may yet tell.
+
+    That is a live attempt, or an accepted one whose node is there. A frame with light has no probe.
+    """
+    asked = {}
+    for frame in _frames(farm):
+        probe = frame.probe
+        if probe is not None and frame.light is not None:
+            yield f"{frame.job.id} has shared light and a probe", []
+        if probe is None or probe.state is not ProbeState.ASKED or probe.attempt is None:
+            continue
+        asked[probe.attempt] = frame
+        attempt = farm.attempts[probe.attempt]
+        there = farm.nodes[attempt.node].conn is not None
+        fits = attempt.live or (attempt is attempt.band.accepted and there)
+        if attempt.band.frame is not frame or attempt.band.stage != "final" or not fits:
+            yield f"{attempt.id} is {attempt.state}, but asked for a probe", [attempt.band]
+    if asked.keys() != farm.probing.keys():
+        yield f"probes are asked of {sorted(asked)}, the index differs", []
+
+
 def _frames(farm: FarmState) -> Iterator[Frame]:
     for job in farm.jobs.values():
         yield from job.frames
@@ -178,4 +200,5 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _one_place,
     _queue_order,
     _one_light,
+    _probes,
 )

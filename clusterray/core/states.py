@@ -1,4 +1,4 @@
-"""The states of jobs, frames, bands and attempts, as tables.
+"""The states of jobs, frames, bands, attempts and probes, as tables.
 
 Two rules. (1) A state changes only through ``advance`` with a trigger of its table; a pair that
 the table lacks is an ``IllegalTransition`` and nothing has changed. (2) A state with no way out is
@@ -52,6 +52,15 @@ class AttemptState(StrEnum):
     DROPPED = "dropped"
 
 
+class ProbeState(StrEnum):
+    """How far the farm is with finding out whether a frame depends on threads; see invariant 12."""
+
+    DUE = "due"
+    ASKED = "asked"
+    TOLD = "told"
+    GIVEN_UP = "given up"
+
+
 class JobTrigger(StrEnum):
     """What moves a job."""
 
@@ -88,6 +97,15 @@ class AttemptTrigger(StrEnum):
     HAND_BACK = "handed back by its node"
     LOSE = "its node is gone or forgot it"
     DROP = "counts no more"
+
+
+class ProbeTrigger(StrEnum):
+    """What moves a probe."""
+
+    ASK = "asked with a lease"
+    FAIL = "not to be had there"
+    GIVE_UP = "not to be had a third time"
+    TELL = "told by a node"
 
 
 JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
@@ -152,6 +170,21 @@ ATTEMPT_TABLE: Mapping[AttemptState, Mapping[AttemptTrigger, AttemptState]] = {
     AttemptState.HANDED_BACK: {},
     AttemptState.LOST: {},
     AttemptState.DROPPED: {},
+}
+
+PROBE_TABLE: Mapping[ProbeState, Mapping[ProbeTrigger, ProbeState]] = {
+    ProbeState.DUE: {
+        ProbeTrigger.ASK: ProbeState.ASKED,
+        # By one that was asked before and thought lost.
+        ProbeTrigger.TELL: ProbeState.TOLD,
+    },
+    ProbeState.ASKED: {
+        ProbeTrigger.TELL: ProbeState.TOLD,
+        ProbeTrigger.FAIL: ProbeState.DUE,
+        ProbeTrigger.GIVE_UP: ProbeState.GIVEN_UP,
+    },
+    ProbeState.GIVEN_UP: {ProbeTrigger.TELL: ProbeState.TOLD},
+    ProbeState.TOLD: {},
 }
 
 LIVE_ATTEMPT = frozenset(state for state, ways in ATTEMPT_TABLE.items() if ways)

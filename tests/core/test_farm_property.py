@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clusterray.core import events as ev
-from clusterray.core.model import AttemptId, JobId, Mix, PovrayClass
+from clusterray.core.fidelity import fidelity_of
+from clusterray.core.model import AttemptId, JobId, Mix, PovrayClass, ProbeFound
 from clusterray.core.policy import may_render
 from clusterray.core.states import JobState
 from tests.core.world import LIGHT, Held, World, picture, povray, request
@@ -139,6 +140,16 @@ class AnyOrder(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self.world.do(ev.JobCancelled(data.draw(st.sampled_from(self.jobs)), "ann"))
 
+    @rule(data=st.data(), differing=st.one_of(st.none(), st.integers(0, 9)))
+    def probed(self, data: st.DataObject, differing: int | None) -> None:
+        """Whoever it is, whenever it comes, about any attempt."""
+        conn = self._conn(data)
+        attempt = None if conn is None else self._attempt(data, conn)
+        if conn is None or attempt is None:
+            return
+        found = None if differing is None else ProbeFound(10, differing)
+        self.world.do(ev.Probed(conn, attempt, found, "no time"))
+
     @rule()
     def stitched(self) -> None:
         if self.world.stitching:
@@ -175,6 +186,7 @@ class AnyOrder(RuleBasedStateMachine):
         world.work_off()
         for job in world.farm.jobs.values():
             assert not job.open
+            assert fidelity_of(job, {}).reason
             if job.state is JobState.DONE:
                 areas = world.tiles[job.id]
                 assert sum(rect.area for rect in areas) == job.frames[0].area.area

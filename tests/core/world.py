@@ -11,6 +11,7 @@ from clusterray.core.entities import Frame
 from clusterray.core.farm import Farm
 from clusterray.core.model import (
     AttemptId,
+    Chance,
     JobId,
     JobRequest,
     Light,
@@ -46,6 +47,7 @@ def request(
     wish_bands: int | None = None,
     light: bool = False,
     mix: Mix = "never",
+    chance: tuple[Chance, ...] = (),
 ) -> JobRequest:
     return JobRequest(
         key=key,
@@ -60,6 +62,7 @@ def request(
         output_name="a.png",
         light=light,
         mix=mix,
+        chance=chance,
     )
 
 
