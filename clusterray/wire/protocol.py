@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
-from clusterray.core.model import Mix
+from clusterray.core.fidelity import FidelityKind
+from clusterray.core.model import LightWord, Mix
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
@@ -96,6 +97,23 @@ class Entry(Part, frozen=True):
     sha256: Sha256
 
 
+class Chance(Part, frozen=True):
+    """What a scene's text has that its fidelity depends on, and where; docs/fidelity.md."""
+
+    feature: Name
+    file: Annotated[str, Meta(max_length=4096)]
+    line: Count
+
+
+class ProbeView(Part, frozen=True):
+    """What a probe found: how many of its pixels differ, and by how much of ``levels`` at most."""
+
+    pixels: Count
+    differing: Count
+    largest: Count = 0
+    levels: Count = 255
+
+
 class NodeInfo(Part, frozen=True):
     """What a node can do, and the attempts it still holds from an earlier connection.
 
@@ -130,7 +148,8 @@ class JobView(Part, frozen=True):
 
     ``created`` is wall time (seconds since 1970), for display only. ``pixels_*`` count the pixels
     that the frame needs rendered. ``error_code`` is the exit code the submitter ends with.
-    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture.
+    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture. ``fidelity`` is the
+    class of how true the picture is, ``fidelity_reason`` says why.
     """
 
     id: Ident
@@ -162,6 +181,8 @@ class JobView(Part, frozen=True):
     error_text: LongText = ""
     mix: Mix = "never"
     mixed: Text = ""
+    fidelity: FidelityKind = "not probed"
+    fidelity_reason: Text = ""
 
 
 class AttemptView(Part, frozen=True):
@@ -269,7 +290,8 @@ class Lease(Message, frozen=True, tag="lease"):
     """Render this band. ``read`` fetches the scene, ``write`` is where the tile goes.
 
     ``stage`` "light": gather the band's radiosity samples instead; their file takes the tile's
-    place. ``light``: render with these samples and gather none before.
+    place. ``light``: render with these samples and gather none before. ``probe``: find out besides
+    whether the frame depends on threads, and answer PROBED, at leisure.
     """
 
     attempt: Ident
@@ -283,6 +305,7 @@ class Lease(Message, frozen=True, tag="lease"):
     write: Grant
     stage: BandStage = "final"
     light: LightRef | None = None
+    probe: bool = False
 
 
 class Keep(Message, frozen=True, tag="keep"):
@@ -329,12 +352,25 @@ class Uploading(Message, frozen=True, tag="uploading"):
 class Done(Message, frozen=True, tag="done"):
     """The tile has been stored by FTP as announced.
 
-    ``gathers`` counts the radiosity samples that POV-Ray had to add while it made the tile.
+    ``gathers`` counts the radiosity samples that POV-Ray had to add while it made the tile;
+    ``used`` is the light that it says it used.
     """
 
     attempt: Ident
     seconds: PhaseSeconds
     gathers: Count = 0
+    used: Annotated[list[LightWord], Meta(max_length=8)] = []
+
+
+class Probed(Message, frozen=True, tag="probed"):
+    """What came of the probe that was asked for with ``attempt``, however that one ended.
+
+    ``found`` None: nothing did, and ``reason`` says why.
+    """
+
+    attempt: Ident
+    found: ProbeView | None = None
+    reason: Text = ""
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -406,6 +442,7 @@ class Submit(Message, frozen=True, tag="submit"):
     bands: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     note: Text = ""
     mix: Mix = "never"
+    chance: Annotated[list[Chance], Meta(max_length=50)] = []
 
 
 class Follow(Message, frozen=True, tag="follow"):
@@ -522,7 +559,8 @@ class Nodes(Message, frozen=True, tag="nodes"):
 class JobDetail(Message, frozen=True, tag="job_detail"):
     """One job with its settings, at most 500 of its bands, and its submitter's note.
 
-    ``light`` says in words what came of its light pass, "" if it had none.
+    ``light`` says in words what came of its light pass, "" if it had none. ``chance`` is what the
+    submitter found in the scene's text, ``probe`` what a node found, if one did.
     """
 
     request: RequestId
@@ -531,6 +569,8 @@ class JobDetail(Message, frozen=True, tag="job_detail"):
     bands: Annotated[list[BandView], Meta(max_length=500)]
     note: Text = ""
     light: Text = ""
+    chance: Annotated[list[Chance], Meta(max_length=50)] = []
+    probe: ProbeView | None = None
 
 
 class Result(Message, frozen=True, tag="result"):
@@ -576,7 +616,7 @@ class Refused(Message, frozen=True, tag="refused"):
 
 
 FromNode: TypeAlias = (
-    Hello | Bye | Beat | Progress | Uploading | Done | Failed | HandBack | Draining
+    Hello | Bye | Beat | Progress | Uploading | Done | Probed | Failed | HandBack | Draining
 )
 ToNode: TypeAlias = Welcome | Bye | Beat | Lease | Keep | Drop | Accepted
 FromClient: TypeAlias = (
