@@ -87,6 +87,8 @@ def _show(chosen: argparse.Namespace) -> None:
                 "bands": detail.bands,
                 "note": detail.note,
                 "light": detail.light,
+                "chance": detail.chance,
+                "probe": detail.probe,
             }
         )
     for name, value in tables.job_facts(detail):

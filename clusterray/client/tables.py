@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clusterray.client.text import duration_text, plain, rate_text, size_text
+from clusterray.client.text import duration_text, fidelity_text, plain, rate_text, size_text
 from clusterray.wire.protocol import BandView, JobDetail, JobView, NodeView, TokenView
 
 _RIGHT = frozenset({"JOB", "PRIORITY", "DONE", "BANDS", "THREADS", "PIXELS", "ATTEMPTS"})
@@ -121,6 +121,8 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
         facts.append(("waits", job.note))
     if detail.light:
         facts.append(("light", detail.light))
+    if job.state not in ("failed", "cancelled"):
+        facts.append(("fidelity", fidelity_text(job.fidelity, job.fidelity_reason)))
     if job.mix != "never" or job.mixed:
         facts.append(("mix", ", ".join(filter(None, (job.mix, job.mixed)))))
     if detail.note:

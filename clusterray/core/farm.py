@@ -184,7 +184,7 @@ class Farm(FarmState):
             self.detached[attempt.id] = attempt
             self._tell(attempt.band, f"{attempt.id} detached: {node.name} is away")
         for frame in probing.lose_all_of(self, node):
-            self._changed(frame.job)
+            self._fidelity_changed(frame.job)
 
     def _node_draining(self, event: ev.NodeDraining) -> None:
         node = self._by_conn.get(event.conn)
@@ -322,8 +322,11 @@ class Farm(FarmState):
         else:
             known = probing.tell(self, attempt, event.found)
         if known:
-            self._changed(job)
-            self._out.append(act.NoteFidelity(job.id))
+            self._fidelity_changed(job)
+
+    def _fidelity_changed(self, job: Job) -> None:
+        self._changed(job)
+        self._out.append(act.NoteFidelity(job.id))
 
     def _end(self, attempt: Attempt, trigger: AttemptTrigger, reason: str) -> None:
         """Take a live attempt out of the running; its band waits again if it was the last."""

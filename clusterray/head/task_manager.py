@@ -24,6 +24,7 @@ from clusterray.core.entities import Job
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId, Light, Rect, SceneId, Stage
 from clusterray.head.bulletin import Bulletin
+from clusterray.head.fidelity_file import fidelity_file
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.grants import FileGrant
 from clusterray.head.letters import (
@@ -44,7 +45,14 @@ from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
 from clusterray.head.stitcher import Stitcher
 from clusterray.head.uploads import Expected, ExpectedLight
-from clusterray.head.views import FarmView, band_views, light_view, settings_view
+from clusterray.head.views import (
+    FarmView,
+    band_views,
+    chance_view,
+    light_view,
+    probe_view,
+    settings_view,
+)
 from clusterray.images.formats import is_whole_picture, pixel_bytes
 from clusterray.povray.light_file import light_limit
 from clusterray.povray.spec import RenderSpec
@@ -133,6 +141,7 @@ class TaskManager:
             act.AbandonJob: self._abandon_job,
             act.ForgetJob: self._forget_job,
             act.JobChanged: lambda a: self._bulletin.job_changed(a.job),
+            act.NoteFidelity: self._note_fidelity,
             act.AnswerSubmit: self._answer_submit,
             act.RefuseSubmit: self._refuse_submit,
         }
@@ -242,6 +251,7 @@ class TaskManager:
             write=write,
             stage=action.stage,
             light=self._grant_light(action, action.light) if action.light else None,
+            probe=action.probe,
         )
         node = self._farm.attempts[action.attempt].node_name
         rect = action.rect
@@ -317,7 +327,22 @@ class TaskManager:
         for attempt in action.attempts:
             self._seconds.pop(attempt, None)
             self._gathers.pop(attempt, None)
-        self._bulletin.forget(action.job)
+        self._bulletin.forget(action.job, action.attempts)
+
+    def _note_fidelity(self, action: act.NoteFidelity) -> None:
+        """Write beside a finished picture how true it is; not known when it changes next."""
+        result = self._results.get(action.job)
+        job = self._farm.jobs[action.job]
+        if result is None or job.open:
+            return
+        fidelity = self._bulletin.fidelity_of(job)
+        _log.info("%s of %s: %s: %s", result.path.name, job.id, fidelity.kind, fidelity.reason)
+        try:
+            self._folder.write_beside(
+                result.path, fidelity_file(job, fidelity, result.sha256, self._gathers)
+            )
+        except OSError as error:
+            _log.warning("what is known of %s cannot be kept: %s", result.path, error.strerror)
 
     def _discard_tiles(self, job: Job) -> None:
         for frame in job.frames:
@@ -368,6 +393,8 @@ class TaskManager:
     def _spent(self, letter: Spent) -> None:
         self._seconds[letter.attempt] = letter.seconds
         self._gathers[letter.attempt] = letter.gathers
+        if letter.used is not None:
+            self._bulletin.light_used(letter.attempt, letter.used)
 
     def _hold(self, letter: Hold) -> None:
         self._held.setdefault(letter.conn, set()).add(letter.scene)
@@ -459,4 +486,6 @@ class TaskManager:
             band_views(job.frames, self._seconds),
             job.request.note,
             light_view(job, self._gathers),
+            chance_view(job),
+            probe_view(job),
         )

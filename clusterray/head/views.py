@@ -12,6 +12,7 @@ from typing import Literal, cast
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node
 from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFault
 from clusterray.core.farm import Farm
+from clusterray.core.fidelity import Fidelity
 from clusterray.core.likeness import difference, difference_in_words
 from clusterray.core.model import PovrayClass
 from clusterray.core.policy import class_threads, may_render
@@ -20,11 +21,13 @@ from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     AttemptView,
     BandView,
+    Chance,
     JobView,
     NodeInfo,
     NodeView,
     Phase,
     PhaseSeconds,
+    ProbeView,
     Setting,
 )
 
@@ -52,7 +55,7 @@ class NodeCard:
     info: NodeInfo
 
 
-def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
+def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fidelity) -> JobView:
     """Show one job; ``now`` is the farm's clock, ``created`` wall time of its submission."""
     bands = [band for frame in job.frames for band in frame.bands.values()]
     live = [attempt for band in bands for attempt in band.live_attempts]
@@ -93,6 +96,8 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
         error_text=problem.text[-MAX_LONG_TEXT:] if problem else "",
         mix=request.mix,
         mixed=_mixed(job)[:MAX_TEXT],
+        fidelity=fidelity.kind,
+        fidelity_reason=fidelity.reason[:MAX_TEXT],
     )
 
 
@@ -244,6 +249,20 @@ def light_view(job: Job, gathers: Mapping[str, int]) -> str:
         f"{sum(found)} radiosity samples from {pieces} bands, shared by all; "
         f"{added} more were gathered where none fitted, where pixels may depend on the cut"
     )
+
+
+def chance_view(job: Job) -> list[Chance]:
+    """Show what the submitter found in the scene's text."""
+    return [Chance(each.feature, each.file, each.line) for each in job.request.chance]
+
+
+def probe_view(job: Job) -> ProbeView | None:
+    """Show what a node found, of the frame where most pixels differ; None if none did."""
+    found = [frame.probe.found for frame in job.frames if frame.probe and frame.probe.found]
+    if not found:
+        return None
+    worst = max(found, key=lambda each: each.differing)
+    return ProbeView(worst.pixels, worst.differing, worst.largest, worst.levels)
 
 
 def settings_view(spec: RenderSpec) -> list[Setting]:

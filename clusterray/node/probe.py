@@ -221,7 +221,7 @@ class Prober:
             return self._nothing(task, f"POV-Ray left no whole picture: {fault}")
         except (OSError, LocalFault) as error:
             return self._nothing(task, f"this node cannot work on it: {error}")
-        except Exception as error:  # noqa: BLE001 - a probe must not end the node; it is logged
+        except Exception as error:  # a probe must not end the node
             log.exception("%s: its probe has a fault of ours", task.words)
             return self._nothing(task, f"a fault of ours: {error!r}")
         spent_s = time.monotonic() - began_at

@@ -32,6 +32,7 @@ SHIPPED: Mapping[str, frozenset[str]] = {
     "textures.inc": frozenset({"EMBWood1"}),
 }
 """The textures of POV-Ray's own include files that have crand, by the file."""
+_MAX_WORD = 40
 _OLD = 3.5
 """Before this ``#version`` media were sampled by method 1 unless the scene said otherwise."""
 
@@ -87,7 +88,7 @@ def _drawn(text: str) -> Iterator[tuple[str, int]]:
     for found in _CRAND.finditer(text):
         yield "crand", found.start()
     for found in _SHIPPED_NAME.finditer(text):
-        yield f"crand of {found[0]} in {_SHIPPED_NAMES[found[0]]}", found.start()
+        yield f"crand in {_SHIPPED_NAMES[found[0]]}", found.start()
     for feature, begin, holds in _BLOCKS:
         for found in begin.finditer(text):
             if holds(_block(text, found.end())):
@@ -101,7 +102,7 @@ def _media(text: str, *, old: bool) -> Iterator[tuple[str, int]]:
         if method is None and old:
             yield f"media of method 1, as before #version {_OLD}", found.start()
         elif method is not None and method[1] != "3":
-            yield f"media of method {method[1]}", found.start()
+            yield f"media of method {method[1][:_MAX_WORD]}", found.start()
         elif _JITTER.search(block):
             yield "media with jitter", found.start()
 
