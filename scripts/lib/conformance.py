@@ -42,15 +42,20 @@ FAR = 1.5
 """So many times what plain runs differ by is worth a look: three runs do not show all of chance."""
 _MOST_PLACES = 20
 _SAID_BY_FARM = re.compile(r"^clusterray-submit: (?:\S+:\d+: )?(.+)$", re.MULTILINE)
+_MISSING = re.compile(r"Cannot find file '([^']+)'")
 _FATAL = re.compile(r"^(File '.*' line \d+: .*|Fatal error in .*|Problem with .*)$", re.MULTILINE)
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """The picture's size in pixels, and the method of antialiasing."""
+class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The picture's size in pixels, the method of antialiasing, and what of the scene is sent.
+
+    ``found_alone``: the farm gets nothing but the files that the submitter finds the scene to need.
+    """
 
     width: int
     height: int
     antialias: int
+    found_alone: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -58,7 +63,8 @@ class Settings(msgspec.Struct, frozen=True):
         return (f"+W{self.width}", f"+H{self.height}", "+A0.3", f"+AM{self.antialias}")
 
     def __str__(self) -> str:
-        return f"{self.width}x{self.height} AM{self.antialias}"
+        alone = ", found files alone" if self.found_alone else ""
+        return f"{self.width}x{self.height} AM{self.antialias}{alone}"
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -221,6 +227,7 @@ class _Case:
             self._picture("farm"),
             [*self.settings.options, *self.scene.options],
             self.bench.timeout_s,
+            only_needed=self.settings.found_alone,
         )
 
     def _staged(self, name: str) -> Path:
@@ -289,9 +296,16 @@ def farm_message(said: str) -> str:
 
 
 def is_alike(complaint: str, said: str) -> bool:
-    """Tell whether the farm's complaint is POV-Ray's own, however POV-Ray broke its lines."""
+    """Tell whether the farm's complaint is POV-Ray's own, however POV-Ray broke its lines.
+
+    Of a missing file the submitter speaks before anything is sent, in its own words: then it must
+    be one that POV-Ray misses too.
+    """
     bare = re.sub(r"\s", "", complaint)
-    return bool(bare) and bare in re.sub(r"\s", "", said)
+    if bare and bare in re.sub(r"\s", "", said):
+        return True
+    missing = _MISSING.findall(said)
+    return "which is nowhere" in complaint and any(f" {name}," in complaint for name in missing)
 
 
 def differing_places(first: Path, second: Path, most: int) -> Iterator[tuple[int, int]]:
