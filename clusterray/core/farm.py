@@ -318,7 +318,7 @@ class Farm(FarmState):
             return
         job = attempt.band.frame.job
         if event.found is None:
-            known = probing.lose(self, attempt.id, f"{node.name}: {event.reason}")
+            known = probing.lose(self, attempt.id, f"{event.reason} ({node.name})")
         else:
             known = probing.tell(self, attempt, event.found)
         if known:
@@ -344,7 +344,11 @@ class Farm(FarmState):
             return
         band = attempt.band
         self._tell(band, f"{attempt.id} {attempt.state} on {attempt.node_name}: {reason}")
-        probing.lose(self, attempt.id, f"{attempt.node_name}: its band was {attempt.state}")
+        probing.lose(
+            self,
+            attempt.id,
+            f"the band that it came with was {attempt.state} ({attempt.node_name})",
+        )
         if band.state is BandState.RUNNING and not band.live_attempts:
             band.state = advance(BAND_TABLE, band.state, BandTrigger.RETURN)
             band.frame.waiting[band.id] = band

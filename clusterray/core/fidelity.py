@@ -123,20 +123,15 @@ def _so_far(frame: Frame) -> tuple[FidelityKind, str]:
         return "being probed", f"a node compares two small renders of it{over}"
     if job.state is JobState.QUEUED:
         return "not probed", "no band of it has begun"
-    return "not probed", f"the next band to be handed out asks for it{_in_brackets(probe.reason)}"
+    before = f"; so far {probe.reason}" if probe.reason else ""
+    return "not probed", f"the next band to be handed out asks for it{before}"
 
 
 def _why_not(frame: Frame) -> str:
     probe = frame.probe
     if probe is None:
         return f"its text has {_listed(_light_named(frame))}, which came to nothing"
-    if probe.state is ProbeState.GIVEN_UP:
-        return probe.reason
-    return f"the job was over before a node told{_in_brackets(probe.reason)}"
-
-
-def _in_brackets(reason: str) -> str:
-    return f" ({reason})" if reason else ""
+    return probe.reason or "the job was over before a node told"
 
 
 def _and(first: str, second: str) -> str:

@@ -43,7 +43,7 @@ MEMORY_SHARE = 8
 """A probe is given up when less than this part of the node's memory is left."""
 MOST_WAITING = 4
 """So many wait for the one at work."""
-TOO_SHORT = "its band was over before a probe was worth its cost"
+TOO_SHORT = "its bands are too short for a probe to be worth its cost"
 TOO_MANY = "too many probes wait there already"
 _REASON_CHARACTERS = 300
 

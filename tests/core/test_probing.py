@@ -122,7 +122,7 @@ def test_a_node_that_cannot_tell_hands_the_question_on_three_times() -> None:
     assert len(probed(world)) == MAX_ASKED
     assert probe_of(world, job).state is ProbeState.GIVEN_UP
     assert fidelity_of(world.farm.jobs[job], {}) == Fidelity(
-        "not probed", "pi: its band was over first"
+        "not probed", "its band was over first (pi)"
     )
     world.do(ev.Probed(pi, probed(world)[0], SAME))
     assert probe_of(world, job).found == SAME, "better late than never"
@@ -180,7 +180,7 @@ def test_a_node_that_probes_for_a_cancelled_job_is_told_to_stop() -> None:
     dropped = [each.attempt for each in actions if isinstance(each, act.SendDrop)]
     assert first in dropped
     assert world.farm.probing == {}
-    assert "over before a node told" in fidelity_of(world.farm.jobs[job], {}).reason
+    assert fidelity_of(world.farm.jobs[job], {}).kind == "not probed"
 
 
 def test_a_job_that_is_forgotten_expects_no_answer() -> None:
@@ -281,5 +281,5 @@ def test_a_job_says_how_far_it_is_with_finding_out() -> None:
     assert fidelity_of(world.farm.jobs[job], {}).kind == "being probed"
     world.do(ev.Probed(pi, probed(world)[0], None, "too little memory"))
     assert fidelity_of(world.farm.jobs[job], {}) == Fidelity(
-        "not probed", "the next band to be handed out asks for it (pi: too little memory)"
+        "not probed", "the next band to be handed out asks for it; so far too little memory (pi)"
     )
