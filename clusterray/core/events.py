@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from clusterray.core.model import (
     AttemptId,
+    BandId,
     JobId,
     JobRequest,
     Light,
@@ -18,6 +19,7 @@ from clusterray.core.model import (
     PovrayClass,
     ProbeFound,
 )
+from clusterray.core.verify import Comparison
 
 Fault: TypeAlias = Literal["scene", "node", "head"]
 """Whose fault it is that something failed."""
@@ -142,6 +144,17 @@ class LightJoined:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """The tile of a verify band was compared with the accepted one; None: it cannot be, and why."""
+
+    job: JobId
+    frame: int
+    band: BandId
+    comparison: Comparison | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FrameStitched:
     """The finished picture of a frame is written."""
 
@@ -177,6 +190,7 @@ Event: TypeAlias = (
     | JobSubmitted
     | JobCancelled
     | LightJoined
+    | Compared
     | FrameStitched
     | FrameFailed
     | Tick

@@ -2,13 +2,15 @@
 
 Owned by the task-manager thread. No I/O, no clock: time is an argument, randomness a generator
 passed in. What it holds is described in ``entities``, its states in ``states``, who gets what in
-``policy``, its invariants in ``invariants``.
+``policy``, its invariants in ``invariants``. It stands on ``ledger``, what all duties share, and
+``verifying``, how bands are rendered again and a job ends.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 from clusterray.core import actions as act
@@ -16,7 +18,7 @@ from clusterray.core import events as ev
 from clusterray.core import policy, probing
 from clusterray.core.actions import Action
 from clusterray.core.bands import equal_bands, render_area, row_step
-from clusterray.core.entities import Attempt, Band, FarmState, Frame, Job, Node, Problem
+from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.invariants import check_farm, tell_story
 from clusterray.core.model import AttemptId, BandId, JobId, Rect, Stage
 from clusterray.core.states import (
@@ -33,6 +35,7 @@ from clusterray.core.states import (
     JobTrigger,
     advance,
 )
+from clusterray.core.verifying import Verifying
 
 MAX_FAILURES = 3
 """A band that failed this often, on other nodes where there are some, fails its job."""
@@ -45,7 +48,7 @@ class RandomBits(Protocol):
         """Give ``k`` random bits."""
 
 
-class Farm(FarmState):
+class Farm(Verifying):
     """Jobs, bands, attempts and nodes, and the rules by which they change."""
 
     def __init__(
@@ -56,17 +59,13 @@ class Farm(FarmState):
         max_jobs: int = 10_000,
         first_number: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(detached_s)
         self._random = random
-        self._detached_s = detached_s
         self._max_jobs = max_jobs
         self._next_number = first_number
-        self._bands_made = 0
         self._attempts_made = 0
         self._by_key: dict[str, Job] = {}
         self._by_conn: dict[int, Node] = {}
-        self._now = 0.0
-        self._out: list[Action] = []
         self._handlers: dict[type, Callable[..., None]] = {
             ev.NodeJoined: self._node_joined,
             ev.NodeGone: self._node_gone,
@@ -81,6 +80,7 @@ class Farm(FarmState):
             ev.JobSubmitted: self._job_submitted,
             ev.JobCancelled: self._job_cancelled,
             ev.LightJoined: self._light_joined,
+            ev.Compared: self._compared,
             ev.FrameStitched: self._frame_stitched,
             ev.FrameFailed: self._frame_failed,
             ev.Tick: self._tick,
@@ -93,12 +93,14 @@ class Farm(FarmState):
         self._now, self._out = now, []
         self._handlers[type(event)](event)
         self._hand_out()
+        self._watch_verifying()
         return self._out
 
     def next_deadline(self) -> float | None:
         """Give when a Tick is due, None if nothing is waited for."""
-        first = next(iter(self.detached.values()), None)
-        return None if first is None else first.detached_until
+        moments = [frame.give_up_at for frame in self.verifying.values()]
+        moments += [attempt.detached_until for attempt in islice(self.detached.values(), 1)]
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def check(self) -> None:
         """Raise InvariantBroken with the stories concerned if the farm contradicts itself."""
@@ -244,7 +246,6 @@ class Farm(FarmState):
         frame = band.frame
         band.state = advance(BAND_TABLE, band.state, BandTrigger.ACCEPT)
         band.accepted = attempt
-        frame.uncovered -= band.rect.area
         if band.stage == "final":
             node.bands_done += 1
             node.pixels_done += band.rect.area
@@ -252,14 +253,18 @@ class Farm(FarmState):
             self._end(other, AttemptTrigger.DROP, "another attempt was first")
         if band.stage == "final":
             self._out.append(act.AddTile(frame.job.id, frame.index, attempt.id, band.rect))
+        elif band.stage == "verify":
+            self._compare(attempt)
         if node.conn is not None:
             self._out.append(act.SendAccepted(node.conn, attempt.id))
         else:
             probing.lose(self, attempt.id, f"{node.name} is away")
         self._tell(band, f"{attempt.id} accepted from {node.name}")
         self._changed(frame.job)
-        if frame.uncovered == 0:
-            self._covered(frame)
+        if band.stage != "verify":
+            frame.uncovered -= band.rect.area
+            if frame.uncovered == 0:
+                self._covered(frame)
 
     def _covered(self, frame: Frame) -> None:
         job = frame.job
@@ -267,6 +272,7 @@ class Farm(FarmState):
             self._join_light(frame)
             return
         self._out.append(act.FinishFrame(job.id, frame.index))
+        self._begin_verifying(frame)
         if all(other.complete for other in job.frames):
             job.state = advance(JOB_TABLE, job.state, JobTrigger.COVERED)
 
@@ -297,12 +303,16 @@ class Farm(FarmState):
         band, node = attempt.band, self.nodes[attempt.node]
         node.failures += 1
         self._end(attempt, AttemptTrigger.FAIL, problem.message)
-        if problem.fault == "scene":
+        if problem.fault != "scene":
+            band.failures += 1
+            band.failed_on.add(node.id)
+            if band.failures < MAX_FAILURES:
+                return
+        if band.stage == "verify":
+            self._give_up(band, f"rendering it again failed on {node.name}: {problem.message}")
+        elif problem.fault == "scene":
             self._end_job(band.frame.job, JobTrigger.FAIL, problem.message, problem)
-            return
-        band.failures += 1
-        band.failed_on.add(node.id)
-        if band.failures >= MAX_FAILURES:
+        else:
             reason = f"band {band.id} failed {band.failures} times, last on {node.name}: "
             final = Problem("node", reason + problem.message, text="\n".join(tell_story(band)))
             self._end_job(band.frame.job, JobTrigger.FAIL, final.message, final)
@@ -417,11 +427,9 @@ class Farm(FarmState):
             self._add_band(frame, rect)
 
     def _add_band(self, frame: Frame, rect: Rect) -> Band:
-        self._bands_made += 1
         stage: Stage = "final" if frame.state is FrameState.FINAL else "light"
-        band = Band(BandId(f"b{self._bands_made}"), frame, rect, stage)
-        self.bands[band.id] = frame.bands[band.id] = frame.waiting[band.id] = band
-        self._tell(band, f"{band.id} made: rows {rect.y0} to {rect.y1} of {frame.job.id}")
+        band = self._make_band(frame, rect, stage)
+        frame.bands[band.id] = band
         return band
 
     def _job_cancelled(self, event: ev.JobCancelled) -> None:
@@ -437,8 +445,10 @@ class Farm(FarmState):
             for band in frame.all_bands:
                 for attempt in band.live_attempts:
                     self._end(attempt, AttemptTrigger.DROP, f"job {job.id} {job.state}")
-                band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
+                if band.state is not BandState.VOID:
+                    band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
             frame.waiting.clear()
+            self._stop_verifying(frame)
             self._stop_probe(frame)
         self._out.append(act.AbandonJob(job.id))
         self._changed(job)
@@ -471,18 +481,6 @@ class Farm(FarmState):
         self._add_bands(frame)
         self._changed(job)
 
-    def _frame_stitched(self, event: ev.FrameStitched) -> None:
-        job = self.jobs.get(event.job)
-        if job is None or not job.open:
-            return
-        job.frames[event.frame].stitched = True
-        self._changed(job)
-        if all(frame.stitched for frame in job.frames):
-            job.state = advance(JOB_TABLE, job.state, JobTrigger.STITCHED)
-            job.ended_at = self._now
-            self.open_jobs.remove(job)
-            self._out.append(act.NoteFidelity(job.id))
-
     def _frame_failed(self, event: ev.FrameFailed) -> None:
         job = self.jobs.get(event.job)
         if job is not None and job.open:
@@ -496,6 +494,7 @@ class Farm(FarmState):
             if attempt.detached_until is None or attempt.detached_until > self._now:
                 break
             self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} stayed away")
+        self._tire_of_verifying()
 
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
@@ -561,13 +560,3 @@ class Farm(FarmState):
         band.rect, lower = band.rect.split_at_row(row)
         self._tell(band, f"{band.id} cut at row {row}")
         return self._add_band(band.frame, lower)
-
-    # ---------------------------------------------------------------- telling
-
-    def _tell(self, band: Band, line: str) -> None:
-        band.story.append((self._now, line))
-
-    def _changed(self, job: Job) -> None:
-        action = act.JobChanged(job.id)
-        if action not in self._out:
-            self._out.append(action)

@@ -1,8 +1,9 @@
 """How true a job's picture is to what POV-Ray alone would make, in a class and in words; pure.
 
-Three things are known of it: what the scene's text has (errs towards too much), what POV-Ray said
-of light while it rendered (sure), and a probe, two small renders of the frame with other threads
-and in another order (sure where they differ; where they agree, the large picture may differ yet).
+Three things are known of each job: what the scene's text has (errs towards too much), what POV-Ray
+said of light while it rendered (sure), and a probe, two small renders of the frame with other
+threads and in another order (sure where they differ; where they agree, the large picture may differ
+yet). Of one that is verified a fourth is, surest of all: what comparing its bands found.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ def _fidelity_of_frame(frame: Frame, used: Used) -> Fidelity:
     lit = _of_light(frame, used)
     if lit is not None:
         return Fidelity("noisy" if noise else lit.kind, _and(lit.reason, noise))
+    apart = _apart_in_words(frame)
+    if apart:
+        return Fidelity("noisy", _and(apart, noise))
     probe = frame.probe
     if probe is not None and probe.found is not None:
         kind: FidelityKind = "noisy" if probe.found.differing else "exact (probed)"
@@ -78,6 +82,16 @@ def _noise_in_words(chance: tuple[Chance, ...]) -> str:
 def _found_in_words(found: ProbeFound) -> str:
     words = f"{found.differing:,} of {found.pixels:,} pixels differ between one thread and two"
     return f"{words}, by up to {found.largest} of {found.levels}" if found.differing else words
+
+
+def _apart_in_words(frame: Frame) -> str:
+    """Say what comparing bands that were rendered twice found, "" if no pixel differs."""
+    found = [band.comparison for band in frame.verify_bands.values() if band.comparison]
+    differing = sum(each.differing for each in found)
+    if not differing:
+        return ""
+    pixels = sum(each.pixels for each in found)
+    return f"{differing:,} of {pixels:,} pixels differ in bands that were rendered twice"
 
 
 def _of_light(frame: Frame, used: Used) -> Fidelity | None:

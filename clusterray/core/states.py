@@ -18,6 +18,7 @@ class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     STITCHING = "stitching"
+    VERIFYING = "verifying"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -32,11 +33,12 @@ class FrameState(StrEnum):
 
 
 class BandState(StrEnum):
-    """Where a band is; see invariant 1 of the farm."""
+    """Where a band is; see invariant 1 of the farm. Only verify bands are COMPARED."""
 
     WAITING = "waiting"
     RUNNING = "running"
     COVERED = "covered"
+    COMPARED = "compared"
     VOID = "void"
 
 
@@ -67,6 +69,8 @@ class JobTrigger(StrEnum):
     LEASED = "first band leased"
     COVERED = "every band covered"
     STITCHED = "picture written"
+    UNVERIFIED = "picture written, bands left to verify"
+    VERIFIED = "no band left to verify"
     FAIL = "failed"
     CANCEL = "cancelled"
 
@@ -84,6 +88,8 @@ class BandTrigger(StrEnum):
     LEASE = "leased to a node"
     RETURN = "no live attempt left"
     ACCEPT = "tile accepted"
+    COMPARE = "compared with the first tile"
+    GIVE_UP = "verification given up"
     JOB_ENDED = "job failed or cancelled"
 
 
@@ -121,6 +127,12 @@ JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
     },
     JobState.STITCHING: {
         JobTrigger.STITCHED: JobState.DONE,
+        JobTrigger.UNVERIFIED: JobState.VERIFYING,
+        JobTrigger.FAIL: JobState.FAILED,
+        JobTrigger.CANCEL: JobState.CANCELLED,
+    },
+    JobState.VERIFYING: {
+        JobTrigger.VERIFIED: JobState.DONE,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
@@ -138,6 +150,7 @@ FRAME_TABLE: Mapping[FrameState, Mapping[FrameTrigger, FrameState]] = {
 BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
     BandState.WAITING: {
         BandTrigger.LEASE: BandState.RUNNING,
+        BandTrigger.GIVE_UP: BandState.VOID,
         BandTrigger.JOB_ENDED: BandState.VOID,
     },
     BandState.RUNNING: {
@@ -145,7 +158,12 @@ BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
         BandTrigger.ACCEPT: BandState.COVERED,
         BandTrigger.JOB_ENDED: BandState.VOID,
     },
-    BandState.COVERED: {BandTrigger.JOB_ENDED: BandState.VOID},
+    BandState.COVERED: {
+        BandTrigger.COMPARE: BandState.COMPARED,
+        BandTrigger.GIVE_UP: BandState.VOID,
+        BandTrigger.JOB_ENDED: BandState.VOID,
+    },
+    BandState.COMPARED: {BandTrigger.JOB_ENDED: BandState.VOID},
     BandState.VOID: {},
 }
 
@@ -188,6 +206,8 @@ PROBE_TABLE: Mapping[ProbeState, Mapping[ProbeTrigger, ProbeState]] = {
 }
 
 LIVE_ATTEMPT = frozenset(state for state, ways in ATTEMPT_TABLE.items() if ways)
+OPEN_BAND = frozenset({BandState.WAITING, BandState.RUNNING, BandState.COVERED})
+"""The states of a verify band that is not yet compared or given up."""
 OPEN_JOB = frozenset(state for state, ways in JOB_TABLE.items() if ways)
 
 S = TypeVar("S", bound=StrEnum)

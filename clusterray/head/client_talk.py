@@ -208,6 +208,7 @@ class ClientTalk(Conversation):
             # One band needs no light of others, so it is left to POV-Ray as it is.
             light=spec.light and submit.bands != 1,
             mix=submit.mix,
+            verify=submit.verify,
             chance=tuple(Chance(each.feature, each.file, each.line) for each in submit.chance),
         )
         self._check_size(request)

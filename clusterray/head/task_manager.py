@@ -43,8 +43,9 @@ from clusterray.head.letters import (
 )
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
-from clusterray.head.stitcher import Stitcher
+from clusterray.head.stitcher import Pair, Stitcher
 from clusterray.head.uploads import Expected, ExpectedLight
+from clusterray.head.verdicts import check_views, verdict_lines
 from clusterray.head.views import (
     FarmView,
     band_views,
@@ -137,11 +138,13 @@ class TaskManager:
             act.BeginFrame: self._begin_frame,
             act.JoinLight: self._join_light,
             act.AddTile: self._add_tile,
+            act.CompareTiles: self._compare_tiles,
             act.FinishFrame: lambda a: stitcher.finish(a.job, a.frame),
+            act.JobDone: self._job_done,
             act.AbandonJob: self._abandon_job,
             act.ForgetJob: self._forget_job,
             act.JobChanged: lambda a: self._bulletin.job_changed(a.job),
-            act.NoteFidelity: self._note_fidelity,
+            act.NoteFidelity: lambda a: self._note_fidelity(self._farm.jobs[a.job]),
             act.AnswerSubmit: self._answer_submit,
             act.RefuseSubmit: self._refuse_submit,
         }
@@ -249,7 +252,8 @@ class TaskManager:
             spec=dict(action.request.spec),
             read=read,
             write=write,
-            stage=action.stage,
+            # A node is not told that a band is compared, so that it renders it as any other.
+            stage="light" if action.stage == "light" else "final",
             light=self._grant_light(action, action.light) if action.light else None,
             probe=action.probe,
         )
@@ -315,6 +319,22 @@ class TaskManager:
         tile = self._folder.tile_of(action.attempt)
         self._stitcher.add(action.job, action.frame, tile, action.rect)
 
+    def _compare_tiles(self, action: act.CompareTiles) -> None:
+        tiles = self._folder.tile_of(action.first), self._folder.tile_of(action.second)
+        kind = self._specs[action.job].file_format
+        self._stitcher.compare(
+            action.job, action.frame, Pair(action.band, tiles, action.rect, kind)
+        )
+
+    def _job_done(self, action: act.JobDone) -> None:
+        job = self._farm.jobs[action.job]
+        self._discard_tiles(job)
+        self._evict_scenes()
+        _log.info("job %s is %s: %s", job.id, job.state, self._results[job.id].path)
+        for line in verdict_lines(job):
+            _log.info("job %s: %s", job.id, line)
+        self._note_fidelity(job)
+
     def _abandon_job(self, action: act.AbandonJob) -> None:
         self._stitcher.abandon(action.job)
         self._discard_tiles(self._farm.jobs[action.job])
@@ -329,11 +349,10 @@ class TaskManager:
             self._gathers.pop(attempt, None)
         self._bulletin.forget(action.job, action.attempts)
 
-    def _note_fidelity(self, action: act.NoteFidelity) -> None:
-        """Write beside a finished picture how true it is; not known when it changes next."""
-        result = self._results.get(action.job)
-        job = self._farm.jobs[action.job]
-        if result is None or job.open:
+    def _note_fidelity(self, job: Job) -> None:
+        """Write beside a picture, once it is written, how true it is by what is known now."""
+        result = self._results.get(job.id)
+        if result is None:
             return
         fidelity = self._bulletin.fidelity_of(job)
         _log.info("%s of %s: %s: %s", result.path.name, job.id, fidelity.kind, fidelity.reason)
@@ -424,10 +443,9 @@ class TaskManager:
         self._results[letter.job] = StoredResult(letter.path, letter.size, letter.sha256)
         self._happen(ev.FrameStitched(letter.job, letter.frame))
         job = self._farm.jobs[letter.job]
-        if not job.open:
-            self._discard_tiles(job)
-            self._evict_scenes()
-            _log.info("job %s is %s: %s", job.id, job.state, letter.path)
+        if job.open:
+            # Its bands are still being rendered again; but the picture can be fetched.
+            self._note_fidelity(job)
 
     def _token_revoked(self, letter: TokenRevoked) -> None:
         for conn, token in self._tokens.items():
@@ -486,6 +504,7 @@ class TaskManager:
             band_views(job.frames, self._seconds),
             job.request.note,
             light_view(job, self._gathers),
+            check_views(job),
             chance_view(job),
             probe_view(job),
         )

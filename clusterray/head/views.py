@@ -14,9 +14,10 @@ from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFaul
 from clusterray.core.farm import Farm
 from clusterray.core.fidelity import Fidelity
 from clusterray.core.likeness import difference, difference_in_words
-from clusterray.core.model import PovrayClass
+from clusterray.core.model import PovrayClass, Stage
 from clusterray.core.policy import class_threads, may_render
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
+from clusterray.head.verdicts import verified_view
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     AttemptView,
@@ -31,6 +32,8 @@ from clusterray.wire.protocol import (
     Setting,
 )
 
+STAGES: tuple[Stage, ...] = ("light", "final", "verify")
+"""In the order of time."""
 MAX_BANDS_SHOWN = 500
 MAX_ATTEMPTS_SHOWN = 64
 MAX_TEXT = 8000
@@ -58,7 +61,8 @@ class NodeCard:
 def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fidelity) -> JobView:
     """Show one job; ``now`` is the farm's clock, ``created`` wall time of its submission."""
     bands = [band for frame in job.frames for band in frame.bands.values()]
-    live = [attempt for band in bands for attempt in band.live_attempts]
+    counting = (band for frame in job.frames for band in frame.counting_bands)
+    live = [attempt for band in counting for attempt in band.live_attempts]
     total = sum(frame.area.area for frame in job.frames)
     done = _pixels_done(job, live)
     ended = job.ended_at if job.ended_at is not None else now
@@ -83,7 +87,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         pixels_done=done,
         pixels_total=total,
         pixels_per_s=speed,
-        eta_s=(total - done) / speed if job.open and speed > 0 else None,
+        eta_s=_seconds_left(job, total - done, speed),
         bands_done=_count(bands, BandState.COVERED),
         bands_running=_count(bands, BandState.RUNNING),
         bands_waiting=_count(bands, BandState.WAITING),
@@ -96,9 +100,17 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         error_text=problem.text[-MAX_LONG_TEXT:] if problem else "",
         mix=request.mix,
         mixed=_mixed(job)[:MAX_TEXT],
+        verify=request.verify,
+        verified=verified_view(job),
         fidelity=fidelity.kind,
         fidelity_reason=fidelity.reason[:MAX_TEXT],
     )
+
+
+def _seconds_left(job: Job, pixels: int, speed: float) -> float | None:
+    # When the picture is there, its speed says nothing of how long verifying takes.
+    known = job.open and job.state is not JobState.VERIFYING and speed > 0
+    return pixels / speed if known else None
 
 
 def _pixels_done(job: Job, live: Iterable[Attempt]) -> int:
@@ -204,7 +216,7 @@ def _node_job(node: Node) -> str:
 def band_views(frames: Iterable[Frame], seconds: dict[str, PhaseSeconds]) -> list[BandView]:
     """Show the first bands of a job from top to bottom, with their attempts."""
     bands = [band for frame in frames for band in frame.all_bands]
-    bands.sort(key=lambda band: (band.frame.index, band.stage != "light", *band.rect.as_tuple()))
+    bands.sort(key=lambda band: (band.frame.index, STAGES.index(band.stage), *band.rect.as_tuple()))
     return [
         BandView(
             id=band.id,

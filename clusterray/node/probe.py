@@ -20,15 +20,15 @@ from pathlib import Path
 
 from clusterray.core.errors import LocalFault
 from clusterray.core.model import ProbeFound, Rect
-from clusterray.images.formats import read_tile
-from clusterray.images.rows import TileFault
+from clusterray.images.compare import compare_tiles
+from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.launcher import YIELD
 from clusterray.node.machine import memory_bytes, memory_left
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
 from clusterray.node.scene_cache import link_tree
 from clusterray.povray.command import render_argv
-from clusterray.povray.probe import RUNS, ProbeRun, compare, probe_of
+from clusterray.povray.probe import RUNS, ProbeRun, probe_of
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import Probed, ProbeView
 
@@ -238,13 +238,20 @@ class Prober:
 
     def _probe(self, task: Task) -> ProbeFound:
         spec, rect = probe_of(task.spec)
-        one, other = (self._rows(task, number, spec, rect) for number in range(len(RUNS)))
-        return compare(one, other, spec)
+        folders = [AttemptFolder(self._folder / f"{task.attempt}-{n}") for n in range(len(RUNS))]
+        try:
+            for run, folder in zip(RUNS, folders, strict=True):
+                self._render_one(task, ProbeRender(run, self._povray, spec, rect, folder), folder)
+                crop_tile(folder.picture, rect, folder.tile, spec.file_format)
+            one, other = (folder.tile for folder in folders)
+            found = compare_tiles(one, other, rect, spec.file_format)
+        finally:
+            for folder in folders:
+                with suppress(OSError):
+                    folder.remove()
+        return ProbeFound(found.pixels, found.differing, int(found.most), int(found.white))
 
-    def _rows(self, task: Task, number: int, spec: RenderSpec, rect: Rect) -> bytes:
-        """Render one of the two in a folder of its own; give its rows."""
-        folder = AttemptFolder(self._folder / f"{task.attempt}-{number}")
-        render = ProbeRender(RUNS[number], self._povray, spec, rect, folder)
+    def _render_one(self, task: Task, render: ProbeRender, folder: AttemptFolder) -> None:
         with self._changed:
             self._render = render
             if self._broken_off:
@@ -253,7 +260,6 @@ class Prober:
             folder.create()
             link_tree(task.scene, folder.scene)
             render.run()
-            return read_tile(folder.picture, spec.file_format).rows(rect)
         except RenderCancelled:
             if render.given_up:
                 raise _GivenUp(render.given_up) from None
@@ -261,8 +267,6 @@ class Prober:
         finally:
             with self._changed:
                 self._render = None
-            with suppress(OSError):
-                folder.remove()
 
 
 class _GivenUp(Exception):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from clusterray.core.model import ProbeFound, Rect
+from clusterray.core.model import Rect
 from clusterray.povray.option_table import Value
 from clusterray.povray.spec import RenderSpec, canonical_options
 
@@ -73,26 +73,6 @@ def probe_of(spec: RenderSpec) -> tuple[RenderSpec, Rect]:
     return small, Rect(x0, y0, x1, y1)
 
 
-def compare(one: bytes, other: bytes, spec: RenderSpec) -> ProbeFound:
-    """Compare the rows of both renders, as PNG has them; raises ValueError if one has more."""
-    step = 2 if spec.bits > 8 else 1
-    channels = 4 if spec.alpha else 3
-    steps = [abs(a - b) for a, b in zip(_values(one, step), _values(other, step), strict=True)]
-    differing = sum(any(steps[at : at + channels]) for at in range(0, len(steps), channels))
-    return ProbeFound(
-        pixels=len(steps) // channels,
-        differing=differing,
-        largest=max(steps, default=0),
-        levels=(1 << (8 * step)) - 1,
-    )
-
-
 def _scaled(begin: int, end: int, scale: float, limit: int) -> tuple[int, int]:
     first = min(math.floor(begin * scale), limit - 1)
     return first, min(max(math.ceil(end * scale), first + 1), limit)
-
-
-def _values(rows: bytes, step: int) -> list[int]:
-    if step == 1:
-        return list(rows)
-    return [upper << 8 | lower for upper, lower in zip(rows[::2], rows[1::2], strict=True)]

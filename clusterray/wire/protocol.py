@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from clusterray.core.fidelity import FidelityKind
-from clusterray.core.model import LightWord, Mix
+from clusterray.core.model import MAX_BANDS, LightWord, Mix
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
@@ -48,7 +48,9 @@ ExitCode: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 RectTuple: TypeAlias = tuple[Pixel, Pixel, Pixel, Pixel]
 Role: TypeAlias = Literal["node", "submit", "admin"]
 Phase: TypeAlias = Literal["waiting", "fetching", "parsing", "rendering", "uploading"]
-BandStage: TypeAlias = Literal["light", "final"]
+LeaseStage: TypeAlias = Literal["light", "final"]
+BandStage: TypeAlias = Literal["light", "final", "verify"]
+Verify: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_BANDS)] | Literal["all"]
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -143,20 +145,38 @@ class PhaseSeconds(Part, frozen=True):
     upload: Seconds = 0.0
 
 
+class VerifiedView(Part, frozen=True):
+    """What came of rendering bands of a job again; ``lines`` say it in words.
+
+    ``compared`` bands are, ``open`` ones will be, ``failed`` ones never. ``differing`` of the
+    ``pixels`` compared differ, by at most ``largest``, where ``white`` is white.
+    """
+
+    compared: Count = 0
+    open: Count = 0
+    failed: Count = 0
+    pixels: Count = 0
+    differing: Count = 0
+    largest: float = 0.0
+    white: float = 255.0
+    lines: Annotated[list[Text], Meta(max_length=20)] = []
+
+
 class JobView(Part, frozen=True):
     """One job as a person sees it; immutable, published at most twice a second.
 
     ``created`` is wall time (seconds since 1970), for display only. ``pixels_*`` count the pixels
     that the frame needs rendered. ``error_code`` is the exit code the submitter ends with.
-    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture. ``fidelity`` is the
-    class of how true the picture is, ``fidelity_reason`` says why.
+    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture. ``verify`` bands were
+    to be rendered again; ``verified`` is what came of it, None before the picture is covered.
+    ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why.
     """
 
     id: Ident
     number: Count
     title: Name
     owner: Name
-    state: Literal["queued", "running", "stitching", "done", "failed", "cancelled"]
+    state: Literal["queued", "running", "stitching", "verifying", "done", "failed", "cancelled"]
     priority: int
     scene: Sha256
     width: Pixel
@@ -181,6 +201,8 @@ class JobView(Part, frozen=True):
     error_text: LongText = ""
     mix: Mix = "never"
     mixed: Text = ""
+    verify: Verify = 0
+    verified: VerifiedView | None = None
     fidelity: FidelityKind = "not probed"
     fidelity_reason: Text = ""
 
@@ -204,6 +226,24 @@ class BandView(Part, frozen=True):
     state: Ident
     attempts: Annotated[list[AttemptView], Meta(max_length=64)] = []
     stage: BandStage = "final"
+
+
+class CheckView(Part, frozen=True):
+    """One band rendered again: which, by whom, and what the comparison found, for ``show``.
+
+    ``largest`` is the largest difference of each channel; ``reason`` says why there is none.
+    """
+
+    band: Ident
+    rect: RectTuple
+    state: Literal["open", "compared", "failed"]
+    first: Name
+    second: Name = ""
+    pixels: Count = 0
+    differing: Count = 0
+    largest: Annotated[dict[Name, float], Meta(max_length=8)] = {}
+    white: float = 255.0
+    reason: Text = ""
 
 
 class NodeView(Part, frozen=True):
@@ -303,7 +343,7 @@ class Lease(Message, frozen=True, tag="lease"):
     spec: dict[str, Any]
     read: Grant
     write: Grant
-    stage: BandStage = "final"
+    stage: LeaseStage = "final"
     light: LightRef | None = None
     probe: bool = False
 
@@ -442,6 +482,7 @@ class Submit(Message, frozen=True, tag="submit"):
     bands: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     note: Text = ""
     mix: Mix = "never"
+    verify: Verify = 0
     chance: Annotated[list[Chance], Meta(max_length=50)] = []
 
 
@@ -559,8 +600,9 @@ class Nodes(Message, frozen=True, tag="nodes"):
 class JobDetail(Message, frozen=True, tag="job_detail"):
     """One job with its settings, at most 500 of its bands, and its submitter's note.
 
-    ``light`` says in words what came of its light pass, "" if it had none. ``chance`` is what the
-    submitter found in the scene's text, ``probe`` what a node found, if one did.
+    ``light`` says in words what came of its light pass, "" if it had none; ``checks`` are the first
+    500 of its bands that were rendered again. ``chance`` is what the submitter found in the scene's
+    text, ``probe`` what a node found, if one did.
     """
 
     request: RequestId
@@ -569,6 +611,7 @@ class JobDetail(Message, frozen=True, tag="job_detail"):
     bands: Annotated[list[BandView], Meta(max_length=500)]
     note: Text = ""
     light: Text = ""
+    checks: Annotated[list[CheckView], Meta(max_length=500)] = []
     chance: Annotated[list[Chance], Meta(max_length=50)] = []
     probe: ProbeView | None = None
 

@@ -1,4 +1,4 @@
-"""The size of a probe, and the comparison of its two renders."""
+"""What a probe renders: how large, which part, with which settings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterray.core.model import ProbeFound, Rect
-from clusterray.povray.probe import LEAST_PIXELS, MOST_PIXELS, compare, probe_of
+from clusterray.core.model import Rect
+from clusterray.povray.probe import LEAST_PIXELS, MOST_PIXELS, probe_of
 from clusterray.povray.spec import RenderSpec, canonical_options
 
 
@@ -75,14 +75,3 @@ def test_what_decides_the_pixels_is_kept_and_antialiasing_is_not() -> None:
     assert (found.file_type, found.bits, found.light) == ("N", 8, False)
     deep, _ = probe_of(spec(800, 600, file_type="E", bits=16, alpha=True))
     assert (deep.file_type, deep.bits, deep.alpha) == ("N", 16, True)
-
-
-def test_pixels_are_compared_and_not_bytes() -> None:
-    eight, _ = probe_of(spec(2, 1))
-    assert compare(b"abcdef", b"abcdef", eight) == ProbeFound(2, 0, 0, 255)
-    assert compare(b"\0\5\0\0\0\0", b"\3\0\0\0\0\0", eight) == ProbeFound(2, 1, 5, 255)
-    deep, _ = probe_of(spec(2, 1, bits=16))
-    one, other = b"\1\0" + bytes(10), b"\0\xff" + bytes(10)
-    assert compare(one, other, deep) == ProbeFound(2, 1, 1, 65535)
-    see_through, _ = probe_of(spec(2, 1, alpha=True))
-    assert compare(bytes(8), bytes(3) + b"\1" + bytes(4), see_through) == ProbeFound(2, 1, 1, 255)
