@@ -34,9 +34,10 @@ from clusterray.wire.protocol import Probed, ProbeView
 
 log = logging.getLogger(__name__)
 
-BEGIN_AFTER = 5
-"""A probe begins when its band has rendered so many times as long as it took to begin rendering:
-it parses the scene twice more."""
+BEGIN_AFTER_S = 1.0
+"""A probe begins when its band has rendered for so long: where bands are shorter, the job is."""
+PARSE_SHARE = 0.05
+"""And when parsing the scene twice more is at most this part of what its band has computed."""
 LIMIT_S = 3600.0
 """A probe costs about 2 % of its frame's pixels; one that takes so long is of no use to anybody."""
 MEMORY_SHARE = 8
@@ -63,21 +64,26 @@ class Task:
 
 
 class ProbeStart:
-    """Tells when a band has shown that its probe is cheap; the thread that renders it owns this."""
+    """Tells when a band has shown that its probe is cheap; the thread that renders it owns this.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    ``threads`` are those of the band's POV-Ray.
+    """
+
+    def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._threads = threads
         self._clock = clock
-        self._began_at = clock()
         self._rendering_at: float | None = None
 
-    def is_due(self, phase: str) -> bool:
+    def is_due(self, phase: str, parse_cpu_s: float) -> bool:
         """Take the phase that the band is in now, and tell whether the probe may begin."""
         if phase != "rendering":
             return False
         now = self._clock()
         if self._rendering_at is None:
             self._rendering_at = now
-        return now - self._rendering_at >= BEGIN_AFTER * (self._rendering_at - self._began_at)
+        rendered_s = now - self._rendering_at
+        computed_s = rendered_s * self._threads
+        return rendered_s >= BEGIN_AFTER_S and 2 * parse_cpu_s <= PARSE_SHARE * computed_s
 
 
 class ProbeRender(Render):

@@ -160,6 +160,11 @@ class Render:
 
     # ------------------------------------------------------------ called by the owner thread
 
+    @property
+    def parse_cpu_s(self) -> float:
+        """CPU seconds that parsing took, as far as POV-Ray has said: for ``on_progress``."""
+        return self._parser.parse_cpu_s
+
     def above(self, row: int) -> Render:
         """Give the render of the rows above ``row`` alone, which goes on from this one's blocks.
 

@@ -229,11 +229,15 @@ class RenderLoop:
 
     def _run_povray(self, held: Held, kept_pixels: int) -> None:
         kind = LightRender if held.lease.stage == "light" else Render
-        start = ProbeStart()
+        start = ProbeStart(self._threads)
 
         def look(phase: Phase, done: int, total: int) -> None:
             self._holdings.progress(held, phase, done, total)
-            if held.lease.probe and not held.probe_begun and start.is_due(phase):
+            if (
+                held.lease.probe
+                and not held.probe_begun
+                and start.is_due(phase, render.parse_cpu_s)
+            ):
                 self._begin_probe(held)
 
         render = kind(

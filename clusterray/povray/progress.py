@@ -28,6 +28,7 @@ _WRAP_COLUMNS = 80
 _END = re.compile(rb"[\r\n]")
 _RENDERED = re.compile(rb"Rendered (\d{1,15}) of (\d{1,15}) pixels \(\d+%\)")
 _PARSE_TIME = re.compile(r"  Parse Time: .*\((\d{1,9}\.\d{3}) seconds\)")
+_CPU = re.compile(r" +using \d{1,6} thread\(s\) with (\d{1,9}\.\d{3}) CPU-seconds total")
 _GATHERS = re.compile(r"Radiosity \(final\) calculated:\s+(\d{1,15})\b")
 _RADIOSITY = re.compile(r"Radiosity samples calculated:|  Radiosity Time: +\d")
 _PHOTONS = re.compile(r"  Photon Time: +\d")
@@ -70,6 +71,8 @@ class ProgressParser:
         """Radiosity samples added in the final pass; 0 until POV-Ray's statistics said so."""
         self.parse_s = 0.0
         """Wall seconds of parsing as POV-Ray counts them; 0 until it has said so."""
+        self.parse_cpu_s = 0.0
+        """CPU seconds of parsing and bounding; known when rendering begins."""
         self.warnings: list[RenderProblem] = []
         self._highest = 0
         self._pending = b""
@@ -166,6 +169,8 @@ class ProgressParser:
             self.phase = "rendering"
         elif found := _PARSE_TIME.match(line):
             self.parse_s = float(found[1])
+        elif self.phase == "parsing" and (found := _CPU.match(line)):
+            self.parse_cpu_s += float(found[1])
         elif found := _GATHERS.match(line):
             self.gathers = int(found[1])
         elif _RADIOSITY.match(line):

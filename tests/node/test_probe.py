@@ -14,7 +14,7 @@ import pytest
 
 from clusterray.node import probe as node_probe
 from clusterray.node.launcher import MOST_DISPENSABLE, NICENESS
-from clusterray.node.probe import BEGIN_AFTER, TOO_SHORT, Prober, ProbeStart, Task
+from clusterray.node.probe import BEGIN_AFTER_S, TOO_SHORT, Prober, ProbeStart, Task
 from clusterray.wire.protocol import (
     Accepted,
     AnyMessage,
@@ -131,9 +131,10 @@ def test_a_scene_that_does_not_parse_fails_and_nothing_is_said_of_its_probe(
     assert node.end() == 0
 
 
-def test_a_band_that_is_over_at_once_bears_no_probe(
-    head: HeadDouble, start_node: StartNode, tmp_path: Path
+def test_a_band_that_is_over_too_soon_bears_no_probe(
+    head: HeadDouble, start_node: StartNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(node_probe, "BEGIN_AFTER_S", 1e6)
     scene = make_scene(tmp_path, SPHERES)
     start_node()
     talk = head.meet()
@@ -250,11 +251,18 @@ def test_an_answer_waits_for_a_connection(
     assert the(Probed, heard(head.meet(), Probed)).found is not None
 
 
-def test_a_probe_begins_when_rendering_has_outweighed_parsing_by_far() -> None:
-    moments = iter([0.0, 2.0, 2.0 + 2.0 * BEGIN_AFTER - 0.1, 2.0 + 2.0 * BEGIN_AFTER])
-    start = ProbeStart(lambda: next(moments))
-    assert not start.is_due("parsing")
-    assert [start.is_due("rendering") for _ in range(3)] == [False, False, True]
+@pytest.mark.parametrize(
+    ("threads", "parse_cpu_s", "due_after_s"),
+    [(1, 0.0, BEGIN_AFTER_S), (1, 2.0, 80.0), (4, 2.0, 20.0)],
+)
+def test_a_probe_begins_when_rendering_has_outweighed_parsing_by_far(
+    threads: int, parse_cpu_s: float, due_after_s: float
+) -> None:
+    moments = iter([7.0, 7.0 + 0.99 * due_after_s, 7.0 + 1.01 * due_after_s])
+    start = ProbeStart(threads, lambda: next(moments))
+    assert not start.is_due("parsing", 0.0)
+    due = [start.is_due("rendering", parse_cpu_s) for _ in range(3)]
+    assert due == [False, False, True]
 
 
 def test_scenes_are_let_go_of_once_for_each_probe_however_it_ends(tmp_path: Path) -> None:
