@@ -11,6 +11,7 @@ from clusterray.core.fidelity import Fidelity, fidelity_of
 from clusterray.core.model import AttemptId, Chance, JobId, LightWord, ProbeFound
 from clusterray.core.probing import MAX_ASKED
 from clusterray.core.states import JobState, ProbeState
+from clusterray.core.verify import Comparison
 from tests.core.world import LIGHT, World, picture, request
 
 SAME = ProbeFound(4800, 0)
@@ -283,3 +284,20 @@ def test_a_job_says_how_far_it_is_with_finding_out() -> None:
     assert fidelity_of(world.farm.jobs[job], {}) == Fidelity(
         "not probed", "the next band to be handed out asks for it; so far too little memory (pi)"
     )
+
+
+def test_bands_that_differ_when_rendered_twice_are_stronger_than_a_probe() -> None:
+    world = World()
+    pi, desk = world.join("pi"), world.join("desk")
+    job = world.submit(request(wish_bands=2, verify=1))
+    world.finish(pi, world.rendering(pi)[0])
+    world.finish(desk, world.rendering(desk)[0])
+    (again,) = (lease for lease in world.leases.values() if lease.stage == "verify")
+    assert not again.probe
+    told = probed(world)[0]
+    world.do(ev.Probed(world.farm.nodes[world.farm.attempts[told].node].conn or 0, told, SAME))
+    assert fidelity_of(world.farm.jobs[job], {}).kind == "exact (probed)"
+    world.finish(again.conn, again.attempt)
+    world.do(ev.Compared(job, 0, again.band, Comparison(512, 3, (("red", 9.0),), 255.0)))
+    reason = "3 of 512 pixels differ in bands that were rendered twice"
+    assert fidelity_of(world.farm.jobs[job], {}) == Fidelity("noisy", reason)
