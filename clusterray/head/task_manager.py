@@ -352,7 +352,7 @@ class TaskManager:
     def _note_fidelity(self, job: Job) -> None:
         """Write beside a picture, once it is written, how true it is by what is known now."""
         result = self._results.get(job.id)
-        if result is None:
+        if result is None or not result.path.is_file():
             return
         fidelity = self._bulletin.fidelity_of(job)
         _log.info("%s of %s: %s: %s", result.path.name, job.id, fidelity.kind, fidelity.reason)
@@ -442,8 +442,8 @@ class TaskManager:
     def _picture_written(self, letter: PictureWritten) -> None:
         self._results[letter.job] = StoredResult(letter.path, letter.size, letter.sha256)
         self._happen(ev.FrameStitched(letter.job, letter.frame))
-        job = self._farm.jobs[letter.job]
-        if job.open:
+        job = self._farm.jobs.get(letter.job)
+        if job is not None and job.open:
             # Its bands are still being rendered again; but the picture can be fetched.
             self._note_fidelity(job)
 
