@@ -13,10 +13,11 @@ from typing import TypeVar
 
 
 class JobState(StrEnum):
-    """Where a job is."""
+    """Where a job is; QUEUED is one of which nothing was leased since it came into the queue."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     STITCHING = "stitching"
     DONE = "done"
     FAILED = "failed"
@@ -55,8 +56,10 @@ class AttemptState(StrEnum):
 class JobTrigger(StrEnum):
     """What moves a job."""
 
-    LEASED = "first band leased"
+    LEASED = "a band leased"
     COVERED = "every band covered"
+    PAUSE = "paused"
+    QUEUE = "resumed or requeued"
     STITCHED = "picture written"
     FAIL = "failed"
     CANCEL = "cancelled"
@@ -76,6 +79,8 @@ class BandTrigger(StrEnum):
     RETURN = "no live attempt left"
     ACCEPT = "tile accepted"
     JOB_ENDED = "job failed or cancelled"
+    DISCARD = "its tile was deleted with the job's files"
+    REQUEUE = "job requeued"
 
 
 class AttemptTrigger(StrEnum):
@@ -93,10 +98,19 @@ class AttemptTrigger(StrEnum):
 JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
     JobState.QUEUED: {
         JobTrigger.LEASED: JobState.RUNNING,
+        JobTrigger.COVERED: JobState.STITCHING,
+        JobTrigger.PAUSE: JobState.PAUSED,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
     JobState.RUNNING: {
+        JobTrigger.COVERED: JobState.STITCHING,
+        JobTrigger.PAUSE: JobState.PAUSED,
+        JobTrigger.FAIL: JobState.FAILED,
+        JobTrigger.CANCEL: JobState.CANCELLED,
+    },
+    JobState.PAUSED: {
+        JobTrigger.QUEUE: JobState.QUEUED,
         JobTrigger.COVERED: JobState.STITCHING,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
@@ -106,9 +120,9 @@ JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
-    JobState.DONE: {},
-    JobState.FAILED: {},
-    JobState.CANCELLED: {},
+    JobState.DONE: {JobTrigger.QUEUE: JobState.QUEUED},
+    JobState.FAILED: {JobTrigger.QUEUE: JobState.QUEUED},
+    JobState.CANCELLED: {JobTrigger.QUEUE: JobState.QUEUED},
 }
 
 FRAME_TABLE: Mapping[FrameState, Mapping[FrameTrigger, FrameState]] = {
@@ -127,8 +141,8 @@ BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
         BandTrigger.ACCEPT: BandState.COVERED,
         BandTrigger.JOB_ENDED: BandState.VOID,
     },
-    BandState.COVERED: {BandTrigger.JOB_ENDED: BandState.VOID},
-    BandState.VOID: {},
+    BandState.COVERED: {BandTrigger.DISCARD: BandState.VOID},
+    BandState.VOID: {BandTrigger.REQUEUE: BandState.WAITING},
 }
 
 ATTEMPT_TABLE: Mapping[AttemptState, Mapping[AttemptTrigger, AttemptState]] = {
@@ -155,7 +169,8 @@ ATTEMPT_TABLE: Mapping[AttemptState, Mapping[AttemptTrigger, AttemptState]] = {
 }
 
 LIVE_ATTEMPT = frozenset(state for state, ways in ATTEMPT_TABLE.items() if ways)
-OPEN_JOB = frozenset(state for state, ways in JOB_TABLE.items() if ways)
+OPEN_JOB = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.PAUSED, JobState.STITCHING})
+"""The states of a job that has not ended: out of the others only people lead."""
 
 S = TypeVar("S", bound=StrEnum)
 T = TypeVar("T", bound=StrEnum)
