@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -15,6 +16,10 @@ from hypothesis import settings
 settings.register_profile("suite", derandomize=True, deadline=None)
 settings.register_profile("search", derandomize=False, deadline=None)
 settings.load_profile("suite")
+
+# Whoever starts the suite in the background may have it ignore SIGINT, and the programs under test
+# would inherit that: Ctrl-C is theirs to answer.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOW_FILES = frozenset(
     {

@@ -21,6 +21,9 @@ ALIAS_FOLDER = "clusterray-input"
 """Below this folder stands the scene file under a name that POV-Ray can read; see _alias_name."""
 LIGHT_STEP_PIXELS = 0.4
 """What the footer gives as the size of pretrace's steps; below a pixel there is no step at all."""
+LIGHT_MARGIN = 20
+"""A light band gathers beyond its edges, by the picture's longer side over this: as far as samples
+there still colour pixels here (docs/light.md)."""
 _NO_PICTURE = ("-F",)
 _POVINI = "povray.ini"
 _HOME = "home"
@@ -115,12 +118,14 @@ def light_argv(
 ) -> list[str]:
     """Give the command line that writes the radiosity samples of ``rect`` to ``light``, no picture.
 
-    To be run like ``render_argv``'s, and to be stopped with SIGTERM once the samples are gathered
-    (``ProgressParser.pretraced``): POV-Ray would go on to render the picture.
+    ``rect`` and a little above and below it, or what is lit at its edges would be made of samples
+    from one side alone. To be run like ``render_argv``'s, and to be stopped with SIGTERM once the
+    samples are gathered (``ProgressParser.pretraced``): POV-Ray would go on to render the picture.
     It writes the file's end when it is stopped so. It would shade what it shows while it gathers;
     without that the samples are the same. With High_Reproducibility it would gather in parts.
     """
-    argv = render_argv(spec, rect, threads=threads, povray=povray, output=light.with_suffix(".png"))
+    area, output = _with_margin(spec, rect), light.with_suffix(".png")
+    argv = render_argv(spec, area, threads=threads, povray=povray, output=output)
     return [*argv, *_NO_PICTURE, "-HR", "Radiosity_Vain_Pretrace=off", "+RFO", f'+RF"{light}"']
 
 
@@ -181,6 +186,16 @@ def povray_identity(povray: str) -> tuple[str, str]:
     fields = (_field(text, name) for name in ("Compiler vendor", "Compiler version"))
     target = _field(text, "Built/Optimized for") or _field(text, "Build architecture")
     return version[1], " ".join(part for part in (*fields, target) if part)
+
+
+def _with_margin(spec: RenderSpec, rect: Rect) -> Rect:
+    """Give ``rect`` and the rows beside it that a light pass looks at too.
+
+    No more than half of its own again, so that many small bands do not do the work twice.
+    """
+    margin = min(max(spec.width, spec.height) // LIGHT_MARGIN, rect.height // 4)
+    top, bottom = max(0, rect.y0 - margin), min(spec.height, rect.y1 + margin)
+    return Rect(rect.x0, top, rect.x1, bottom)
 
 
 def _end(stop: int) -> str:

@@ -21,6 +21,13 @@ Value: TypeAlias = bool | int | float | str
 MAX_SIDE = 1_000_000
 """Pixels: the largest width or height a job may have."""
 MAX_PATH_BYTES = 1024
+BAYER = ("B2", "B3", "B4")
+"""Dither methods that look at a pixel's place alone."""
+ERROR_DIFFUSION = ("FS", "D1", "D2")
+"""Dither methods that hand a pixel's rounding on to the next ones, from the picture's top to its
+end (POV-Ray, source/base/image/encoding.cpp)."""
+DEFAULT_DITHER = "FS"
+"""What POV-Ray dithers with unless told how."""
 DEBIAN_LIBRARY_PATHS = (
     "/usr/share/povray-3.7",
     "/usr/share/povray-3.7/ini",
@@ -148,7 +155,7 @@ OPTIONS: tuple[Option, ...] = (
     # ---- the file's pixels
     Option("File_Gamma", Kind.GAMMA, Policy.PICTURE, 0.01, 100),
     Option("Dither", Kind.BOOL, Policy.PICTURE),
-    Option("Dither_Method", Kind.CHOICE, Policy.PICTURE, choices=("B2", "B3", "B4")),
+    Option("Dither_Method", Kind.CHOICE, Policy.PICTURE, choices=(*BAYER, *ERROR_DIFFUSION)),
     # POV-Ray clips it to this range; JPEG takes 0 and 1 for 85, and all above 100 for 100.
     Option("Compression", Kind.INT, Policy.PICTURE, 0, 255, why="JPEG's quality"),
     # ---- animation

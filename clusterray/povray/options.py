@@ -30,6 +30,8 @@ from clusterray.povray.ini import (
 from clusterray.povray.option_table import (
     DEBIAN_DEFAULTS,
     DEBIAN_LIBRARY_PATHS,
+    DEFAULT_DITHER,
+    ERROR_DIFFUSION,
     BadValue,
     Kind,
     Option,
@@ -316,10 +318,6 @@ class Options:
             return
         if option.name == "Include_Header":
             text = self._inside(text, origin, written, want="file")
-        if option.name == "Dither_Method" and text.strip().upper() in ("FS", "D1", "D2"):
-            # Kept until all is read: a stronger source may still choose a Bayer pattern.
-            self._scalars[option.name] = Setting(text.strip().upper(), origin, written)
-            return
         value = self._parsed(option, text, origin, written)
         setting = Setting(value, origin, written)
         if option.name == "Declare":
@@ -474,17 +472,19 @@ class Options:
                 self._scalars.pop(name, None)
         if self._file_type != "J":
             self._scalars.pop("Compression", None)
-        method = self._scalars.get("Dither_Method")
-        if method is not None and method.value in ("B2", "B3", "B4"):
+        if not self._is_on("Dither"):
+            # Off, so its method means nothing.
+            self._scalars.pop("Dither_Method", None)
             return
-        if self._is_on("Dither"):
-            blamed = method or self._scalars["Dither"]
-            raise blamed.origin.fault(
-                f"{blamed.written} is refused: dithering by error diffusion crosses the cuts; "
-                "use +THB2, +THB3 or +THB4"
+        dither = self._scalars["Dither"]
+        method = self._scalars.setdefault(
+            "Dither_Method", Setting(DEFAULT_DITHER, dither.origin, dither.written)
+        )
+        if method.value in ERROR_DIFFUSION:
+            self.notes.append(
+                f"{method.written}: dithering by error diffusion runs through the whole picture, "
+                "so one node renders it; with +THB2, +THB3 or +THB4 all would."
             )
-        # Off, so its method means nothing.
-        self._scalars.pop("Dither_Method", None)
 
     def _picture_options(self) -> tuple[tuple[tuple[str, Value], ...], list[Origin]]:
         """Give the canonical pairs and the origin of each."""

@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from clusterray.core.errors import SceneFault
 from clusterray.core.model import EXTENSIONS, FileFormat, Picture, Rect
 from clusterray.povray.option_table import (
+    ERROR_DIFFUSION,
     MAX_SIDE,
     BadValue,
     Policy,
@@ -152,14 +153,17 @@ class RenderSpec:
         """Give the geometry that the farm needs to cut bands.
 
         The blocks matter only to antialiasing method 1: its blocks look at pixels of their left
-        and upper neighbours (POV-Ray, source/backend/render/tracetask.cpp).
+        and upper neighbours (POV-Ray, source/backend/render/tracetask.cpp). Dithering by error
+        diffusion makes one block of the whole picture.
         """
-        depends_on_blocks = self.antialias and self.sampling_method == 1
+        block = self.block_size if self.antialias and self.sampling_method == 1 else None
+        if self.value("Dither") is True and self.value("Dither_Method") in ERROR_DIFFUSION:
+            block = max(self.width, self.height)
         return Picture(
             self.width,
             self.height,
             self.region or Rect(0, 0, self.width, self.height),
-            self.block_size if depends_on_blocks else None,
+            block,
         )
 
     def settings(self) -> list[tuple[str, str, str]]:
@@ -267,12 +271,9 @@ class RenderSpec:
             )
 
     def _check_dither(self) -> None:
-        # Without a method POV-Ray takes Floyd-Steinberg, whose errors cross the cuts.
+        # The method decides whether bands can be made, so it is never left to POV-Ray.
         if self.value("Dither") is True and self.value("Dither_Method") is None:
-            raise SceneFault(
-                "dithering by error diffusion cannot be done in parts yet; "
-                "use Dither_Method=B2, B3 or B4"
-            )
+            raise _fault("Dither needs a Dither_Method")
 
 
 def effective_format(letter: str, bits: int, grey: bool, alpha: bool) -> tuple[int, bool, bool]:

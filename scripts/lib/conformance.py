@@ -45,12 +45,16 @@ _SAID_BY_FARM = re.compile(r"^clusterray-submit: (?:\S+:\d+: )?(.+)$", re.MULTIL
 _FATAL = re.compile(r"^(File '.*' line \d+: .*|Fatal error in .*|Problem with .*)$", re.MULTILINE)
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """The picture's size in pixels, and the method of antialiasing."""
+class Settings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The picture's size in pixels, the method of antialiasing, and what of the scene is sent.
+
+    ``found_alone``: the farm gets nothing but the files that the submitter finds the scene to need.
+    """
 
     width: int
     height: int
     antialias: int
+    found_alone: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -58,7 +62,8 @@ class Settings(msgspec.Struct, frozen=True):
         return (f"+W{self.width}", f"+H{self.height}", "+A0.3", f"+AM{self.antialias}")
 
     def __str__(self) -> str:
-        return f"{self.width}x{self.height} AM{self.antialias}"
+        alone = ", found files alone" if self.found_alone else ""
+        return f"{self.width}x{self.height} AM{self.antialias}{alone}"
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -221,6 +226,7 @@ class _Case:
             self._picture("farm"),
             [*self.settings.options, *self.scene.options],
             self.bench.timeout_s,
+            only_needed=self.settings.found_alone,
         )
 
     def _staged(self, name: str) -> Path:

@@ -114,8 +114,9 @@ def _complaints(results: Sequence[Result], verdict: str, title: str) -> Iterator
     yield ""
 
 
-def _order(settings: Settings) -> tuple[int, int, int]:
-    return settings.width * settings.height, settings.width, settings.antialias
+def _order(settings: Settings) -> tuple[bool, int, int, int]:
+    area = settings.width * settings.height
+    return settings.found_alone, area, settings.width, settings.antialias
 
 
 def _gap(gap: Gap) -> str:

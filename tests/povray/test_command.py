@@ -16,6 +16,7 @@ from clusterray.core.errors import LocalFault
 from clusterray.core.model import Rect
 from clusterray.povray.command import (
     environment,
+    light_argv,
     povray_identity,
     prepare_home,
     render_argv,
@@ -349,6 +350,19 @@ def test_work_folders_that_povray_cannot_be_given(bench: Bench, tmp_path: Path) 
 
 
 # -------------------------------------------------------------------- which POV-Ray
+
+
+@pytest.mark.parametrize(
+    ("rows", "gathered_over"),
+    [((0, 32), (0, 40)), ((32, 64), (24, 72)), ((128, 160), (120, 160)), ((0, 160), (0, 160))],
+)
+def test_light_is_gathered_a_little_beyond_a_band(
+    rows: tuple[int, int], gathered_over: tuple[int, int]
+) -> None:
+    spec = RenderSpec(input="a.pov", width=100, height=160)
+    rect = Rect(0, rows[0], 100, rows[1])
+    argv = light_argv(spec, rect, threads=1, povray="povray", light=Path("/x/light.rca"))
+    assert {f"+SR{gathered_over[0] + 1}", f"+ER{gathered_over[1]}", "+EC100"} <= set(argv)
 
 
 def test_identity() -> None:

@@ -156,6 +156,8 @@ def test_debian_defaults(folder: Path) -> None:
         (["+HIhead.inc"], {"Include_Header": "head.inc"}),
         (["+L/usr/share/povray-3.7/include"], {}),
         (["+THB2"], {"Dither": True, "Dither_Method": "B2"}),
+        (["+TH"], {"Dither": True, "Dither_Method": "FS"}),
+        (["+THd1"], {"Dither": True, "Dither_Method": "D1"}),
         (["-THFS"], {"Dither": False}),
         (["File_Gamma=sRGB"], {"File_Gamma": "sRGB"}),
         (["File_Gamma=2"], {"File_Gamma": 2.0}),
@@ -253,10 +255,6 @@ def test_grey_ppm_gets_the_bits_it_can_have_and_that_is_said(folder: Path) -> No
         ("Create_Ini=On", "writes nothing but the picture"),
         ("+GRout.txt", "writes nothing but the picture"),
         ("Debug_File=true", "writes nothing but the picture"),
-        ("+TH", "error diffusion"),
-        ("+THFS", "error diffusion"),
-        ("+THD1", "error diffusion"),
-        ("Dither=On", "error diffusion"),
         ("+KFF10", "animations come later"),
         ("+KFI2", "animations come later"),
         ("Final_Frame=1", "animations come later"),
@@ -311,7 +309,7 @@ def test_refusals_end_with_exit_code_2_from_the_command_line(
 
 @pytest.mark.parametrize(
     "line",
-    ["+SR10", "Pre_Scene_Command=rm", "Final_Frame=30", "Output_File_Type=S", "Dither=On", "+GIx"],
+    ["+SR10", "Pre_Scene_Command=rm", "Final_Frame=30", "Output_File_Type=S", "+GIx"],
 )
 def test_refusals_end_with_file_and_line_from_an_ini(folder: Path, line: str) -> None:
     with pytest.raises(SceneFault) as caught:

@@ -170,7 +170,7 @@ def test_no_other_option_gets_in() -> None:
         [["Declare", 'x="a\' b"']],
         [["Declare", 'x="a"b"']],
         [["Dither", True]],
-        [["Dither_Method", "FS"]],
+        [["Dither_Method", "XY"]],
         [["File_Gamma", "bt709"]],
         [["Nonsense", 1]],
         [["Quality"]],

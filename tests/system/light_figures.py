@@ -33,7 +33,8 @@ SCENES = [
     "radiosity/radiosity_37.pov",
     "radiosity/patio-radio_37.pov",
 ]
-SIZE = (128, 160)
+SIZE = (64, 640)
+"""Narrow and tall: the more cuts, the less chance there is in the mean step across them."""
 ALWAYS_SAMPLE = "\nglobal_settings { radiosity { always_sample on } }\n"
 
 
@@ -45,6 +46,8 @@ class Figures:
     """Of the light."""
     gathers: int
     """Samples that the bands added."""
+    cuts: list[int]
+    """The rows at which bands of light or of the picture meet."""
     against_same_light: int
     """Pixels that differ from one plain run with the same light."""
     against_same_largest: int
@@ -75,15 +78,17 @@ def measure(farm: Farm, scene: Path, folder: Path, size: tuple[int, int] = SIZE)
         _plain(scene, path, options, count) for path, count in zip(names, threads, strict=True)
     ]
     naive = _naive_bands(scene, folder, options, size)
+    cuts = sorted({band["rect"][1] for band in detail["bands"]} - {0})
     same = _with_light(farm, scene, folder, size)
     return Figures(
         samples=samples,
         gathers=gathers,
+        cuts=cuts,
         against_same_light=differing_pixels(ours, same),
         against_same_largest=largest_difference(ours, same),
-        plain_seams=sorted(seam(one, other) for one, other in combinations(plain, 2)),
-        seam=median(seam(ours, each) for each in plain),
-        naive_seam=median(seam(naive, each) for each in plain),
+        plain_seams=sorted(seam(one, other, cuts) for one, other in combinations(plain, 2)),
+        seam=median(seam(ours, each, cuts) for each in plain),
+        naive_seam=median(seam(naive, each, cuts) for each in plain),
         plain_means=[mean_difference(one, other) for one, other in combinations(plain, 2)],
         mean=median(mean_difference(ours, each) for each in plain),
     )
@@ -154,6 +159,7 @@ def _row(title: str, f: Figures) -> str:
         title,
         f.samples,
         f.gathers,
+        len(f.cuts),
         f"{f.against_same_light} ({f.against_same_largest})",
         plain,
         f"{f.seam:.1f}",

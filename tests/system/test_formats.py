@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.images import oracle
 from tests.system.harness import farm_of, needs_povray, plain_povray
@@ -26,7 +27,13 @@ JOBS: list[tuple[str, list[str], list[str]]] = [
     ("by-name.jpeg", ["Compression=93"], ["+FJ"]),
     ("grey.pgm", ["Bits_Per_Color=16"], ["+FP", "Grayscale_Output=on"]),
     ("plain.bmp", ["+FB"], []),
+    ("few.png", ["+FN5", "+THB3"], []),
 ]
+DIFFUSED: list[tuple[str, list[str], list[str]]] = [
+    ("diffused.png", ["+FN5", "+TH"], []),
+    ("diffused.ppm", ["+FP", "+THD2"], []),
+]
+"""Each pixel's rounding goes on to the next, so these come in one piece."""
 
 
 @needs_povray
@@ -39,9 +46,9 @@ def test_every_kind_of_picture_comes_out_of_the_farm_as_povray_writes_it(tmp_pat
     with farm_of(tmp_path / "farm", 1, 1) as farm:
         submits = [
             farm.submit(scene, "-o", str(tmp_path / name), "--", *AA, *options, cwd=tmp_path)
-            for name, options, _ in JOBS
+            for name, options, _ in JOBS + DIFFUSED
         ]
-        for (name, options, besides), submit in zip(JOBS, submits, strict=True):
+        for (name, options, besides), submit in zip(JOBS + DIFFUSED, submits, strict=True):
             assert submit.wait(300) == 0, (name, submit.err.seen[-20:])
             folder = tmp_path / f"plain-{name}"
             folder.mkdir()
@@ -50,4 +57,12 @@ def test_every_kind_of_picture_comes_out_of_the_farm_as_povray_writes_it(tmp_pat
             (plain,) = folder.iterdir()
             assert oracle.same(tmp_path / name, plain), name
             assert oracle.said_of_colour(tmp_path / name) == oracle.said_of_colour(plain), name
-        assert all(len(farm.ask("show", view["id"])["bands"]) > 1 for view in farm.ask("jobs"))
+        for view in farm.ask("jobs"):
+            shown = farm.ask("show", view["id"])
+            assert (len(shown["bands"]) == 1) is ("error diffusion" in shown["note"]), view
+        crop = tmp_path / "crop.png"
+        words = ("--region", "10,40,50,90", "-o", str(crop), "--", *AA, *DIFFUSED[0][1])
+        submit = farm.submit(scene, *words, cwd=tmp_path)
+        assert submit.wait(300) == 0, submit.err.seen[-20:]
+    with Image.open(tmp_path / "diffused.png") as whole, Image.open(crop) as part:
+        assert part.tobytes() == whole.crop((10, 40, 50, 90)).tobytes()

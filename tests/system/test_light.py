@@ -39,7 +39,7 @@ def test_bands_that_share_light_meet_without_seams(tmp_path: Path) -> None:
     if not EXAMPLES.is_dir():
         pytest.skip("povray-examples is not installed: apt install povray-examples")
     with farm_of(tmp_path / "farm", 1, 2, 3) as farm:
-        for scene in ("radiosity/cornell.pov", "radiosity/rad_def_test_37.pov"):
+        for scene in ("radiosity/cornell.pov", "radiosity/patio-radio_37.pov"):
             folder = tmp_path / Path(scene).stem
             folder.mkdir()
             figures = measure(farm, EXAMPLES / scene, folder)
