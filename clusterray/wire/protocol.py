@@ -45,6 +45,7 @@ Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Pixel: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 ExitCode: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 RectTuple: TypeAlias = tuple[Pixel, Pixel, Pixel, Pixel]
+Priority: TypeAlias = Annotated[int, Meta(ge=-100, le=100)]
 Role: TypeAlias = Literal["node", "submit", "admin"]
 Phase: TypeAlias = Literal["waiting", "fetching", "parsing", "rendering", "uploading"]
 BandStage: TypeAlias = Literal["light", "final"]
@@ -130,14 +131,15 @@ class JobView(Part, frozen=True):
 
     ``created`` is wall time (seconds since 1970), for display only. ``pixels_*`` count the pixels
     that the frame needs rendered. ``error_code`` is the exit code the submitter ends with.
-    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture.
+    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture, ``gone`` why picture
+    or tiles of a job that has ended are no longer there.
     """
 
     id: Ident
     number: Count
     title: Name
     owner: Name
-    state: Literal["queued", "running", "stitching", "done", "failed", "cancelled"]
+    state: Literal["queued", "running", "paused", "stitching", "done", "failed", "cancelled"]
     priority: int
     scene: Sha256
     width: Pixel
@@ -162,6 +164,7 @@ class JobView(Part, frozen=True):
     error_text: LongText = ""
     mix: Mix = "never"
     mixed: Text = ""
+    gone: Text = ""
 
 
 class AttemptView(Part, frozen=True):
@@ -329,12 +332,14 @@ class Uploading(Message, frozen=True, tag="uploading"):
 class Done(Message, frozen=True, tag="done"):
     """The tile has been stored by FTP as announced.
 
-    ``gathers`` counts the radiosity samples that POV-Ray had to add while it made the tile.
+    ``gathers`` counts the radiosity samples that POV-Ray had to add while it made the tile;
+    ``text`` is the tail of POV-Ray's output.
     """
 
     attempt: Ident
     seconds: PhaseSeconds
     gathers: Count = 0
+    text: LongText = ""
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -402,7 +407,7 @@ class Submit(Message, frozen=True, tag="submit"):
     output_name: Name
     title: Name = ""
     owner: Name = ""
-    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    priority: Priority = 0
     bands: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     note: Text = ""
     mix: Mix = "never"
@@ -416,10 +421,11 @@ class Follow(Message, frozen=True, tag="follow"):
 
 
 class Fetch(Message, frozen=True, tag="fetch"):
-    """Where is the finished picture of this job?"""
+    """Where is the finished picture of this job? ``partial``: or what is there of it."""
 
     request: RequestId
     job: Ident
+    partial: bool = False
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -427,6 +433,53 @@ class Cancel(Message, frozen=True, tag="cancel"):
 
     request: RequestId
     job: Ident
+
+
+class Pause(Message, frozen=True, tag="pause"):
+    """Lease nothing more of this job. ``now``: what renders is taken back, else it ends."""
+
+    request: RequestId
+    job: Ident
+    now: bool = False
+
+
+class Resume(Message, frozen=True, tag="resume"):
+    """Let this paused job go on."""
+
+    request: RequestId
+    job: Ident
+
+
+class Requeue(Message, frozen=True, tag="requeue"):
+    """Run this job, which has ended, again: what is not covered, or ``everything``."""
+
+    request: RequestId
+    job: Ident
+    everything: bool = False
+
+
+class SetPriority(Message, frozen=True, tag="set_priority"):
+    """Let this job have another priority from now on."""
+
+    request: RequestId
+    job: Ident
+    priority: Priority
+
+
+class Delete(Message, frozen=True, tag="delete"):
+    """Let nothing of this job stay; ``force``: even if it has not ended."""
+
+    request: RequestId
+    job: Ident
+    force: bool = False
+
+
+class Logs(Message, frozen=True, tag="logs"):
+    """What did POV-Ray say in each attempt of this job, or of one ``band`` of it?"""
+
+    request: RequestId
+    job: Ident
+    band: Ident | None = None
 
 
 class ListJobs(Message, frozen=True, tag="list_jobs"):
@@ -533,14 +586,34 @@ class JobDetail(Message, frozen=True, tag="job_detail"):
     light: Text = ""
 
 
+class AttemptLog(Message, frozen=True, tag="attempt_log"):
+    """What POV-Ray said in one attempt; one for each, then Ok."""
+
+    request: RequestId
+    band: Ident
+    rect: RectTuple
+    stage: BandStage
+    attempt: Ident
+    node: Name
+    state: Ident
+    reason: Text = ""
+    text: LongText = ""
+
+
 class Result(Message, frozen=True, tag="result"):
-    """The finished picture: its name, size and hash, and the login that reads it."""
+    """The finished picture: its name, size and hash, and the login that reads it.
+
+    ``partial``: it has holes, hatched, and only ``pixels_done`` of its ``pixels_total``.
+    """
 
     request: RequestId
     name: Name
     size: Count
     sha256: Sha256
     read: Grant
+    partial: bool = False
+    pixels_done: Count = 0
+    pixels_total: Count = 0
 
 
 class Tokens(Message, frozen=True, tag="tokens"):
@@ -590,6 +663,12 @@ FromClient: TypeAlias = (
     | Follow
     | Fetch
     | Cancel
+    | Pause
+    | Resume
+    | Requeue
+    | SetPriority
+    | Delete
+    | Logs
     | ListJobs
     | ListNodes
     | Show
@@ -608,6 +687,7 @@ ToClient: TypeAlias = (
     | Jobs
     | Nodes
     | JobDetail
+    | AttemptLog
     | Result
     | Tokens
     | TokenMade
