@@ -69,6 +69,8 @@ def _follow_here(
 def _sentence(view: JobView, notes: bool) -> str:
     if view.state == "stitching":
         return "joining the tiles"
+    if view.state == "paused":
+        return f"{view.note or 'paused'}; clusterray resume {view.id} lets it go on"
     if view.note and notes:
         return f"waiting: {view.note}"
     return "waiting for a node" if view.state == "queued" else ""

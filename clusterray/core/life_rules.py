@@ -198,7 +198,8 @@ class LifeRules(FarmBase):
 
     def _discard_old_files(self) -> None:
         days = (self._keep_s or 0.0) / 86_400
-        reason = f"kept for {days:g} day{'' if days == 1 else 's'} (setting keep_results_days)"
+        after = f"{days:g} day{'' if days == 1 else 's'}"
+        reason = f"its files were deleted after {after} (setting keep_results_days)"
         for job in list(self.kept.values()):
             until = self._keep_until(job)
             if until is None or until > self._now:

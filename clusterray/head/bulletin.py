@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable
 
 from clusterray.core.entities import Job
+from clusterray.core.errors import JobCancelled
 from clusterray.core.farm import Farm
 from clusterray.core.model import JobId, NodeId
 from clusterray.head.views import FarmView, NodeCard, job_view, most_common, node_view
-from clusterray.wire.protocol import JobStatus, JobView, Message
+from clusterray.wire.protocol import JobStatus, JobView, Message, Refused
 
 PUBLISH_EVERY_S = 0.5
 JOBS_SHOWN = 200
@@ -43,15 +44,17 @@ class Bulletin:
     # ---------------------------------------------------------------- notes
 
     def job_made(self, job: JobId) -> None:
-        """Note the wall time of a job's submission."""
-        self._created[job] = time.time()
+        """Note the wall time of a job's submission, the first time."""
+        self._created.setdefault(job, time.time())
 
     def job_changed(self, job: JobId) -> None:
         """A follower of the job would see something new."""
         self._dirty.setdefault(job)
 
-    def forget(self, job: JobId) -> None:
-        """The job is gone."""
+    def forget(self, job: JobId, reason: str) -> None:
+        """The job is gone; who follows it is told ``reason``, as of one that was cancelled."""
+        for conn, request in self._followers.pop(job, ()):
+            self._send(conn, Refused(request, JobCancelled.exit_code, reason))
         for known in (self._created, self._job_views, self._dirty, self._published_at):
             known.pop(job, None)
         self.anything_changed()

@@ -106,8 +106,8 @@ class Seconds:
 class Held:
     """One attempt on this node.
 
-    The first block never changes; ``seconds``, ``gathers`` and ``tile_*`` belong to the thread at
-    work; all else is guarded by the lock of Holdings. ``gone``: it counts no more, and a
+    The first block never changes; ``seconds``, ``gathers``, ``text`` and ``tile_*`` belong to the
+    thread at work; all else is guarded by the lock of Holdings. ``gone``: it counts no more, and a
     thread that is at work on it removes its folder when it lets go. ``leased_in`` is the number of
     the connection whose LEASE or KEEP vouches for it, None once its write grant was refused;
     ``announced_in`` the one that has been told UPLOADING.
@@ -136,6 +136,7 @@ class Held:
     tile_sha256: str = ""
     seconds: Seconds = field(default_factory=Seconds)
     gathers: int = 0
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,7 +486,7 @@ class Holdings:
             if self._connection is not connection:
                 return
             held.stage = Stage.STORED
-        connection.report(Done(held.attempt, held.seconds.report(), held.gathers))
+        connection.report(Done(held.attempt, held.seconds.report(), held.gathers, held.text))
 
     def refused(self, held: Held, grant: Grant) -> None:
         """The head refuses a write grant: its lease is dead, a DROP or a KEEP will follow."""

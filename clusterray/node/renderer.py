@@ -88,12 +88,14 @@ class RenderFailed(Exception):
 class RenderTimes:
     """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process.
 
-    ``gathers`` counts the radiosity samples that POV-Ray added in its final pass.
+    ``gathers`` counts the radiosity samples that POV-Ray added in its final pass; ``text`` is the
+    tail of what it wrote.
     """
 
     parse_s: float
     render_s: float
     gathers: int = 0
+    text: str = ""
 
 
 class _Cancel(IntEnum):
@@ -218,7 +220,7 @@ class Render:
         self._check(status)
         parse_s = self._parser.parse_s
         spent_s = max(0.0, time.monotonic() - began_at - parse_s)
-        return RenderTimes(parse_s, spent_s, self._parser.gathers)
+        return RenderTimes(parse_s, spent_s, self._parser.gathers, self._parser.text_tail)
 
     def _name_blocks(self) -> None:
         """Have the blocks that POV-Ray finishes kept."""

@@ -137,7 +137,7 @@ class RenderLoop:
             _fail(
                 self._holdings,
                 held,
-                RenderFailed("node", f"POV-Ray left no whole picture: {fault}"),
+                RenderFailed("node", f"POV-Ray left no whole picture: {fault}", text=held.text),
             )
         except (OSError, LocalFault) as error:
             _fail(self._holdings, held, _machine_failure(error))
@@ -233,6 +233,7 @@ class RenderLoop:
         held.seconds.parse = times.parse_s
         held.seconds.render += times.render_s
         held.gathers = times.gathers
+        held.text = times.text[-_TEXT_CHARACTERS:]
 
     def _download(self, held: Held, tar: Path) -> None:
         """Store the scene's tar in ``tar``; raises as ``_fetch`` does."""

@@ -231,7 +231,7 @@ def test_files_of_a_done_job_go_when_they_are_old_and_it_stays_known() -> None:
     entity = job_of(world, job)
     assert (entity.state, entity.gone) == (
         JobState.DONE,
-        "kept for 1 day (setting keep_results_days)",
+        "its files were deleted after 1 day (setting keep_results_days)",
     )
     assert world.farm.next_deadline() is None
     world.do(ev.JobRequeued(job, "ann", everything=True))
