@@ -31,7 +31,8 @@ class OutputFile:
 
     def partial(self) -> OutputFile:
         """Give the place beside this one for a picture that has holes: ``<stem>.partial.<ext>``."""
-        return OutputFile(_partial_name(self.path), str(_partial_name(Path(self.shown))))
+        # By the name that was given: where that is a link, the partial picture lies beside it.
+        return _place(_partial_name(Path(self.shown)))
 
     def check_writable(self) -> None:
         """Find out now whether the picture could be written; leaves nothing behind.

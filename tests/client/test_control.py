@@ -96,6 +96,7 @@ def test_everything_about_a_job() -> None:
     view = job_view(error="Parse Error", error_file="a.pov", error_line=3, note="one band only")
     detail = JobDetail(1, view, [Setting("Width", "10", "--width")], bands, "radiosity: one band")
     facts = dict(tables.job_facts(detail))
+    assert "files" not in facts
     assert facts["error"] == "a.pov:3: Parse Error"
     assert facts["waits"] == "one band only"
     assert facts["note"] == "radiosity: one band"
