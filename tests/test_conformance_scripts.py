@@ -90,6 +90,9 @@ def test_alike_is_the_same_words_however_they_are_broken() -> None:
     assert is_alike(farm_message(said), plain)
     assert not is_alike("Parse Error: something else", plain)
     assert not is_alike("", plain)
+    missing = "File 'x.pov' line 8: Possible Parse Error: Cannot find file 'a b.ttf', even after"
+    assert is_alike("uses the font a b.ttf, which is nowhere in the folder", missing)
+    assert not is_alike("uses the font b.ttf, which is nowhere in the folder", missing)
 
 
 def test_results_are_gone_on_from_even_after_a_torn_line(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from clusterray.client.output import OutputFile, output_file, safe_name, wished_
 from clusterray.client.report import Report
 from clusterray.client.text import count_of, duration_text, plain
 from clusterray.core.errors import ClusterRayError, LocalFault, NoHead, SceneFault
-from clusterray.core.model import Rect
+from clusterray.core.model import Rect, VerifyBands
 from clusterray.povray.scene import JobPlan, files_to_stage, plan_job
 from clusterray.wire import archive, protocol
 from clusterray.wire.staging import FtpSession, StagingFault
@@ -33,7 +33,7 @@ _NAME_CHARS = 255
 
 @dataclass(frozen=True, slots=True)
 class SubmitOptions:
-    """What the command line asks for."""
+    """What the command line asks for; ``verify`` None leaves it to job.yaml."""
 
     scene: Path
     povray_options: tuple[str, ...] = ()
@@ -43,6 +43,7 @@ class SubmitOptions:
     out: str | None = None
     detach: bool = False
     only_needed: bool = False
+    verify: VerifyBands | None = None
     home: Path = field(default_factory=Path.home)
     max_scene_bytes: int = 2 << 30
     max_scene_files: int = 20_000
@@ -72,6 +73,8 @@ def prepare(options: SubmitOptions, report: Report) -> Prepared:
         only_needed=options.only_needed,
         out_extension=wished_extension(options.out),
     )
+    if options.verify is not None:
+        plan.verify = options.verify
     output = output_file(options.out, plan.output_name, plan.spec.extension)
     if not options.detach:
         output.check_writable()
@@ -217,6 +220,7 @@ class Submission:
             bands=plan.bands,
             note=plain(" ".join(plan.notes))[:8192],
             mix=plan.mix,
+            verify=plan.verify,
         )
         self.asked = True
         return self._head.ask(submit, request, protocol.Submitted).job
@@ -238,6 +242,8 @@ class Submission:
                 if view.state == "done":
                     if view.mixed:
                         self._report.say(view.mixed)
+                    for line in view.verified.lines if view.verified else ():
+                        self._report.say(line)
                     fetch_picture(self._head, job, lambda _: self._output, self._report)
                     return
             except HeadLost:

@@ -17,7 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from clusterray.client.text import duration_text, plain, rate_text, size_text
-from clusterray.wire.protocol import AttemptLog, BandView, JobDetail, JobView, NodeView, TokenView
+from clusterray.wire.protocol import (
+    AttemptLog,
+    BandView,
+    CheckView,
+    JobDetail,
+    JobView,
+    NodeView,
+    TokenView,
+)
 
 _RIGHT = frozenset({"JOB", "PRIORITY", "DONE", "BANDS", "THREADS", "PIXELS", "ATTEMPTS"})
 
@@ -135,6 +143,8 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
         facts.append(("light", detail.light))
     if job.mix != "never" or job.mixed:
         facts.append(("mix", ", ".join(filter(None, (job.mix, job.mixed)))))
+    if job.verified:
+        facts += [("checked", line) for line in job.verified.lines]
     if detail.note:
         facts.append(("note", detail.note))
     if job.error:
@@ -160,6 +170,21 @@ def bands_table(bands: Sequence[BandView]) -> tuple[list[str], list[list[str]]]:
     return ["BAND", "ROWS", "COLUMNS", "STATE", "ATTEMPTS", "NODE", "PHASE", "TIME", "REASON"], [
         _band_row(band) for band in bands
     ]
+
+
+def checks_table(checks: Sequence[CheckView]) -> tuple[list[str], list[list[str]]]:
+    """Give heads and rows of the bands that were rendered again."""
+    heads = ["AGAIN", "ROWS", "STATE", "FIRST", "SECOND", "DIFFERING", "PIXELS", "BY UP TO", "OF"]
+    return [*heads, "REASON"], [_check_row(check) for check in checks]
+
+
+def _check_row(check: CheckView) -> list[str]:
+    row = [check.band, f"{check.rect[1]}-{check.rect[3] - 1}", check.state, check.first]
+    if check.state != "compared":
+        return [*row, check.second, "", "", "", "", check.reason]
+    apart = ", ".join(f"{name} {value:.4g}" for name, value in check.largest.items() if value)
+    figures = [str(check.differing), str(check.pixels), apart, f"{check.white:g}"]
+    return [*row, check.second, *figures, ""]
 
 
 def _band_row(band: BandView) -> list[str]:

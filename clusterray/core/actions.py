@@ -16,8 +16,8 @@ from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, Light, R
 class SendLease:
     """Hand the band to the node behind ``conn``, with fresh read and write grants.
 
-    ``stage`` says whether light is to be gathered or the picture rendered, the latter with
-    ``light`` if there is one.
+    ``stage`` says whether light is to be gathered or the picture rendered (for a verify band it is
+    rendered once more), the latter with ``light`` if there is one.
     """
 
     conn: int
@@ -114,6 +114,18 @@ class AddTile:
 
 
 @dataclass(frozen=True, slots=True)
+class CompareTiles:
+    """Compare the tiles of two attempts at ``rect``, the accepted one and that of a verify band."""
+
+    job: JobId
+    frame: int
+    band: BandId
+    rect: Rect
+    first: AttemptId
+    second: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
 class FinishFrame:
     """All tiles are there: write the picture."""
 
@@ -133,6 +145,13 @@ class DiscardTiles:
 @dataclass(frozen=True, slots=True)
 class DiscardResult:
     """Delete the finished picture of a job and what POV-Ray said of it."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class JobDone:
+    """Nothing more is to be done for a job whose pictures are written."""
 
     job: JobId
 
@@ -190,9 +209,11 @@ Action: TypeAlias = (
     | BeginFrame
     | JoinLight
     | AddTile
+    | CompareTiles
     | FinishFrame
     | DiscardTiles
     | DiscardResult
+    | JobDone
     | AbandonJob
     | ForgetJob
     | JobChanged

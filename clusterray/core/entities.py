@@ -23,12 +23,14 @@ from clusterray.core.model import (
 )
 from clusterray.core.states import (
     LIVE_ATTEMPT,
+    OPEN_BAND,
     OPEN_JOB,
     AttemptState,
     BandState,
     FrameState,
     JobState,
 )
+from clusterray.core.verify import Comparison
 
 STORY_LINES = 200
 """How much of a band's history is kept."""
@@ -74,7 +76,11 @@ class Attempt:
 
 @dataclass(slots=True)
 class Band:
-    """A rectangle of one frame, the unit of work; ``stage`` says what of it is made."""
+    """A rectangle of one frame, the unit of work; ``stage`` says what of it is made.
+
+    A verify band renders the band ``again`` once more; ``comparison`` is what came of it, or
+    ``reason`` why nothing did.
+    """
 
     id: BandId
     frame: Frame
@@ -86,11 +92,19 @@ class Band:
     failures: int = 0
     failed_on: set[NodeId] = field(default_factory=set)
     story: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
+    again: Band | None = None
+    comparison: Comparison | None = None
+    reason: str = ""
 
     @property
     def live_attempts(self) -> list[Attempt]:
         """The attempts whose results would count."""
         return [attempt for attempt in self.attempts if attempt.live]
+
+    def avoids(self, node: NodeId) -> bool:
+        """Tell whether another node should take it if one can: this one failed, or was first."""
+        first = None if self.again is None else self.again.accepted
+        return node in self.failed_on or (first is not None and first.node == node)
 
 
 @dataclass(slots=True)
@@ -102,6 +116,8 @@ class Frame:
     ``povray_class`` is that of the first node that took a band; which classes may take the others
     the job's ``mix`` says, until no tile is accepted or in the making. ``uncovered`` counts pixels.
     ``run`` counts how often the shells were asked to begin it.
+    ``verify_bands`` are made when the picture is covered, and then ``waiting`` is theirs;
+    ``give_up_at`` is when those that wait will be given up, None while a node may take them.
     """
 
     job: Job
@@ -113,6 +129,8 @@ class Frame:
     bands: dict[BandId, Band] = field(default_factory=dict)
     waiting: dict[BandId, Band] = field(default_factory=dict)
     light_bands: dict[BandId, Band] = field(default_factory=dict)
+    verify_bands: dict[BandId, Band] = field(default_factory=dict)
+    give_up_at: float | None = None
     uncovered: int = 0
     stitched: bool = False
     run: int = 0
@@ -130,9 +148,20 @@ class Frame:
         return self.state is FrameState.FINAL and self.uncovered == 0
 
     @property
+    def verified(self) -> bool:
+        """Tell whether its picture is covered and no verify band of it is open."""
+        bands = self.verify_bands.values()
+        return self.complete and not any(band.state in OPEN_BAND for band in bands)
+
+    @property
+    def counting_bands(self) -> list[Band]:
+        """The bands of its stage, light or picture, and its verify bands."""
+        return [*self.bands.values(), *self.verify_bands.values()]
+
+    @property
     def all_bands(self) -> list[Band]:
         """The bands it has and those that made its light."""
-        return [*self.light_bands.values(), *self.bands.values()]
+        return [*self.light_bands.values(), *self.counting_bands]
 
     @property
     def has_pixels(self) -> bool:
@@ -235,7 +264,7 @@ class FarmState:
     files are still at the head, in the order in which they ended; ``deleted`` says of the last jobs
     that were deleted by whom. ``hungry`` are the nodes with a place for a band, the longest waiting
     first; ``detached`` the live attempts whose node is away, in the order in which they will be
-    lost.
+    lost; ``verifying`` the frames with an open verify band.
     """
 
     jobs: dict[JobId, Job] = field(default_factory=dict)
@@ -247,3 +276,4 @@ class FarmState:
     deleted: dict[JobId, str] = field(default_factory=dict)
     hungry: dict[NodeId, Node] = field(default_factory=dict)
     detached: dict[AttemptId, Attempt] = field(default_factory=dict)
+    verifying: dict[tuple[JobId, int], Frame] = field(default_factory=dict)

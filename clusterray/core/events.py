@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from clusterray.core.model import AttemptId, JobId, JobRequest, Light, NodeId, PovrayClass
+from clusterray.core.model import (
+    AttemptId,
+    BandId,
+    JobId,
+    JobRequest,
+    Light,
+    NodeId,
+    PovrayClass,
+)
+from clusterray.core.verify import Comparison
 
 Fault: TypeAlias = Literal["scene", "node", "head"]
 """Whose fault it is that something failed."""
@@ -177,6 +186,17 @@ class LightJoined:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """The tile of a verify band was compared with the accepted one; None: it cannot be, and why."""
+
+    job: JobId
+    frame: int
+    band: BandId
+    comparison: Comparison | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FrameStitched:
     """The finished picture of a frame is written. ``run`` as in BeginFrame."""
 
@@ -219,6 +239,7 @@ Event: TypeAlias = (
     | JobDeleted
     | FilesUnwanted
     | LightJoined
+    | Compared
     | FrameStitched
     | FrameFailed
     | Tick

@@ -2,12 +2,15 @@
 
 Owned by the task-manager thread. No I/O, no clock: time is an argument, randomness a generator
 passed in. What it holds is described in ``entities``, its states in ``states``, who gets what in
-``policy``, its invariants in ``invariants``.
+``policy``, its invariants in ``invariants``. It stands on ``ledger`` and ``farm_base``, what all
+duties share, ``verifying``, how bands are rendered again and a job ends, and ``life_rules``, what
+people do to jobs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
@@ -75,6 +78,7 @@ class Farm(LifeRules):
             ev.JobDeleted: self._job_deleted,
             ev.FilesUnwanted: self._files_unwanted,
             ev.LightJoined: self._light_joined,
+            ev.Compared: self._compared,
             ev.FrameStitched: self._frame_stitched,
             ev.FrameFailed: self._frame_failed,
             ev.Tick: self._tick,
@@ -87,17 +91,15 @@ class Farm(LifeRules):
         self._now, self._out = now, []
         self._handlers[type(event)](event)
         self._hand_out()
+        self._watch_verifying()
         return self._out
 
     def next_deadline(self) -> float | None:
         """Give when a Tick is due, None if nothing is waited for."""
-        away = next(iter(self.detached.values()), None)
-        oldest = next(iter(self.kept.values()), None)
-        due = (
-            None if away is None else away.detached_until,
-            None if oldest is None else self._keep_until(oldest),
-        )
-        return min((moment for moment in due if moment is not None), default=None)
+        moments = [frame.give_up_at for frame in self.verifying.values()]
+        moments += [attempt.detached_until for attempt in islice(self.detached.values(), 1)]
+        moments += [self._keep_until(job) for job in islice(self.kept.values(), 1)]
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def job_of_key(self, key: str) -> Job | None:
         """Give the job that was submitted under this key."""
@@ -238,7 +240,6 @@ class Farm(LifeRules):
         frame = band.frame
         band.state = advance(BAND_TABLE, band.state, BandTrigger.ACCEPT)
         band.accepted = attempt
-        frame.uncovered -= band.rect.area
         if band.stage == "final":
             node.bands_done += 1
             node.pixels_done += band.rect.area
@@ -246,12 +247,16 @@ class Farm(LifeRules):
             self._end(other, AttemptTrigger.DROP, "another attempt was first")
         if band.stage == "final":
             self._add_tile(band, attempt)
+        elif band.stage == "verify":
+            self._compare(attempt)
         if node.conn is not None:
             self._out.append(act.SendAccepted(node.conn, attempt.id))
         self._tell(band, f"{attempt.id} accepted from {node.name}")
         self._changed(frame.job)
-        if frame.uncovered == 0:
-            self._covered(frame)
+        if band.stage != "verify":
+            frame.uncovered -= band.rect.area
+            if frame.uncovered == 0:
+                self._covered(frame)
 
     def _covered(self, frame: Frame) -> None:
         job = frame.job
@@ -260,6 +265,7 @@ class Farm(LifeRules):
             self._join(frame)
             return
         self._out.append(act.FinishFrame(job.id, frame.index))
+        self._begin_verifying(frame)
         if all(other.complete for other in job.frames):
             job.state = advance(JOB_TABLE, job.state, JobTrigger.COVERED)
 
@@ -284,12 +290,16 @@ class Farm(LifeRules):
         band, node = attempt.band, self.nodes[attempt.node]
         node.failures += 1
         self._end(attempt, AttemptTrigger.FAIL, problem.message)
-        if problem.fault == "scene":
+        if problem.fault != "scene":
+            band.failures += 1
+            band.failed_on.add(node.id)
+            if band.failures < MAX_FAILURES:
+                return
+        if band.stage == "verify":
+            self._give_up(band, f"rendering it again failed on {node.name}: {problem.message}")
+        elif problem.fault == "scene":
             self._end_job(band.frame.job, JobTrigger.FAIL, problem.message, problem)
-            return
-        band.failures += 1
-        band.failed_on.add(node.id)
-        if band.failures >= MAX_FAILURES:
+        else:
             reason = f"band {band.id} failed {band.failures} times, last on {node.name}: "
             final = Problem("node", reason + problem.message, text="\n".join(tell_story(band)))
             self._end_job(band.frame.job, JobTrigger.FAIL, final.message, final)
@@ -341,28 +351,6 @@ class Farm(LifeRules):
         self._add_bands(frame)
         self._changed(frame.job)
 
-    def _running(self, event: ev.LightJoined | ev.FrameStitched | ev.FrameFailed) -> Frame | None:
-        """Give the frame that the event is about, None if it comes from a run that is over."""
-        job = self.jobs.get(event.job)
-        if job is None or not job.open:
-            return None
-        frame = job.frames[event.frame]
-        return frame if frame.run == event.run else None
-
-    def _frame_stitched(self, event: ev.FrameStitched) -> None:
-        frame = self._running(event)
-        if frame is None:
-            return
-        job = frame.job
-        frame.stitched = True
-        self._changed(job)
-        if all(frame.stitched for frame in job.frames):
-            job.state = advance(JOB_TABLE, job.state, JobTrigger.STITCHED)
-            job.ended_at = self._now
-            self.open_jobs.remove(job)
-            self.kept[job.id] = job
-            self._discard_tiles(job)
-
     def _frame_failed(self, event: ev.FrameFailed) -> None:
         frame = self._running(event)
         if frame is not None:
@@ -376,6 +364,7 @@ class Farm(LifeRules):
             if attempt.detached_until is None or attempt.detached_until > self._now:
                 break
             self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} stayed away")
+        self._tire_of_verifying()
         self._discard_old_files()
 
     def _hand_out(self) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from clusterray.core import actions as act
-from clusterray.core.actions import Action
+from clusterray.core import events as ev
 from clusterray.core.bands import equal_bands, render_area, row_step
-from clusterray.core.entities import Attempt, Band, FarmState, Frame, Job, Node, Problem
-from clusterray.core.model import AttemptId, BandId, Rect, Stage
+from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
+from clusterray.core.ledger import Ledger
+from clusterray.core.model import AttemptId, Rect, Stage
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
@@ -33,29 +34,15 @@ class RandomBits(Protocol):
         """Give ``k`` random bits."""
 
 
-class FarmBase(FarmState):
+class FarmBase(Ledger):
     """What the rules of the farm share; ``_now`` and ``_out`` are those of the present event."""
 
     def __init__(self, random: RandomBits, *, detached_s: float, max_jobs: int) -> None:
-        super().__init__()
+        super().__init__(detached_s)
         self._random = random
-        self._detached_s = detached_s
         self._max_jobs = max_jobs
-        self._bands_made = 0
         self._by_key: dict[str, Job] = {}
         self._by_conn: dict[int, Node] = {}
-        self._now = 0.0
-        self._out: list[Action] = []
-
-    # ---------------------------------------------------------------- telling
-
-    def _tell(self, band: Band, line: str) -> None:
-        band.story.append((self._now, line))
-
-    def _changed(self, job: Job) -> None:
-        action = act.JobChanged(job.id)
-        if action not in self._out:
-            self._out.append(action)
 
     # ---------------------------------------------------------------- attempts
 
@@ -116,11 +103,25 @@ class FarmBase(FarmState):
             for band in frame.all_bands:
                 for attempt in band.live_attempts:
                     self._end(attempt, AttemptTrigger.DROP, f"job {job.id} {job.state}")
-                if band.state is not BandState.COVERED:
+                rendered = band.state is BandState.COVERED and band.stage != "verify"
+                if band.state is not BandState.VOID and not rendered:
                     band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
             frame.waiting.clear()
+            self._stop_verifying(frame)
         self._out.append(act.AbandonJob(job.id))
         self._changed(job)
+
+    def _stop_verifying(self, frame: Frame) -> None:
+        self.verifying.pop((frame.job.id, frame.index), None)
+        frame.give_up_at = None
+
+    def _running(self, event: ev.LightJoined | ev.FrameStitched | ev.FrameFailed) -> Frame | None:
+        """Give the frame that the event is about, None if it comes from a run that is over."""
+        job = self.jobs.get(event.job)
+        if job is None or not job.open:
+            return None
+        frame = job.frames[event.frame]
+        return frame if frame.run == event.run else None
 
     def _discard_tiles(self, job: Job) -> None:
         bands = [band for frame in job.frames for band in frame.all_bands]
@@ -146,11 +147,9 @@ class FarmBase(FarmState):
             self._add_band(frame, rect)
 
     def _add_band(self, frame: Frame, rect: Rect) -> Band:
-        self._bands_made += 1
         stage: Stage = "final" if frame.state is FrameState.FINAL else "light"
-        band = Band(BandId(f"b{self._bands_made}"), frame, rect, stage)
-        self.bands[band.id] = frame.bands[band.id] = frame.waiting[band.id] = band
-        self._tell(band, f"{band.id} made: rows {rect.y0} to {rect.y1} of {frame.job.id}")
+        band = self._make_band(frame, rect, stage)
+        frame.bands[band.id] = band
         return band
 
     def _forget_bands(self, bands: list[Band]) -> tuple[AttemptId, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from clusterray.core.bands import are_disjoint, covers
 from clusterray.core.entities import Attempt, Band, FarmState, Frame
 from clusterray.core.likeness import may_share
+from clusterray.core.policy import has_takers
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
 
 
@@ -34,14 +35,17 @@ Complaints = Iterator[tuple[str, list[Band]]]
 
 
 def _band_states(farm: FarmState) -> Complaints:
-    """1. A band is waiting without a live attempt, running on one, covered by one, or void."""
+    """1. A band is waiting without a live attempt, running on one, covered or compared by an
+    accepted one, or void.
+    """
     for band in farm.bands.values():
-        live = bool(band.live_attempts)
+        live, again = bool(band.live_attempts), band.stage == "verify"
         fits = {
             BandState.WAITING: not live and band.accepted is None,
             BandState.RUNNING: live and band.accepted is None,
             BandState.COVERED: not live and band.accepted is not None,
-            BandState.VOID: not live and not band.frame.job.open,
+            BandState.COMPARED: not live and band.accepted is not None and again,
+            BandState.VOID: not live and (again or not band.frame.job.open),
         }
         if not fits[band.state]:
             yield f"{band.id} is {band.state} with live attempts: {live}", [band]
@@ -77,9 +81,11 @@ def _covered(farm: FarmState) -> Complaints:
 
 
 def _alike(farm: FarmState) -> Complaints:
-    """5. All live and accepted attempts of a frame are of its class or one the job's mix admits."""
+    """5. All live and accepted attempts of a frame, its verify bands too, are of its class or one
+    the job's mix admits.
+    """
     for frame in _frames(farm):
-        for band in frame.bands.values():
+        for band in frame.counting_bands:
             for attempt in band.attempts:
                 counts = attempt.live or attempt is band.accepted
                 if counts and not _fits(attempt, frame):
@@ -106,7 +112,7 @@ def _ended(farm: FarmState) -> Complaints:
     for job in farm.jobs.values():
         if job.open is not (job in farm.open_jobs):
             yield f"{job.id} is {job.state}, the queue differs", []
-        bands = [band for frame in job.frames for band in frame.bands.values()]
+        bands = [band for frame in job.frames for band in frame.all_bands]
         busy = [band for band in bands if band.live_attempts]
         if not job.open and (busy or job.has_waiting):
             yield f"{job.id} is {job.state} but has work", busy
@@ -115,7 +121,7 @@ def _ended(farm: FarmState) -> Complaints:
 def _indexes(farm: FarmState) -> Complaints:
     """8. The waiting bands and the nodes with a place are just those that the indexes list."""
     for frame in _frames(farm):
-        for band in frame.bands.values():
+        for band in frame.all_bands:
             if (band.state is BandState.WAITING) is not (band.id in frame.waiting):
                 yield f"{band.id} is {band.state}, the index differs", [band]
     for node in farm.nodes.values():
@@ -144,7 +150,7 @@ def _queue_order(farm: FarmState) -> Complaints:
 def _one_light(farm: FarmState) -> Complaints:
     """11. A frame's bands are of its stage; while it joins light all its light bands are covered.
 
-    All live and accepted attempts at its picture carry its one light.
+    All live and accepted attempts at its picture and its verify bands carry its one light.
     """
     for frame in _frames(farm):
         stage = "final" if frame.state is FrameState.FINAL else "light"
@@ -153,14 +159,48 @@ def _one_light(farm: FarmState) -> Complaints:
                 yield f"{band.id} is for {band.stage}, its frame is {frame.state}", [band]
             if frame.state is FrameState.JOINING and band.state is BandState.WAITING:
                 yield f"{band.id} waits, its frame is {frame.state}", [band]
+        for band in frame.counting_bands:
             for attempt in band.attempts:
                 counts = attempt.live or attempt is band.accepted
                 if counts and attempt.light != frame.light:
                     yield f"{attempt.id} has another light than its frame", [band]
 
 
+def _verified(farm: FarmState) -> Complaints:
+    """12. Each verify band is another covered band of its frame once more: its rectangle, never its
+    pixels. The frame is listed while one is open, and a done job has none open.
+    """
+    for frame in _frames(farm):
+        again = list(frame.verify_bands.values())
+        for band in again:
+            first = band.again
+            known = first is not None and frame.bands.get(first.id) is first
+            if first is None or not known or band.rect != first.rect or band.id in frame.bands:
+                yield f"{band.id} is no band of its frame once more", [band]
+            elif frame.job.open and first.state is not BandState.COVERED:
+                yield f"{band.id} renders again what is {first.state}", [band, first]
+        if len({id(band.again) for band in again}) != len(again):
+            yield f"{frame.job.id}: a band is rendered again twice", again
+        is_open = frame.complete and not frame.verified
+        if is_open is not ((frame.job.id, frame.index) in farm.verifying):
+            yield f"{frame.job.id}: a verify band is open: {is_open}, the index differs", again
+        if frame.job.state is JobState.DONE and is_open:
+            yield f"{frame.job.id} is done, but not verified", again
+
+
+def _given_up(farm: FarmState) -> Complaints:
+    """13. Verify bands that wait while no node may take them have a deadline; no other frame has
+    one.
+    """
+    for frame in _frames(farm):
+        listed = (frame.job.id, frame.index) in farm.verifying
+        lone = listed and bool(frame.waiting) and not has_takers(frame, farm.nodes.values())
+        if lone is not (frame.give_up_at is not None):
+            yield f"{frame.job.id}: nobody to verify it: {lone}, {frame.give_up_at}", []
+
+
 def _kept(farm: FarmState) -> Complaints:
-    """12. Of the jobs that have ended those whose files are kept are listed as they ended, and no
+    """14. Of the jobs that have ended those whose files are kept are listed as they ended, and no
     other; of one that failed or was cancelled nothing is covered once its files are gone.
     """
     ended = [job for job in farm.jobs.values() if not job.open and not job.gone]
@@ -193,5 +233,7 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _one_place,
     _queue_order,
     _one_light,
+    _verified,
+    _given_up,
     _kept,
 )

@@ -11,7 +11,6 @@ from bisect import insort
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.entities import Band, Frame, Job
-from clusterray.core.farm_base import FarmBase
 from clusterray.core.orders import Order, refusal
 from clusterray.core.states import (
     BAND_TABLE,
@@ -25,12 +24,13 @@ from clusterray.core.states import (
     JobTrigger,
     advance,
 )
+from clusterray.core.verifying import Verifying
 
 MAX_DELETED = 1000
 """Of so many deleted jobs it is still known that they are deleted, and by whom."""
 
 
-class LifeRules(FarmBase):
+class LifeRules(Verifying):
     """The farm's rules for the whole life of a job. ``_keep_s``: so long files are kept."""
 
     _keep_s: float | None = None
@@ -125,6 +125,10 @@ class LifeRules(FarmBase):
                     self._revive(band, f"job {job.id} is requeued")
             if not frame.has_pixels:
                 frame.povray_class = None
+            # What was compared is compared anew once the picture is there.
+            compared = self._forget_bands(list(frame.verify_bands.values()))
+            frame.verify_bands = {}
+            self._out.append(act.DiscardTiles(job.id, (), compared))
             self._out.append(act.BeginFrame(job.id, frame.index, job.request, frame.run))
             self._hand_over(frame)
         if all(frame.complete for frame in job.frames):
@@ -149,6 +153,7 @@ class LifeRules(FarmBase):
                 self._add_tile(band, band.accepted)
         if frame.complete:
             self._out.append(act.FinishFrame(frame.job.id, frame.index))
+            self._begin_verifying(frame)
 
     def _join(self, frame: Frame) -> None:
         bands = sorted(frame.bands.values(), key=lambda band: (band.rect.y0, band.rect.x0))

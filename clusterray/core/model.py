@@ -17,8 +17,12 @@ NodeId = NewType("NodeId", str)
 """The uuid that a node keeps in its work folder."""
 SceneId = NewType("SceneId", str)
 """Hex SHA-256 of the canonical manifest."""
-Stage: TypeAlias = Literal["light", "final"]
-"""What a band is for: a frame's light, or its picture."""
+Stage: TypeAlias = Literal["light", "final", "verify"]
+"""What a band is for: a frame's light, its picture, or a comparison with a tile of the picture."""
+MAX_BANDS: Final = 100_000
+"""The most bands a person may ask for."""
+VerifyBands: TypeAlias = int | Literal["all"]
+"""How many bands of each picture a job wants rendered again and compared."""
 
 Mix: TypeAlias = Literal["never", "close", "any"]
 """Which classes of POV-Ray a job lets share a frame; ``core.likeness`` says what each admits."""
@@ -136,7 +140,8 @@ class JobRequest:
     ``wish_bands`` is the number of bands the person asked for, None lets the farm decide. ``light``
     asks for a light pass before the bands of each frame.
     ``output_name`` is the file name of the finished picture, without a folder. ``note`` is what the
-    submitter told the person about the job. ``mix`` says which nodes may share a frame.
+    submitter told the person about the job. ``mix`` says which nodes may share a frame, ``verify``
+    how many bands of it are rendered again and compared.
     """
 
     key: str
@@ -152,6 +157,7 @@ class JobRequest:
     note: str = ""
     light: bool = False
     mix: Mix = "never"
+    verify: VerifyBands = 0
 
 
 @dataclass(frozen=True, slots=True)

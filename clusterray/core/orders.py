@@ -37,6 +37,8 @@ def _pause(job: Job, order: ev.JobPaused) -> str:
         return f"job {job.id} is paused already; pause --now also takes back what still renders"
     if job.state is JobState.STITCHING:
         return f"job {job.id} is rendered and its tiles are being joined: nothing is left to pause"
+    if job.state is JobState.VERIFYING:
+        return f"the picture of job {job.id} is written and only being compared: cancel or wait"
     return "" if job.open else f"job {job.id} is {job.state} already"
 
 

@@ -62,9 +62,14 @@ def choose_band(node: Node, jobs: Iterable[Job], nodes: Collection[Node]) -> Ban
             if not may_render(node, frame):
                 continue
             for band in frame.waiting.values():
-                if node.id not in band.failed_on or not _others_left(band, nodes):
+                if not band.avoids(node.id) or not _others_left(band, nodes):
                     return band
     return None
+
+
+def has_takers(frame: Frame, nodes: Iterable[Node]) -> bool:
+    """Tell whether a node is there, with a place or not, that may render the frame."""
+    return any(node.usable and may_render(node, frame) for node in nodes)
 
 
 def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
@@ -78,7 +83,9 @@ def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
         for frame in job.frames:
             if not may_render(node, frame):
                 continue
-            for band in frame.bands.values():
+            for band in frame.counting_bands:
+                if band.stage == "verify" and band.avoids(node.id):
+                    continue
                 for attempt in band.live_attempts:
                     away = attempt.detached_until is not None
                     if away and attempt.state is AttemptState.RENDERING:
@@ -89,11 +96,12 @@ def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
 def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
     """Give the row at which to cut ``band`` before ``node`` takes its upper part; None: take all.
 
-    A job whose owner wished for a number of bands was cut when it came and is not cut again.
+    A job whose owner wished for a number of bands was cut when it came and is not cut again; a
+    verify band is as large as the one it is compared with.
     """
     frame = band.frame
     request = frame.job.request
-    if request.wish_bands is not None:
+    if request.wish_bands is not None or band.stage == "verify":
         return None
     threads = sum(other.threads for other in nodes if other.usable and may_render(other, frame))
     left = sum(waiting.rect.area for waiting in frame.waiting.values())
@@ -106,8 +114,8 @@ def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
 
 
 def _others_left(band: Band, nodes: Collection[Node]) -> bool:
-    """Tell whether some node that has not failed this band could take it."""
+    """Tell whether some node that this band does not avoid could take it."""
     return any(
-        other.usable and other.id not in band.failed_on and may_render(other, band.frame)
+        other.usable and not band.avoids(other.id) and may_render(other, band.frame)
         for other in nodes
     )

@@ -19,6 +19,7 @@ class JobState(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     STITCHING = "stitching"
+    VERIFYING = "verifying"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -33,11 +34,12 @@ class FrameState(StrEnum):
 
 
 class BandState(StrEnum):
-    """Where a band is; see invariant 1 of the farm."""
+    """Where a band is; see invariant 1 of the farm. Only verify bands are COMPARED."""
 
     WAITING = "waiting"
     RUNNING = "running"
     COVERED = "covered"
+    COMPARED = "compared"
     VOID = "void"
 
 
@@ -61,6 +63,8 @@ class JobTrigger(StrEnum):
     PAUSE = "paused"
     QUEUE = "resumed or requeued"
     STITCHED = "picture written"
+    UNVERIFIED = "picture written, bands left to verify"
+    VERIFIED = "no band left to verify"
     FAIL = "failed"
     CANCEL = "cancelled"
 
@@ -78,6 +82,8 @@ class BandTrigger(StrEnum):
     LEASE = "leased to a node"
     RETURN = "no live attempt left"
     ACCEPT = "tile accepted"
+    COMPARE = "compared with the first tile"
+    GIVE_UP = "verification given up"
     JOB_ENDED = "job failed or cancelled"
     DISCARD = "its tile was deleted with the job's files"
     REQUEUE = "job requeued"
@@ -117,6 +123,12 @@ JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
     },
     JobState.STITCHING: {
         JobTrigger.STITCHED: JobState.DONE,
+        JobTrigger.UNVERIFIED: JobState.VERIFYING,
+        JobTrigger.FAIL: JobState.FAILED,
+        JobTrigger.CANCEL: JobState.CANCELLED,
+    },
+    JobState.VERIFYING: {
+        JobTrigger.VERIFIED: JobState.DONE,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
@@ -134,6 +146,7 @@ FRAME_TABLE: Mapping[FrameState, Mapping[FrameTrigger, FrameState]] = {
 BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
     BandState.WAITING: {
         BandTrigger.LEASE: BandState.RUNNING,
+        BandTrigger.GIVE_UP: BandState.VOID,
         BandTrigger.JOB_ENDED: BandState.VOID,
     },
     BandState.RUNNING: {
@@ -141,7 +154,13 @@ BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
         BandTrigger.ACCEPT: BandState.COVERED,
         BandTrigger.JOB_ENDED: BandState.VOID,
     },
-    BandState.COVERED: {BandTrigger.DISCARD: BandState.VOID},
+    BandState.COVERED: {
+        BandTrigger.COMPARE: BandState.COMPARED,
+        BandTrigger.GIVE_UP: BandState.VOID,
+        BandTrigger.JOB_ENDED: BandState.VOID,
+        BandTrigger.DISCARD: BandState.VOID,
+    },
+    BandState.COMPARED: {BandTrigger.JOB_ENDED: BandState.VOID},
     BandState.VOID: {BandTrigger.REQUEUE: BandState.WAITING},
 }
 
@@ -169,7 +188,17 @@ ATTEMPT_TABLE: Mapping[AttemptState, Mapping[AttemptTrigger, AttemptState]] = {
 }
 
 LIVE_ATTEMPT = frozenset(state for state, ways in ATTEMPT_TABLE.items() if ways)
-OPEN_JOB = frozenset({JobState.QUEUED, JobState.RUNNING, JobState.PAUSED, JobState.STITCHING})
+OPEN_BAND = frozenset({BandState.WAITING, BandState.RUNNING, BandState.COVERED})
+"""The states of a verify band that is not yet compared or given up."""
+OPEN_JOB = frozenset(
+    {
+        JobState.QUEUED,
+        JobState.RUNNING,
+        JobState.PAUSED,
+        JobState.STITCHING,
+        JobState.VERIFYING,
+    }
+)
 """The states of a job that has not ended: out of the others only people lead."""
 
 S = TypeVar("S", bound=StrEnum)

@@ -27,7 +27,15 @@ from clusterray.head.job_logs import JobLogs
 from clusterray.head.letters import Asked, PartialPlan
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
-from clusterray.head.views import MAX_LONG_TEXT, MAX_TEXT, band_views, light_view, settings_view
+from clusterray.head.verdicts import check_views
+from clusterray.head.views import (
+    MAX_LONG_TEXT,
+    MAX_TEXT,
+    STAGES,
+    band_views,
+    light_view,
+    settings_view,
+)
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.protocol import Grant, Message, PhaseSeconds
@@ -183,8 +191,7 @@ class Answers:
         return self._obey(letter, job, order, lambda: f"job {job.id} {_to_render(job)}")
 
     def _no_room_for(self, job: Job) -> str:
-        pixels = sum(frame.area.area for frame in job.frames)
-        wanted = room_for(self._known.specs[job.id], pixels)
+        wanted = room_for(job.request, self._known.specs[job.id])
         return self._room.make_room(wanted, f"job {job.id}", keep=job)
 
     def _set_priority(self, letter: Asked, question: msg.SetPriority) -> Message:
@@ -218,6 +225,7 @@ class Answers:
             band_views(job.frames, self._known.seconds),
             job.request.note,
             light_view(job, self._known.gathers),
+            check_views(job),
         )
 
     def _logs(self, letter: Asked, question: msg.Logs) -> Message:
@@ -228,7 +236,7 @@ class Answers:
             if not bands:
                 text = f"job {job.id} has no band {question.band}; `clusterray show {job.id}` "
                 raise Refused(SceneFault.exit_code, text + "lists them")
-        bands.sort(key=lambda band: (band.frame.index, band.stage != "light", band.rect.y0))
+        bands.sort(key=lambda band: (band.frame.index, STAGES.index(band.stage), band.rect.y0))
         attempts = [(band, attempt) for band in bands for attempt in band.attempts]
         for band, attempt in attempts[-MAX_LOGS:]:
             text = self._logs_of.read(job.id, attempt.id)

@@ -251,6 +251,7 @@ class ClientTalk(Conversation):
             # One band needs no light of others, so it is left to POV-Ray as it is.
             light=spec.light and submit.bands != 1,
             mix=submit.mix,
+            verify=submit.verify,
         )
         self._check_size(request)
         check_supported(spec.file_format, spec.width, spec.height)

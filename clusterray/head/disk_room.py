@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Set
 from typing import Final
 
+from clusterray.core.bands import render_area
 from clusterray.core.entities import Job
 from clusterray.core.farm import Farm
-from clusterray.core.model import JobId, SceneId
+from clusterray.core.model import JobId, JobRequest, SceneId
 from clusterray.head.job_logs import JOB_BYTES
 from clusterray.head.scene_store import SceneStore
 from clusterray.images.formats import pixel_bytes
@@ -21,12 +22,13 @@ from clusterray.povray.spec import RenderSpec
 
 COPIES: Final = 3
 """So often the raw pixels of a picture may lie on the disk: in its tiles, in the rows that are
-being joined, and in the finished file."""
+being joined, and in the finished file; once more in tiles that are only compared."""
 
 
-def room_for(spec: RenderSpec, pixels: int) -> int:
-    """Give the bytes that a job may come to need for a picture of so many pixels."""
-    return COPIES * pixels * pixel_bytes(spec.file_format) + JOB_BYTES
+def room_for(request: JobRequest, spec: RenderSpec) -> int:
+    """Give the bytes that a job may come to need."""
+    copies = COPIES + (request.verify != 0)
+    return copies * render_area(request.picture).area * pixel_bytes(spec.file_format) + JOB_BYTES
 
 
 class DiskRoom:
@@ -62,9 +64,8 @@ class DiskRoom:
 
     def job_begun(self, job: Job, spec: RenderSpec) -> None:
         """Promise an open job what its pictures may need."""
-        pixels = sum(frame.area.area for frame in job.frames)
         self._kept.pop(job.id, None)
-        self._promised[job.id] = room_for(spec, pixels)
+        self._promised[job.id] = room_for(job.request, spec)
 
     def job_ended(self, job: Job) -> None:
         """Count what an ended job's files take, no longer what was promised."""

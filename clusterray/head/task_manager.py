@@ -18,7 +18,6 @@ from typing import Any
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.actions import Action
-from clusterray.core.bands import render_area
 from clusterray.core.entities import Job
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId, Light, Rect, SceneId, Stage
@@ -47,8 +46,9 @@ from clusterray.head.letters import (
 )
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
-from clusterray.head.stitcher import Stitcher
+from clusterray.head.stitcher import Pair, Stitcher
 from clusterray.head.uploads import Expected, ExpectedLight
+from clusterray.head.verdicts import verdict_lines
 from clusterray.head.views import FarmView, light_view
 from clusterray.images.formats import is_whole_picture, pixel_bytes
 from clusterray.povray.light_file import light_limit
@@ -145,9 +145,11 @@ class TaskManager:
             act.BeginFrame: self._begin_frame,
             act.JoinLight: self._join_light,
             act.AddTile: self._add_tile,
+            act.CompareTiles: self._compare_tiles,
             act.FinishFrame: lambda a: stitcher.finish(a.job, a.frame),
             act.DiscardTiles: self._discard_tiles,
             act.DiscardResult: self._discard_result,
+            act.JobDone: self._job_done,
             act.AbandonJob: self._abandon_job,
             act.ForgetJob: self._forget_job,
             act.JobChanged: lambda a: self._bulletin.job_changed(a.job),
@@ -256,7 +258,8 @@ class TaskManager:
             spec=dict(action.request.spec),
             read=read,
             write=write,
-            stage=action.stage,
+            # A node is not told that a band is compared, so that it renders it as any other.
+            stage="light" if action.stage == "light" else "final",
             light=self._grant_light(action, action.light) if action.light else None,
         )
         node = self._farm.attempts[action.attempt].node_name
@@ -324,9 +327,25 @@ class TaskManager:
         tile = self._folder.tile_of(action.attempt)
         self._stitcher.add(action.job, action.frame, tile, action.rect)
 
+    def _compare_tiles(self, action: act.CompareTiles) -> None:
+        tiles = self._folder.tile_of(action.first), self._folder.tile_of(action.second)
+        kind = self._known.specs[action.job].file_format
+        self._stitcher.compare(
+            action.job, action.frame, Pair(action.band, tiles, action.rect, kind)
+        )
+
+    def _job_done(self, action: act.JobDone) -> None:
+        job = self._farm.jobs[action.job]
+        self._room.job_ended(job)
+        self._evict_scenes()
+        _log.info("job %s is %s: %s", job.id, job.state, self._known.results[job.id].path)
+        for line in verdict_lines(job):
+            _log.info("job %s: %s", job.id, line)
+
     def _abandon_job(self, action: act.AbandonJob) -> None:
         self._stitcher.abandon(action.job)
         self._folder.discard_result(action.job)
+        self._known.results.pop(action.job, None)
         job = self._farm.jobs.get(action.job)
         # A job that is deleted while it runs is gone by now.
         if job is not None:
@@ -428,7 +447,7 @@ class TaskManager:
         # What came of the scene is in the store by now.
         self._room.scene_comes(letter.conn, 0)
         if self._farm.job_of_key(letter.request.key) is None:
-            wanted = room_for(letter.spec, render_area(letter.request.picture).area)
+            wanted = room_for(letter.request, letter.spec)
             words = self._room.make_room(wanted, "this job")
             if words:
                 self._send(letter.conn, msg.Refused(letter.request_id, 3, words))
@@ -456,10 +475,6 @@ class TaskManager:
             # It ended while its picture was being written.
             self._known.results.pop(letter.job, None)
             self._folder.discard_result(letter.job)
-        elif not job.open:
-            self._room.job_ended(job)
-            self._evict_scenes()
-            _log.info("job %s is %s: %s", job.id, job.state, letter.path)
 
     def _token_revoked(self, letter: TokenRevoked) -> None:
         for conn, token in self._tokens.items():

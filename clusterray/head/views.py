@@ -13,9 +13,10 @@ from clusterray.core.entities import Attempt, Band, Frame, Job, Node
 from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFault
 from clusterray.core.farm import Farm
 from clusterray.core.likeness import difference, difference_in_words
-from clusterray.core.model import PovrayClass
+from clusterray.core.model import PovrayClass, Stage
 from clusterray.core.policy import class_threads, may_render
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
+from clusterray.head.verdicts import verified_view
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     AttemptView,
@@ -28,6 +29,8 @@ from clusterray.wire.protocol import (
     Setting,
 )
 
+STAGES: tuple[Stage, ...] = ("light", "final", "verify")
+"""In the order of time."""
 MAX_BANDS_SHOWN = 500
 MAX_ATTEMPTS_SHOWN = 64
 MAX_TEXT = 8000
@@ -55,7 +58,8 @@ class NodeCard:
 def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
     """Show one job; ``now`` is the farm's clock, ``created`` wall time of its submission."""
     bands = [band for frame in job.frames for band in frame.bands.values()]
-    live = [attempt for band in bands for attempt in band.live_attempts]
+    counting = (band for frame in job.frames for band in frame.counting_bands)
+    live = [attempt for band in counting for attempt in band.live_attempts]
     total = sum(frame.area.area for frame in job.frames)
     done = _pixels_done(job, live)
     ended = job.ended_at if job.ended_at is not None else now
@@ -80,7 +84,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
         pixels_done=done,
         pixels_total=total,
         pixels_per_s=speed,
-        eta_s=(total - done) / speed if job.takes_leases and speed > 0 else None,
+        eta_s=_seconds_left(job, total - done, speed),
         bands_done=_count(bands, BandState.COVERED),
         bands_running=_count(bands, BandState.RUNNING),
         bands_waiting=_count(bands, BandState.WAITING),
@@ -93,8 +97,16 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
         error_text=problem.text[-MAX_LONG_TEXT:] if problem else "",
         mix=request.mix,
         mixed=_mixed(job)[:MAX_TEXT],
+        verify=request.verify,
+        verified=verified_view(job),
         gone=job.gone[:MAX_TEXT],
     )
+
+
+def _seconds_left(job: Job, pixels: int, speed: float) -> float | None:
+    # When the picture is there, its speed says nothing of how long verifying takes.
+    known = job.takes_leases and job.state is not JobState.VERIFYING and speed > 0
+    return pixels / speed if known else None
 
 
 def _pixels_done(job: Job, live: Iterable[Attempt]) -> int:
@@ -203,7 +215,7 @@ def _node_job(node: Node) -> str:
 def band_views(frames: Iterable[Frame], seconds: dict[str, PhaseSeconds]) -> list[BandView]:
     """Show the first bands of a job from top to bottom, with their attempts."""
     bands = [band for frame in frames for band in frame.all_bands]
-    bands.sort(key=lambda band: (band.frame.index, band.stage != "light", *band.rect.as_tuple()))
+    bands.sort(key=lambda band: (band.frame.index, STAGES.index(band.stage), *band.rect.as_tuple()))
     return [
         BandView(
             id=band.id,

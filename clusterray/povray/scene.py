@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clusterray.core.errors import SceneFault, UsageFault
-from clusterray.core.model import Mix, Rect
+from clusterray.core.model import Mix, Rect, VerifyBands
 from clusterray.povray.ini import Origin, split_section
 from clusterray.povray.job_file import (
     JOB_FILE,
@@ -69,7 +69,7 @@ class JobPlan:
     ``root`` is the folder to stage, absolute. ``output_name`` is the finished picture's file name.
     ``bands`` is the number of bands wished for, None leaves it to the farm. ``notes`` are
     sentences to tell the person once; ``files_to_stage`` may add some. ``mix`` says which kinds of
-    POV-Ray may share a frame.
+    POV-Ray may share a frame, ``verify`` how many of its bands are rendered again and compared.
 
     ``folder`` is the scene's folder relative to the root: "." unless the scene climbs out of it.
     ``needed`` are the staged files that the scene was found to need, with their place on this disk;
@@ -85,6 +85,7 @@ class JobPlan:
     bands: int | None = None
     notes: list[str] = field(default_factory=list)
     mix: Mix = "never"
+    verify: VerifyBands = 0
     folder: str = "."
     needed: dict[str, Path] = field(default_factory=dict)
     elsewhere: dict[str, Path] = field(default_factory=dict)
@@ -244,6 +245,7 @@ class _Planner:
             bands=bands,
             notes=options.notes,
             mix=self._job.mix,
+            verify=self._job.verify,
             only_needed=only_needed or self._job.only_needed,
         )
         self._lay_out(plan)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
-from clusterray.core.model import Mix
+from clusterray.core.model import MAX_BANDS, Mix
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
@@ -48,7 +48,9 @@ RectTuple: TypeAlias = tuple[Pixel, Pixel, Pixel, Pixel]
 Priority: TypeAlias = Annotated[int, Meta(ge=-100, le=100)]
 Role: TypeAlias = Literal["node", "submit", "admin"]
 Phase: TypeAlias = Literal["waiting", "fetching", "parsing", "rendering", "uploading"]
-BandStage: TypeAlias = Literal["light", "final"]
+LeaseStage: TypeAlias = Literal["light", "final"]
+BandStage: TypeAlias = Literal["light", "final", "verify"]
+Verify: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_BANDS)] | Literal["all"]
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -126,20 +128,40 @@ class PhaseSeconds(Part, frozen=True):
     upload: Seconds = 0.0
 
 
+class VerifiedView(Part, frozen=True):
+    """What came of rendering bands of a job again; ``lines`` say it in words.
+
+    ``compared`` bands are, ``open`` ones will be, ``failed`` ones never. ``differing`` of the
+    ``pixels`` compared differ, by at most ``largest``, where ``white`` is white.
+    """
+
+    compared: Count = 0
+    open: Count = 0
+    failed: Count = 0
+    pixels: Count = 0
+    differing: Count = 0
+    largest: float = 0.0
+    white: float = 255.0
+    lines: Annotated[list[Text], Meta(max_length=20)] = []
+
+
 class JobView(Part, frozen=True):
     """One job as a person sees it; immutable, published at most twice a second.
 
     ``created`` is wall time (seconds since 1970), for display only. ``pixels_*`` count the pixels
     that the frame needs rendered. ``error_code`` is the exit code the submitter ends with.
     ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture, ``gone`` why picture
-    or tiles of a job that has ended are no longer there.
+    or tiles of a job that has ended are no longer there. ``verify`` bands were to be rendered
+    again; ``verified`` is what came of it, None before the picture is covered.
     """
 
     id: Ident
     number: Count
     title: Name
     owner: Name
-    state: Literal["queued", "running", "paused", "stitching", "done", "failed", "cancelled"]
+    state: Literal[
+        "queued", "running", "paused", "stitching", "verifying", "done", "failed", "cancelled"
+    ]
     priority: int
     scene: Sha256
     width: Pixel
@@ -165,6 +187,8 @@ class JobView(Part, frozen=True):
     mix: Mix = "never"
     mixed: Text = ""
     gone: Text = ""
+    verify: Verify = 0
+    verified: VerifiedView | None = None
 
 
 class AttemptView(Part, frozen=True):
@@ -186,6 +210,24 @@ class BandView(Part, frozen=True):
     state: Ident
     attempts: Annotated[list[AttemptView], Meta(max_length=64)] = []
     stage: BandStage = "final"
+
+
+class CheckView(Part, frozen=True):
+    """One band rendered again: which, by whom, and what the comparison found, for ``show``.
+
+    ``largest`` is the largest difference of each channel; ``reason`` says why there is none.
+    """
+
+    band: Ident
+    rect: RectTuple
+    state: Literal["open", "compared", "failed"]
+    first: Name
+    second: Name = ""
+    pixels: Count = 0
+    differing: Count = 0
+    largest: Annotated[dict[Name, float], Meta(max_length=8)] = {}
+    white: float = 255.0
+    reason: Text = ""
 
 
 class NodeView(Part, frozen=True):
@@ -284,7 +326,7 @@ class Lease(Message, frozen=True, tag="lease"):
     spec: dict[str, Any]
     read: Grant
     write: Grant
-    stage: BandStage = "final"
+    stage: LeaseStage = "final"
     light: LightRef | None = None
 
 
@@ -411,6 +453,7 @@ class Submit(Message, frozen=True, tag="submit"):
     bands: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     note: Text = ""
     mix: Mix = "never"
+    verify: Verify = 0
 
 
 class Follow(Message, frozen=True, tag="follow"):
@@ -575,7 +618,8 @@ class Nodes(Message, frozen=True, tag="nodes"):
 class JobDetail(Message, frozen=True, tag="job_detail"):
     """One job with its settings, at most 500 of its bands, and its submitter's note.
 
-    ``light`` says in words what came of its light pass, "" if it had none.
+    ``light`` says in words what came of its light pass, "" if it had none; ``checks`` are the first
+    500 of its bands that were rendered again.
     """
 
     request: RequestId
@@ -584,6 +628,7 @@ class JobDetail(Message, frozen=True, tag="job_detail"):
     bands: Annotated[list[BandView], Meta(max_length=500)]
     note: Text = ""
     light: Text = ""
+    checks: Annotated[list[CheckView], Meta(max_length=500)] = []
 
 
 class AttemptLog(Message, frozen=True, tag="attempt_log"):

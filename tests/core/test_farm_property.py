@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clusterray.core import events as ev
-from clusterray.core.model import AttemptId, JobId, Mix, PovrayClass
+from clusterray.core.entities import Job
+from clusterray.core.model import AttemptId, JobId, Mix, PovrayClass, VerifyBands
 from clusterray.core.policy import may_render
 from clusterray.core.states import JobState
-from tests.core.world import LIGHT, Held, World, picture, povray, request
+from tests.core.world import ALIKE, LIGHT, Held, World, picture, povray, request
 
 NAMES = ["pi", "desk", "attic", "cellar"]
 A, NEAR_A, B = povray("A", 100, 100, 100), povray("A'", 101, 100, 99), povray("B", 102, 100, 100)
 """Of the classes A' is close to A and to B, while A and B are too far apart."""
 MIXES: list[Mix] = ["never", "never", "close", "any"]
+VERIFY: list[VerifyBands] = [0, 2, "all"]
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -46,6 +48,7 @@ class AnyOrder(RuleBasedStateMachine):
         wish=st.one_of(st.none(), st.integers(1, 9)),
         light=st.booleans(),
         mix=st.sampled_from(MIXES),
+        verify=st.sampled_from(VERIFY),
     )
     def submit(
         self,
@@ -56,18 +59,25 @@ class AnyOrder(RuleBasedStateMachine):
         wish: int | None,
         light: bool,
         mix: Mix,
+        verify: VerifyBands,
     ) -> None:
-        shape = picture(width, height, block)
-        key = f"k{len(self.jobs)}"
-        job = request(key, shape=shape, priority=priority, wish_bands=wish, light=light, mix=mix)
+        job = request(
+            f"k{len(self.jobs)}",
+            shape=picture(width, height, block),
+            priority=priority,
+            wish_bands=wish,
+            light=light,
+            mix=mix,
+            verify=verify,
+        )
         self.jobs.append(self.world.submit(job))
 
-    @rule(mix=st.sampled_from(MIXES), light=st.booleans())
-    def a_job_comes_to_nodes_that_wait(self, mix: Mix, light: bool) -> None:
+    @rule(mix=st.sampled_from(MIXES), light=st.booleans(), verify=st.sampled_from(VERIFY))
+    def a_job_comes_to_nodes_that_wait(self, mix: Mix, light: bool, verify: VerifyBands) -> None:
         """World.do checks that the strongest class among them begins it."""
         for job in list(self.world.farm.open_jobs):
             self.world.do(ev.JobCancelled(job.id, "ann"))
-        self.submit(64, 256, 32, 0, None, light, mix)
+        self.submit(64, 256, 32, 0, None, light, mix, verify)
 
     def _conn(self, data: st.DataObject) -> int | None:
         conns = sorted(self.world.conns)
@@ -100,6 +110,21 @@ class AnyOrder(RuleBasedStateMachine):
             return
         for attempt in self.world.rendering(conn):
             self.world.rendered(conn, attempt)
+
+    @rule(light=st.booleans(), mix=st.sampled_from(MIXES), verify=st.sampled_from(VERIFY))
+    def a_picture_is_covered(self, light: bool, mix: Mix, verify: VerifyBands) -> None:
+        """And its bands are to be verified next, unless nobody is there to render it."""
+        world = self.world
+        self.submit(64, 64, 32, 2, 2, light, mix, verify)
+        (frame,) = world.farm.jobs[self.jobs[-1]].frames
+        for _ in range(4):
+            for conn in sorted(world.conns):
+                if frame.complete:
+                    return
+                for attempt in world.rendering(conn):
+                    world.finish(conn, attempt)
+            while world.joining:
+                world.joined(LIGHT)
 
     @rule(data=st.data())
     def any_word(self, data: st.DataObject) -> None:
@@ -172,6 +197,11 @@ class AnyOrder(RuleBasedStateMachine):
         if self.world.joining:
             self.world.joined(LIGHT if found else None)
 
+    @rule(readable=st.booleans())
+    def compared(self, readable: bool) -> None:
+        if self.world.comparing:
+            self.world.compared(ALIKE if readable else None)
+
     @rule(seconds=st.floats(0, 20))
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
@@ -183,7 +213,7 @@ class AnyOrder(RuleBasedStateMachine):
             for job in self.world.farm.open_jobs:
                 for frame in job.frames:
                     if job.takes_leases and may_render(node, frame):
-                        assert all(node.id in band.failed_on for band in frame.waiting.values())
+                        assert all(band.avoids(node.id) for band in frame.waiting.values())
 
     def teardown(self) -> None:
         """However it went, a fresh node of each class brings every job that may go on to its end.
@@ -210,6 +240,15 @@ class AnyOrder(RuleBasedStateMachine):
                 assert sum(rect.area for rect in areas) == job.frames[0].area.area
                 kinds = job.frames[0].tile_classes
                 assert job.request.mix != "never" or len(kinds) == 1
+                self.check_verified(job)
+
+    def check_verified(self, job: Job) -> None:
+        frame = job.frames[0]
+        wanted = job.request.verify
+        count = len(frame.bands) if wanted == "all" else min(wanted, len(frame.bands))
+        assert len(frame.verify_bands) == count
+        for band in frame.verify_bands.values():
+            assert (band.comparison is None) is bool(band.reason)
 
 
 AnyOrder.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)

@@ -20,11 +20,14 @@ from clusterray.core.model import (
     PovrayClass,
     Rect,
     SceneId,
+    VerifyBands,
 )
 from clusterray.core.policy import class_threads
 from clusterray.core.states import JobState
+from clusterray.core.verify import Comparison
 
 LIGHT = Light("1" * 64, 1000, 20)
+ALIKE = Comparison(64 * 32, 0, (("red", 0.0), ("green", 0.0), ("blue", 0.0)), 255)
 
 
 def picture(
@@ -47,6 +50,7 @@ def request(
     wish_bands: int | None = None,
     light: bool = False,
     mix: Mix = "never",
+    verify: VerifyBands = 0,
 ) -> JobRequest:
     return JobRequest(
         key=key,
@@ -61,6 +65,7 @@ def request(
         output_name="a.png",
         light=light,
         mix=mix,
+        verify=verify,
     )
 
 
@@ -83,6 +88,7 @@ class World:
         self.answers: dict[int, str] = {}
         self.stitching: list[tuple[JobId, int, int]] = []
         self.joining: list[tuple[JobId, int, int]] = []
+        self.comparing: list[act.CompareTiles] = []
         self.leases: dict[AttemptId, act.SendLease] = {}
         self.runs: dict[tuple[JobId, int], int] = {}
         self.tiles: dict[JobId, list[Rect]] = {}
@@ -150,6 +156,9 @@ class World:
             case act.JoinLight(job=job, frame=frame, attempts=attempts):
                 assert self.disk.issuperset(attempts)
                 self.joining.append((job, frame, self.runs[job, frame]))
+            case act.CompareTiles(first=first, second=second):
+                assert self.disk.issuperset((first, second))
+                self.comparing.append(action)
             case act.AddTile(job=job, rect=rect, attempt=attempt):
                 assert attempt in self.disk
                 self.tiles[job].append(rect)
@@ -216,8 +225,14 @@ class World:
         self.lights.add((job, frame))
         self.do(ev.LightJoined(job, frame, light, run))
 
+    def compared(self, found: Comparison | None = ALIKE) -> None:
+        """Let the oldest comparison end; None: the tiles cannot be read."""
+        asked = self.comparing.pop(0)
+        reason = "" if found else "the tile is torn"
+        self.do(ev.Compared(asked.job, asked.frame, asked.band, found, reason))
+
     def work_off(self) -> None:
-        """Let every node finish all it gets, and every frame be stitched."""
+        """Let every node finish all it gets, and every frame be compared and stitched."""
         busy = True
         while busy:
             busy = False
@@ -231,6 +246,9 @@ class World:
             while self.joining:
                 busy = True
                 self.joined(LIGHT)
+            while self.comparing:
+                busy = True
+                self.compared()
             while self.stitching:
                 busy = True
                 self.do(ev.FrameStitched(*self.stitching.pop()))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from clusterray.core.model import FileFormat, Rect
-from clusterray.head.disk_room import room_for
+from clusterray.head.job_logs import JOB_BYTES
 from clusterray.images.hatch import DARK, LIGHT, hatch_rows
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
@@ -434,7 +434,7 @@ def offer_of(folder: Path) -> tuple[str, int, int, int]:
 def test_the_oldest_picture_goes_when_room_is_needed_and_its_job_says_so(
     tmp_path: Path, scene: Path, wait_for: Callable[[Callable[[], bool]], None]
 ) -> None:
-    promised = room_for(RenderSpec.from_wire(SPEC), 1024)
+    promised = 3 * 1024 * 3 + JOB_BYTES
     with (
         running_head(tmp_path / "s", disk_bytes=promised + 100_000) as head,
         Peer(head) as client,
