@@ -21,7 +21,7 @@ from clusterray.client import tables
 from clusterray.client.control import Control, Fetched, as_json, job_id, token_in_words
 from clusterray.client.head_link import HeadLink
 from clusterray.client.report import make_report
-from clusterray.client.text import plain, plain_lines
+from clusterray.client.text import plain, plain_lines, povray_lines
 from clusterray.core.errors import UsageFault
 from clusterray.core.orders import LEAST_PRIORITY, MOST_PRIORITY
 from clusterray.wire.trust import JoinToken, find_token
@@ -156,7 +156,7 @@ def _logs(chosen: argparse.Namespace) -> None:
         return say_on_stdout("no attempts yet")
     for log in logs:
         say_on_stdout(plain(tables.attempt_head(log)))
-        for line in plain_lines(log.text) if log.text else ["(no text)"]:
+        for line in povray_lines(log.text) if log.text else ["(no text)"]:
             say_on_stdout(f"  {line}".rstrip())
     return None
 

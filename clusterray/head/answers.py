@@ -6,6 +6,7 @@ allows it. Knows nothing of sockets; nothing here waits for anything.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ from clusterray.head.views import (
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.protocol import Grant, Message, PhaseSeconds
+
+_log = logging.getLogger("clusterray.head.answers")
 
 MAX_LOGS = 2000
 """The most attempts whose texts one answer gives."""
@@ -163,7 +166,9 @@ class Answers:
         if words:
             raise Refused(SceneFault.exit_code, words)
         self._happen(order)
-        return msg.Ok(letter.question.request, done())
+        text = done()
+        _log.info("%s, says %s", text, letter.by)
+        return msg.Ok(letter.question.request, text)
 
     def _cancel(self, letter: Asked, question: msg.Cancel) -> Message:
         job = self._job(letter)
