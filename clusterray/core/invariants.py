@@ -73,8 +73,6 @@ def _partition(farm: FarmState) -> Complaints:
 def _covered(farm: FarmState) -> Complaints:
     """4. A frame lacks the pixels of its uncovered bands; a stitched or done job lacks none."""
     for frame in _frames(farm):
-        if frame.job.state in (JobState.FAILED, JobState.CANCELLED):
-            continue
         bands = list(frame.bands.values())
         lacking = sum(band.rect.area for band in bands if band.state is not BandState.COVERED)
         finished = frame.job.state in (JobState.STITCHING, JobState.DONE)
@@ -223,6 +221,23 @@ def _probes(farm: FarmState) -> Complaints:
         yield f"probes are asked of {sorted(asked)}, the index differs", []
 
 
+def _kept(farm: FarmState) -> Complaints:
+    """15. Of the jobs that have ended those whose files are kept are listed as they ended, and no
+    other; of one that failed or was cancelled nothing is covered once its files are gone.
+    """
+    ended = [job for job in farm.jobs.values() if not job.open and not job.gone]
+    if set(farm.kept) != {job.id for job in ended}:
+        yield f"kept are {[job.id for job in ended]}, listed {list(farm.kept)}", []
+    ends = [job.ended_at or 0.0 for job in farm.kept.values()]
+    if ends != sorted(ends):
+        yield f"the kept jobs are listed by their ends at {ends}", []
+    for job in farm.jobs.values():
+        bands = [band for frame in job.frames for band in frame.bands.values()]
+        there = [band for band in bands if band.state is BandState.COVERED]
+        if job.gone and job.state is not JobState.DONE and there:
+            yield f"the files of {job.id} are gone", there
+
+
 def _frames(farm: FarmState) -> Iterator[Frame]:
     for job in farm.jobs.values():
         yield from job.frames
@@ -243,4 +258,5 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _verified,
     _given_up,
     _probes,
+    _kept,
 )

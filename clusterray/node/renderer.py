@@ -89,13 +89,14 @@ class RenderTimes:
     """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process.
 
     ``gathers`` counts the radiosity samples that POV-Ray added in its final pass, ``used`` is the
-    light that its statistics say it used.
+    light that its statistics say it used, ``text`` the tail of what it wrote.
     """
 
     parse_s: float
     render_s: float
     gathers: int = 0
     used: tuple[LightWord, ...] = ()
+    text: str = ""
 
 
 class _Cancel(IntEnum):
@@ -225,7 +226,8 @@ class Render:
         self._check(status)
         parse_s = self._parser.parse_s
         spent_s = max(0.0, time.monotonic() - began_at - parse_s)
-        return RenderTimes(parse_s, spent_s, self._parser.gathers, self._parser.used)
+        parser = self._parser
+        return RenderTimes(parse_s, spent_s, parser.gathers, parser.used, parser.text_tail)
 
     def _name_blocks(self) -> None:
         """Have the blocks that POV-Ray finishes kept."""

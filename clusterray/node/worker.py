@@ -148,7 +148,7 @@ class RenderLoop:
             _fail(
                 self._holdings,
                 held,
-                RenderFailed("node", f"POV-Ray left no whole picture: {fault}"),
+                RenderFailed("node", f"POV-Ray left no whole picture: {fault}", text=held.text),
             )
         except (OSError, LocalFault) as error:
             _fail(self._holdings, held, _machine_failure(error))
@@ -255,6 +255,7 @@ class RenderLoop:
         held.seconds.parse = times.parse_s
         held.seconds.render += times.render_s
         held.gathers, held.used = times.gathers, times.used
+        held.text = times.text[-_TEXT_CHARACTERS:]
 
     def _begin_probe(self, held: Held) -> None:
         """Have the frame probed from now on, its scene held; the band goes on meanwhile."""

@@ -1,4 +1,7 @@
-"""Any order of join, leave, finish, fail, detach, return and cancel: no band lost or doubled."""
+"""Whatever nodes and people do, in any order: no band is lost or doubled.
+
+Nodes join, leave, finish, fail, detach and return; people cancel, pause, resume, requeue, delete.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(seed=7)
+        self.world = World(seed=7, keep_s=30.0)
         self.jobs: list[JobId] = []
         self.seen: list[AttemptId] = []
 
@@ -175,6 +178,26 @@ class AnyOrder(RuleBasedStateMachine):
         found = None if differing is None else ProbeFound(10, differing)
         self.world.do(ev.Probed(conn, attempt, found, "no time"))
 
+    @rule(data=st.data(), flag=st.booleans(), priority=st.integers(-101, 101))
+    @precondition(lambda self: self.jobs)
+    def order(self, data: st.DataObject, flag: bool, priority: int) -> None:
+        job = data.draw(st.sampled_from(self.jobs))
+        orders: list[ev.Event] = [
+            ev.JobPaused(job, "ann", flag),
+            ev.JobResumed(job, "ann"),
+            ev.JobRequeued(job, "ann", flag),
+            ev.PriorityChanged(job, "ann", priority),
+            ev.JobDeleted(job, "ann", flag),
+            ev.FilesUnwanted(job, "the disk is small"),
+        ]
+        self.world.do(data.draw(st.sampled_from(orders)))
+
+    @rule(data=st.data(), everything=st.booleans())
+    @precondition(lambda self: any(not job.open for job in self.world.farm.jobs.values()))
+    def run_again(self, data: st.DataObject, everything: bool) -> None:
+        ended = [job.id for job in self.world.farm.jobs.values() if not job.open]
+        self.world.do(ev.JobRequeued(data.draw(st.sampled_from(ended)), "ann", everything))
+
     @rule()
     def stitched(self) -> None:
         if self.world.stitching:
@@ -190,7 +213,7 @@ class AnyOrder(RuleBasedStateMachine):
         if self.world.comparing:
             self.world.compared(ALIKE if readable else None)
 
-    @rule(seconds=st.floats(0, 12))
+    @rule(seconds=st.floats(0, 20))
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
         self.world.do(ev.Tick())
@@ -200,12 +223,19 @@ class AnyOrder(RuleBasedStateMachine):
         for node in self.world.farm.hungry.values():
             for job in self.world.farm.open_jobs:
                 for frame in job.frames:
-                    if may_render(node, frame):
+                    if job.takes_leases and may_render(node, frame):
                         assert all(band.avoids(node.id) for band in frame.waiting.values())
 
     def teardown(self) -> None:
-        """However it went, a fresh node of each class brings every open job to its end."""
+        """However it went, a fresh node of each class brings every job that may go on to its end.
+
+        Every other one is requeued, so that a job is gone on with from any state.
+        """
         world = self.world
+        for job in list(world.farm.jobs.values()):
+            world.do(ev.JobResumed(job.id, "ann"))
+            if job.number % 2:
+                world.do(ev.JobRequeued(job.id, "ann"))
         for conn in list(world.conns):
             world.gone(conn, killed=True)
         world.now += 11
