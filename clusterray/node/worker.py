@@ -22,7 +22,7 @@ from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.canary import PovrayWatch
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.light_cache import LightCache, LightDamaged
-from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, ProbeStart, Task
+from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, Task, is_due
 from clusterray.node.renderer import LightRender, Render, RenderCancelled, RenderFailed
 from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
@@ -229,15 +229,11 @@ class RenderLoop:
 
     def _run_povray(self, held: Held, kept_pixels: int) -> None:
         kind = LightRender if held.lease.stage == "light" else Render
-        start = ProbeStart(self._threads)
 
         def look(phase: Phase, done: int, total: int) -> None:
             self._holdings.progress(held, phase, done, total)
-            if (
-                held.lease.probe
-                and not held.probe_begun
-                and start.is_due(phase, render.parse_cpu_s)
-            ):
+            wanted = held.lease.probe and not held.probe_begun
+            if wanted and phase == "rendering" and is_due(*render.cpu_seconds()):
                 self._begin_probe(held)
 
         render = kind(
