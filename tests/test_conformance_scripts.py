@@ -57,8 +57,9 @@ def test_a_scene_that_writes_gets_a_copy_and_the_others_their_own_folder(tmp_pat
 @needs_examples
 def test_what_a_scene_draws_lots_for_is_found_also_in_what_it_includes() -> None:
     scenes = {scene.name: scene for scene in find_scenes()}
-    assert chance_in(scenes["interior/magglass.pov"]) == ["crand", "crand in textures.inc"]
-    assert chance_in(scenes["bsp/Tango.pov"]) == ["jittered area light"]
+    assert chance_in(scenes["interior/magglass.pov"]) == ["crand"]
+    assert chance_in(scenes["incdemo/texture2.pov"]) == ["crand in textures.inc"]
+    assert chance_in(scenes["bsp/Tango.pov"]) == ["area_light with jitter"]
     assert chance_in(scenes["objects/primitiv.pov"]) == []
 
 

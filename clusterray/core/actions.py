@@ -26,7 +26,8 @@ class SendLease:
     """Hand the band to the node behind ``conn``, with fresh read and write grants.
 
     ``stage`` says what light is to be made, or that the picture is to be rendered (for a verify
-    band it is rendered once more), all with the ``lights`` that there are.
+    band it is rendered once more), all with the ``lights`` that there are. ``probe`` asks for a
+    probe of the frame besides.
     """
 
     conn: int
@@ -38,6 +39,7 @@ class SendLease:
     request: JobRequest
     stage: Stage = "final"
     lights: tuple[Light, ...] = ()
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,15 @@ class DiscardTile:
 
 @dataclass(frozen=True, slots=True)
 class BeginFrame:
-    """Make ready for the tiles of a frame."""
+    """Make ready for the tiles of a frame.
+
+    ``run`` counts how often that was asked for: what comes of an earlier run is stale.
+    """
 
     job: JobId
     frame: int
     request: JobRequest
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,30 +146,56 @@ class FinishFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class DiscardTiles:
+    """Delete what ``attempts`` uploaded and the light of ``frames``: the job needs them no more."""
+
+    job: JobId
+    frames: tuple[int, ...]
+    attempts: tuple[AttemptId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardResult:
+    """Delete the finished picture of a job and what POV-Ray said of it."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
 class JobDone:
-    """Nothing more is to be done for a job whose pictures are written: its tiles may go."""
+    """Nothing more is to be done for a job whose pictures are written."""
 
     job: JobId
 
 
 @dataclass(frozen=True, slots=True)
 class AbandonJob:
-    """Forget the frames and tiles of a job that failed or was cancelled."""
+    """Put the frames of a job that failed or was cancelled aside; its tiles stay."""
 
     job: JobId
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetJob:
-    """Nobody can ask for this job any more: delete its picture and what is known of it."""
+    """Nobody can ask for this job any more: delete its picture and what is known of it.
+
+    ``reason`` says to those who follow it why.
+    """
 
     job: JobId
-    attempts: tuple[AttemptId, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class JobChanged:
     """A person following the job would see something new."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class NoteFidelity:
+    """More is known of the job's fidelity: write it beside the picture, if there is one."""
 
     job: JobId
 
@@ -198,10 +230,13 @@ Action: TypeAlias = (
     | AddTile
     | CompareTiles
     | FinishFrame
+    | DiscardTiles
+    | DiscardResult
     | JobDone
     | AbandonJob
     | ForgetJob
     | JobChanged
+    | NoteFidelity
     | AnswerSubmit
     | RefuseSubmit
 )

@@ -2,26 +2,24 @@
 
 Owned by the task-manager thread. No I/O, no clock: time is an argument, randomness a generator
 passed in. What it holds is described in ``entities``, its states in ``states``, who gets what in
-``policy``, its invariants in ``invariants``. It stands on ``ledger``, what all duties share,
-``lighting``, how a frame's light is made first, and ``verifying``, how bands are rendered again and
-a job ends.
+``policy``, its invariants in ``invariants``. It stands on ``ledger`` and ``farm_base``, what all
+duties share, ``lighting``, how a frame's light is made first, ``verifying``, how bands are rendered
+again and a job ends, and ``life_rules``, what people do to jobs.
 """
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Callable
 from itertools import islice
-from typing import Protocol
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
-from clusterray.core import policy
+from clusterray.core import policy, probing
 from clusterray.core.actions import Action
-from clusterray.core.bands import render_area
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
+from clusterray.core.farm_base import RandomBits
 from clusterray.core.invariants import check_farm, tell_story
-from clusterray.core.lighting import Lighting
+from clusterray.core.life_rules import LifeRules
 from clusterray.core.model import AttemptId, BandId, JobId
 from clusterray.core.states import (
     ATTEMPT_TABLE,
@@ -35,21 +33,16 @@ from clusterray.core.states import (
     JobTrigger,
     advance,
 )
-from clusterray.core.verifying import Verifying
 
 MAX_FAILURES = 3
 """A band that failed this often, on other nodes where there are some, fails its job."""
 
 
-class RandomBits(Protocol):
-    """Where ids get what makes them unguessable and unlike those of another farm."""
+class Farm(LifeRules):
+    """Jobs, bands, attempts and nodes, and the rules by which they change.
 
-    def getrandbits(self, k: int, /) -> int:
-        """Give ``k`` random bits."""
-
-
-class Farm(Lighting, Verifying):
-    """Jobs, bands, attempts and nodes, and the rules by which they change."""
+    The files of jobs that have ended are kept for ``keep_s`` seconds, None for ever.
+    """
 
     def __init__(
         self,
@@ -57,15 +50,13 @@ class Farm(Lighting, Verifying):
         *,
         detached_s: float = 10.0,
         max_jobs: int = 10_000,
+        keep_s: float | None = None,
         first_number: int = 1,
     ) -> None:
-        super().__init__(detached_s)
-        self._random = random
-        self._max_jobs = max_jobs
+        super().__init__(random, detached_s=detached_s, max_jobs=max_jobs)
+        self._keep_s = keep_s
         self._next_number = first_number
         self._attempts_made = 0
-        self._by_key: dict[str, Job] = {}
-        self._by_conn: dict[int, Node] = {}
         self._handlers: dict[type, Callable[..., None]] = {
             ev.NodeJoined: self._node_joined,
             ev.NodeGone: self._node_gone,
@@ -76,8 +67,15 @@ class Farm(Lighting, Verifying):
             ev.TileRefused: self._tile_refused,
             ev.AttemptFailed: self._attempt_failed,
             ev.AttemptHandedBack: self._attempt_handed_back,
+            ev.Probed: self._probed,
             ev.JobSubmitted: self._job_submitted,
             ev.JobCancelled: self._job_cancelled,
+            ev.JobPaused: self._job_paused,
+            ev.JobResumed: self._job_resumed,
+            ev.JobRequeued: self._job_requeued,
+            ev.PriorityChanged: self._priority_changed,
+            ev.JobDeleted: self._job_deleted,
+            ev.FilesUnwanted: self._files_unwanted,
             ev.LightJoined: self._light_joined,
             ev.Compared: self._compared,
             ev.FrameStitched: self._frame_stitched,
@@ -99,7 +97,12 @@ class Farm(Lighting, Verifying):
         """Give when a Tick is due, None if nothing is waited for."""
         moments = [frame.give_up_at for frame in self.verifying.values()]
         moments += [attempt.detached_until for attempt in islice(self.detached.values(), 1)]
+        moments += [self._keep_until(job) for job in islice(self.kept.values(), 1)]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def job_of_key(self, key: str) -> Job | None:
+        """Give the job that was submitted under this key."""
+        return self._by_key.get(key)
 
     def check(self) -> None:
         """Raise InvariantBroken with the stories concerned if the farm contradicts itself."""
@@ -184,18 +187,13 @@ class Farm(Lighting, Verifying):
             attempt.detached_until = self._now + self._detached_s
             self.detached[attempt.id] = attempt
             self._tell(attempt.band, f"{attempt.id} detached: {node.name} is away")
+        for frame in probing.lose_all_of(self, node):
+            self._fidelity_changed(frame.job)
 
     def _node_draining(self, event: ev.NodeDraining) -> None:
         node = self._by_conn.get(event.conn)
         if node is not None:
             node.draining = True
-            self.hungry.pop(node.id, None)
-
-    def _feed(self, node: Node) -> None:
-        """Let the node stand in the queue of those with a place, if it has one."""
-        if node.has_place:
-            self.hungry.setdefault(node.id, node)
-        else:
             self.hungry.pop(node.id, None)
 
     # ---------------------------------------------------------------- attempts
@@ -249,11 +247,13 @@ class Farm(Lighting, Verifying):
         for other in band.live_attempts:
             self._end(other, AttemptTrigger.DROP, "another attempt was first")
         if band.stage == "final":
-            self._out.append(act.AddTile(frame.job.id, frame.index, attempt.id, band.rect))
+            self._add_tile(band, attempt)
         elif band.stage == "verify":
             self._compare(attempt)
         if node.conn is not None:
             self._out.append(act.SendAccepted(node.conn, attempt.id))
+        else:
+            probing.lose(self, attempt.id, f"{node.name} is away")
         self._tell(band, f"{attempt.id} accepted from {node.name}")
         self._changed(frame.job)
         if band.stage != "verify":
@@ -264,7 +264,7 @@ class Farm(Lighting, Verifying):
     def _covered(self, frame: Frame) -> None:
         job = frame.job
         if frame.state is FrameState.LIGHT:
-            self._join_light(frame)
+            self._pass_covered(frame)
             return
         self._out.append(act.FinishFrame(job.id, frame.index))
         self._begin_verifying(frame)
@@ -311,28 +311,21 @@ class Farm(Lighting, Verifying):
         if attempt is not None:
             self._end(attempt, AttemptTrigger.HAND_BACK, event.reason)
 
-    def _end(self, attempt: Attempt, trigger: AttemptTrigger, reason: str) -> None:
-        """Take a live attempt out of the running; its band waits again if it was the last."""
-        attempt.state = advance(ATTEMPT_TABLE, attempt.state, trigger)
-        attempt.detached_until = None
-        attempt.reason = reason
-        self.detached.pop(attempt.id, None)
-        node = self.nodes[attempt.node]
-        del node.attempts[attempt.id]
-        self._out.append(act.RevokeGrants(attempt.id))
-        if trigger is AttemptTrigger.DROP and node.conn is not None:
-            self._out.append(act.SendDrop(node.conn, attempt.id, reason))
-        self._feed(node)
-        if trigger is AttemptTrigger.ACCEPT:
+    def _probed(self, event: ev.Probed) -> None:
+        attempt, node = self.attempts.get(event.attempt), self._by_conn.get(event.conn)
+        if attempt is None or node is None or attempt.node != node.id:
             return
-        band = attempt.band
-        self._tell(band, f"{attempt.id} {attempt.state} on {attempt.node_name}: {reason}")
-        if band.state is BandState.RUNNING and not band.live_attempts:
-            band.state = advance(BAND_TABLE, band.state, BandTrigger.RETURN)
-            band.frame.waiting[band.id] = band
-            self._changed(band.frame.job)
-        if not band.frame.has_pixels:
-            band.frame.povray_class = None
+        job = attempt.band.frame.job
+        if event.found is None:
+            known = probing.lose(self, attempt.id, f"{event.reason} ({node.name})")
+        else:
+            known = probing.tell(self, attempt, event.found)
+        if known:
+            self._fidelity_changed(job)
+
+    def _fidelity_changed(self, job: Job) -> None:
+        self._changed(job)
+        self._out.append(act.NoteFidelity(job.id))
 
     # ---------------------------------------------------------------- jobs
 
@@ -347,27 +340,12 @@ class Farm(Lighting, Verifying):
             self._out.append(act.RefuseSubmit(event.reply, text))
             return
         number, self._next_number = self._next_number, self._next_number + 1
-        job = Job(JobId(f"j{number}"), number, request, self._now)
+        job = Job(JobId(f"j{number}"), number, request, self._now, request.priority)
         self.jobs[job.id] = self._by_key[request.key] = job
-        insort(self.open_jobs, job, key=lambda other: other.rank)
+        self._into_queue(job)
         self._add_frame(job, 0)
         self._out.append(act.AnswerSubmit(event.reply, job.id, existing=False))
         self._changed(job)
-
-    def _forget_oldest(self) -> bool:
-        """Forget the oldest job that has ended, its picture too; False if none has."""
-        job = next((job for job in self.jobs.values() if not job.open), None)
-        if job is None:
-            return False
-        del self.jobs[job.id], self._by_key[job.request.key]
-        bands = [band for frame in job.frames for band in frame.all_bands]
-        attempts = [attempt.id for band in bands for attempt in band.attempts]
-        for band in bands:
-            del self.bands[band.id]
-        for attempt_id in attempts:
-            del self.attempts[attempt_id]
-        self._out.append(act.ForgetJob(job.id, tuple(attempts)))
-        return True
 
     def _answer_again(self, event: ev.JobSubmitted, known: Job) -> None:
         if known.request == event.request:
@@ -376,38 +354,11 @@ class Farm(Lighting, Verifying):
         text = f"job {known.id} was submitted under the same key with other content"
         self._out.append(act.RefuseSubmit(event.reply, text))
 
-    def _add_frame(self, job: Job, index: int) -> None:
-        picture = job.request.picture
-        frame = Frame(job, index, render_area(picture))
-        job.frames.append(frame)
-        self._begin_frame(frame)
-        self._out.append(act.BeginFrame(job.id, index, job.request))
-
-    def _job_cancelled(self, event: ev.JobCancelled) -> None:
-        job = self.jobs.get(event.job)
-        if job is not None and job.open:
-            self._end_job(job, JobTrigger.CANCEL, f"cancelled by {event.by}", None)
-
-    def _end_job(self, job: Job, trigger: JobTrigger, reason: str, problem: Problem | None) -> None:
-        job.state = advance(JOB_TABLE, job.state, trigger)
-        job.reason, job.problem, job.ended_at = reason, problem, self._now
-        self.open_jobs.remove(job)
-        for frame in job.frames:
-            for band in frame.all_bands:
-                for attempt in band.live_attempts:
-                    self._end(attempt, AttemptTrigger.DROP, f"job {job.id} {job.state}")
-                if band.state is not BandState.VOID:
-                    band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
-            frame.waiting.clear()
-            self._stop_verifying(frame)
-        self._out.append(act.AbandonJob(job.id))
-        self._changed(job)
-
     def _frame_failed(self, event: ev.FrameFailed) -> None:
-        job = self.jobs.get(event.job)
-        if job is not None and job.open:
+        frame = self._running(event)
+        if frame is not None:
             problem = Problem("head", event.reason)
-            self._end_job(job, JobTrigger.FAIL, event.reason, problem)
+            self._end_job(frame.job, JobTrigger.FAIL, event.reason, problem)
 
     # ---------------------------------------------------------------- time and work
 
@@ -417,13 +368,14 @@ class Farm(Lighting, Verifying):
                 break
             self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} stayed away")
         self._tire_of_verifying()
+        self._discard_old_files()
 
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
         for node in policy.in_turn(self.hungry.values(), self.nodes.values()):
             band = policy.choose_band(node, self.open_jobs, self.nodes.values())
             if band is None:
-                band = self._take_over(node) or self._begin_anew(node)
+                band = self._take_over(node) or self._relight_for(node)
             if band is not None:
                 self._lease(node, band)
 
@@ -435,7 +387,7 @@ class Farm(Lighting, Verifying):
         self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} is away, {node.name} is dry")
         return attempt.band if attempt.band.state is BandState.WAITING else None
 
-    def _begin_anew(self, node: Node) -> Band | None:
+    def _relight_for(self, node: Node) -> Band | None:
         """Let a node with nothing to do begin a frame whose light nobody there can read."""
         frame = policy.choose_stranded(node, self.open_jobs, self.nodes.values())
         if frame is None:
@@ -462,6 +414,7 @@ class Farm(Lighting, Verifying):
         del frame.waiting[band.id]
         self.hungry.pop(node.id)
         self._start(job)
+        probe = probing.ask(self, attempt)
         self._tell(band, f"{attempt_id} leased to {node.name}")
         self._out.append(
             act.SendLease(
@@ -474,14 +427,9 @@ class Farm(Lighting, Verifying):
                 job.request,
                 band.stage,
                 frame.lights,
+                probe,
             )
         )
-
-    def _start(self, job: Job) -> None:
-        if job.started_at is None:
-            job.started_at = self._now
-            job.state = advance(JOB_TABLE, job.state, JobTrigger.LEASED)
-        self._changed(job)
 
     def _cut(self, band: Band, row: int) -> Band:
         """Cut a waiting band: it keeps what is above ``row``, a new band gets the rest."""

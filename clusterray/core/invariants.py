@@ -11,7 +11,7 @@ from clusterray.core.bands import are_disjoint, covers
 from clusterray.core.entities import Attempt, Band, FarmState, Frame
 from clusterray.core.likeness import may_share
 from clusterray.core.policy import has_takers, reads_light
-from clusterray.core.states import AttemptState, BandState, FrameState, JobState
+from clusterray.core.states import AttemptState, BandState, FrameState, JobState, ProbeState
 
 
 class InvariantBroken(Exception):
@@ -77,8 +77,6 @@ def _partition(farm: FarmState) -> Complaints:
 def _covered(farm: FarmState) -> Complaints:
     """4. A frame lacks the pixels of its uncovered bands; a stitched or done job lacks none."""
     for frame in _frames(farm):
-        if frame.job.state in (JobState.FAILED, JobState.CANCELLED):
-            continue
         bands = list(frame.bands.values())
         lacking = sum(band.rect.area for band in bands if band.state is not BandState.COVERED)
         finished = frame.job.state in (JobState.STITCHING, JobState.DONE)
@@ -214,6 +212,45 @@ def _given_up(farm: FarmState) -> Complaints:
             yield f"{frame.job.id}: nobody to verify it: {lone}, {frame.give_up_at}", []
 
 
+def _probes(farm: FarmState) -> Complaints:
+    """14. A probe is asked of one attempt at the frame's picture, of a node that may yet tell.
+
+    That is a live attempt, or an accepted one whose node is there. A frame with light has no probe.
+    """
+    asked = {}
+    for frame in _frames(farm):
+        probe = frame.probe
+        if probe is not None and frame.lights:
+            yield f"{frame.job.id} has shared light and a probe", []
+        if probe is None or probe.state is not ProbeState.ASKED or probe.attempt is None:
+            continue
+        asked[probe.attempt] = frame
+        attempt = farm.attempts[probe.attempt]
+        there = farm.nodes[attempt.node].conn is not None
+        fits = attempt.live or (attempt is attempt.band.accepted and there)
+        if attempt.band.frame is not frame or attempt.band.stage != "final" or not fits:
+            yield f"{attempt.id} is {attempt.state}, but asked for a probe", [attempt.band]
+    if asked.keys() != farm.probing.keys():
+        yield f"probes are asked of {sorted(asked)}, the index differs", []
+
+
+def _kept(farm: FarmState) -> Complaints:
+    """15. Of the jobs that have ended those whose files are kept are listed as they ended, and no
+    other; of one that failed or was cancelled nothing is covered once its files are gone.
+    """
+    ended = [job for job in farm.jobs.values() if not job.open and not job.gone]
+    if set(farm.kept) != {job.id for job in ended}:
+        yield f"kept are {[job.id for job in ended]}, listed {list(farm.kept)}", []
+    ends = [job.ended_at or 0.0 for job in farm.kept.values()]
+    if ends != sorted(ends):
+        yield f"the kept jobs are listed by their ends at {ends}", []
+    for job in farm.jobs.values():
+        bands = [band for frame in job.frames for band in frame.bands.values()]
+        there = [band for band in bands if band.state is BandState.COVERED]
+        if job.gone and job.state is not JobState.DONE and there:
+            yield f"the files of {job.id} are gone", there
+
+
 def _frames(farm: FarmState) -> Iterator[Frame]:
     for job in farm.jobs.values():
         yield from job.frames
@@ -233,4 +270,6 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _one_light,
     _verified,
     _given_up,
+    _probes,
+    _kept,
 )

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
-from clusterray.core.bands import equal_bands, row_step
-from clusterray.core.entities import Band, Frame
-from clusterray.core.ledger import Ledger
+from clusterray.core import probing
+from clusterray.core.bands import equal_bands, render_area, row_step
+from clusterray.core.entities import Band, Frame, Job
+from clusterray.core.farm_base import FarmBase
 from clusterray.core.model import Light, Rect
 from clusterray.core.states import (
     BAND_TABLE,
@@ -27,14 +28,19 @@ from clusterray.core.states import (
 )
 
 
-class Lighting(Ledger):
-    """Takes a frame from one light pass to the next, and then to its picture."""
+class Lighting(FarmBase):
+    """Makes frames and their bands, and takes a frame from pass to pass to its picture."""
 
-    def _begin_frame(self, frame: Frame) -> None:
-        """Let a new frame begin, with its first pass if it has one."""
-        frame.passes = frame.job.request.light
-        frame.state = FrameState.LIGHT if frame.passes else FrameState.FINAL
+    def _add_frame(self, job: Job, index: int, run: int = 0) -> None:
+        frame = Frame(job, index, render_area(job.request.picture), run=run)
+        frame.passes = job.request.light
+        if frame.passes:
+            frame.state = FrameState.LIGHT
+        else:
+            probing.begin(frame)
+        job.frames.append(frame)
         self._add_bands(frame)
+        self._out.append(act.BeginFrame(job.id, index, job.request, run))
 
     def _add_bands(self, frame: Frame) -> None:
         """Partition the whole area into bands of the frame's stage."""
@@ -50,8 +56,12 @@ class Lighting(Ledger):
         frame.bands[band.id] = band
         return band
 
-    def _join_light(self, frame: Frame) -> None:
+    def _pass_covered(self, frame: Frame) -> None:
         frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.COVERED)
+        self._join(frame)
+
+    def _join(self, frame: Frame) -> None:
+        """Have what the covered bands of a pass left made into its light."""
         bands = sorted(frame.bands.values(), key=lambda band: (band.rect.y0, band.rect.x0))
         attempts = tuple(band.accepted.id for band in bands if band.accepted is not None)
         kind = frame.passes[0]
@@ -62,19 +72,20 @@ class Lighting(Ledger):
 
         It may be another class's than the pass was, as far as it can read the light.
         """
-        job = self.jobs.get(event.job)
-        if job is None or not job.open:
+        frame = self._running(event)
+        if frame is None or frame.state is not FrameState.JOINING:
             return
-        frame = job.frames[event.frame]
         last = len(frame.passes) == 1
         trigger = FrameTrigger.JOINED if last else FrameTrigger.NEXT
         frame.state = advance(FRAME_TABLE, frame.state, trigger)
         frame.passes = frame.passes[1:]
         if event.light is not None:
             frame.lights += (_with_readers(event.light, frame),)
+        if last:
+            probing.begin(frame)
         self._put_aside(frame)
         self._add_bands(frame)
-        self._changed(job)
+        self._changed(frame.job)
 
     def _relight(self, frame: Frame) -> None:
         """Make a frame's light anew: it has tiles of nobody, and nobody could render any."""

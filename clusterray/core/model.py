@@ -18,7 +18,8 @@ NodeId = NewType("NodeId", str)
 SceneId = NewType("SceneId", str)
 """Hex SHA-256 of the canonical manifest."""
 LightKind: TypeAlias = Literal["photons", "radiosity"]
-"""What bands of a frame share: a photon map, or a cache of radiosity samples."""
+"""What POV-Ray makes before it renders, and all bands of a frame have to share: a photon map, or a
+cache of radiosity samples."""
 LIGHT_KINDS: Final[tuple[LightKind, ...]] = ("photons", "radiosity")
 """In the order of their passes: radiosity samples are lit by photons."""
 Stage: TypeAlias = Literal["photons", "light", "final", "verify"]
@@ -123,6 +124,19 @@ class Light:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeFound:
+    """What a probe found: of ``pixels`` so many are ``differing``, by up to ``largest``.
+
+    ``levels`` is the highest value of a channel, 255 or 65535.
+    """
+
+    pixels: int
+    differing: int
+    largest: int = 0
+    levels: int = 255
+
+
+@dataclass(frozen=True, slots=True)
 class PovrayClass:
     """Which POV-Ray a node has and what comes out of it; nodes of one class render alike.
 
@@ -150,6 +164,15 @@ class PovrayClass:
 
 
 @dataclass(frozen=True, slots=True)
+class Chance:
+    """What a scene's text has that POV-Ray draws lots for or makes light of, and where."""
+
+    feature: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
     """A job as it was submitted; nothing in it changes afterwards.
 
@@ -158,7 +181,8 @@ class JobRequest:
     are the light passes before the bands of each frame, in their order.
     ``output_name`` is the file name of the finished picture, without a folder. ``note`` is what the
     submitter told the person about the job. ``mix`` says which nodes may share a frame, ``verify``
-    how many bands of it are rendered again and compared.
+    how many bands of it are rendered again and compared. ``chance`` is what the submitter found in
+    the scene's text.
     """
 
     key: str
@@ -175,6 +199,7 @@ class JobRequest:
     light: tuple[LightKind, ...] = ()
     mix: Mix = "never"
     verify: VerifyBands = 0
+    chance: tuple[Chance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

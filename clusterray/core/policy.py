@@ -64,6 +64,8 @@ def in_turn(hungry: Collection[Node], nodes: Iterable[Node]) -> list[Node]:
 def choose_band(node: Node, jobs: Iterable[Job], nodes: Collection[Node]) -> Band | None:
     """Give the waiting band that ``node`` should take from ``jobs``, which come in queue order."""
     for job in jobs:
+        if not job.takes_leases:
+            continue
         for frame in job.frames:
             if not may_render(node, frame):
                 continue
@@ -84,6 +86,8 @@ def choose_stranded(node: Node, jobs: Iterable[Job], nodes: Collection[Node]) ->
     One that has light which ``node`` cannot read, and no tile that would be lost.
     """
     for job in jobs:
+        if not job.takes_leases:
+            continue
         for frame in job.frames:
             if (
                 frame.waiting
@@ -101,6 +105,8 @@ def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
     One that was rendered already is left its time: its tile may lie whole at the head.
     """
     for job in jobs:
+        if not job.takes_leases:
+            continue
         for frame in job.frames:
             if not may_render(node, frame):
                 continue

@@ -1,4 +1,4 @@
-"""The states of jobs, frames, bands and attempts, as tables.
+"""The states of jobs, frames, bands, attempts and probes, as tables.
 
 Two rules. (1) A state changes only through ``advance`` with a trigger of its table; a pair that
 the table lacks is an ``IllegalTransition`` and nothing has changed. (2) A state with no way out is
@@ -13,10 +13,11 @@ from typing import TypeVar
 
 
 class JobState(StrEnum):
-    """Where a job is."""
+    """Where a job is; QUEUED is one of which nothing was leased since it came into the queue."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     STITCHING = "stitching"
     VERIFYING = "verifying"
     DONE = "done"
@@ -54,11 +55,22 @@ class AttemptState(StrEnum):
     DROPPED = "dropped"
 
 
+class ProbeState(StrEnum):
+    """How far the farm is with finding out whether a frame depends on threads; see invariant 12."""
+
+    DUE = "due"
+    ASKED = "asked"
+    TOLD = "told"
+    GIVEN_UP = "given up"
+
+
 class JobTrigger(StrEnum):
     """What moves a job."""
 
-    LEASED = "first band leased"
+    LEASED = "a band leased"
     COVERED = "every band covered"
+    PAUSE = "paused"
+    QUEUE = "resumed or requeued"
     STITCHED = "picture written"
     UNVERIFIED = "picture written, bands left to verify"
     VERIFIED = "no band left to verify"
@@ -85,6 +97,8 @@ class BandTrigger(StrEnum):
     GIVE_UP = "verification given up"
     RELIT = "its frame's light is made anew"
     JOB_ENDED = "job failed or cancelled"
+    DISCARD = "its tile was deleted with the job's files"
+    REQUEUE = "job requeued"
 
 
 class AttemptTrigger(StrEnum):
@@ -99,13 +113,31 @@ class AttemptTrigger(StrEnum):
     DROP = "counts no more"
 
 
+class ProbeTrigger(StrEnum):
+    """What moves a probe."""
+
+    ASK = "asked with a lease"
+    FAIL = "not to be had there"
+    GIVE_UP = "not to be had a third time"
+    TELL = "told by a node"
+
+
 JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
     JobState.QUEUED: {
         JobTrigger.LEASED: JobState.RUNNING,
+        JobTrigger.COVERED: JobState.STITCHING,
+        JobTrigger.PAUSE: JobState.PAUSED,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
     JobState.RUNNING: {
+        JobTrigger.COVERED: JobState.STITCHING,
+        JobTrigger.PAUSE: JobState.PAUSED,
+        JobTrigger.FAIL: JobState.FAILED,
+        JobTrigger.CANCEL: JobState.CANCELLED,
+    },
+    JobState.PAUSED: {
+        JobTrigger.QUEUE: JobState.QUEUED,
         JobTrigger.COVERED: JobState.STITCHING,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
@@ -121,9 +153,9 @@ JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
-    JobState.DONE: {},
-    JobState.FAILED: {},
-    JobState.CANCELLED: {},
+    JobState.DONE: {JobTrigger.QUEUE: JobState.QUEUED},
+    JobState.FAILED: {JobTrigger.QUEUE: JobState.QUEUED},
+    JobState.CANCELLED: {JobTrigger.QUEUE: JobState.QUEUED},
 }
 
 FRAME_TABLE: Mapping[FrameState, Mapping[FrameTrigger, FrameState]] = {
@@ -155,9 +187,10 @@ BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
         BandTrigger.GIVE_UP: BandState.VOID,
         BandTrigger.RELIT: BandState.VOID,
         BandTrigger.JOB_ENDED: BandState.VOID,
+        BandTrigger.DISCARD: BandState.VOID,
     },
     BandState.COMPARED: {BandTrigger.JOB_ENDED: BandState.VOID},
-    BandState.VOID: {},
+    BandState.VOID: {BandTrigger.REQUEUE: BandState.WAITING},
 }
 
 ATTEMPT_TABLE: Mapping[AttemptState, Mapping[AttemptTrigger, AttemptState]] = {
@@ -183,10 +216,34 @@ ATTEMPT_TABLE: Mapping[AttemptState, Mapping[AttemptTrigger, AttemptState]] = {
     AttemptState.DROPPED: {},
 }
 
+PROBE_TABLE: Mapping[ProbeState, Mapping[ProbeTrigger, ProbeState]] = {
+    ProbeState.DUE: {
+        ProbeTrigger.ASK: ProbeState.ASKED,
+        # By one that was asked before and thought lost.
+        ProbeTrigger.TELL: ProbeState.TOLD,
+    },
+    ProbeState.ASKED: {
+        ProbeTrigger.TELL: ProbeState.TOLD,
+        ProbeTrigger.FAIL: ProbeState.DUE,
+        ProbeTrigger.GIVE_UP: ProbeState.GIVEN_UP,
+    },
+    ProbeState.GIVEN_UP: {ProbeTrigger.TELL: ProbeState.TOLD},
+    ProbeState.TOLD: {},
+}
+
 LIVE_ATTEMPT = frozenset(state for state, ways in ATTEMPT_TABLE.items() if ways)
 OPEN_BAND = frozenset({BandState.WAITING, BandState.RUNNING, BandState.COVERED})
 """The states of a verify band that is not yet compared or given up."""
-OPEN_JOB = frozenset(state for state, ways in JOB_TABLE.items() if ways)
+OPEN_JOB = frozenset(
+    {
+        JobState.QUEUED,
+        JobState.RUNNING,
+        JobState.PAUSED,
+        JobState.STITCHING,
+        JobState.VERIFYING,
+    }
+)
+"""The states of a job that has not ended: out of the others only people lead."""
 
 S = TypeVar("S", bound=StrEnum)
 T = TypeVar("T", bound=StrEnum)

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 
 from clusterray.core.entities import Job
+from clusterray.core.errors import JobCancelled
 from clusterray.core.farm import Farm
-from clusterray.core.model import JobId, NodeId
+from clusterray.core.fidelity import Fidelity, fidelity_of
+from clusterray.core.model import AttemptId, JobId, LightKind, NodeId
 from clusterray.head.views import FarmView, NodeCard, job_view, most_common, node_view
-from clusterray.wire.protocol import JobStatus, JobView, Message
+from clusterray.wire.protocol import JobStatus, JobView, Message, Refused
 
 PUBLISH_EVERY_S = 0.5
 JOBS_SHOWN = 200
@@ -33,6 +35,7 @@ class Bulletin:
         self._send = send
         self._cards: dict[NodeId, NodeCard] = {}
         self._created: dict[JobId, float] = {}
+        self._used: dict[AttemptId, frozenset[LightKind]] = {}
         self._followers: dict[JobId, set[tuple[int, int]]] = {}
         self._job_views: dict[JobId, JobView] = {}
         self._dirty: dict[JobId, None] = {}
@@ -43,15 +46,25 @@ class Bulletin:
     # ---------------------------------------------------------------- notes
 
     def job_made(self, job: JobId) -> None:
-        """Note the wall time of a job's submission."""
-        self._created[job] = time.time()
+        """Note the wall time of a job's submission, the first time."""
+        self._created.setdefault(job, time.time())
 
     def job_changed(self, job: JobId) -> None:
         """A follower of the job would see something new."""
         self._dirty.setdefault(job)
 
-    def forget(self, job: JobId) -> None:
-        """The job is gone."""
+    def light_used(self, attempt: AttemptId, used: frozenset[LightKind]) -> None:
+        """Note what POV-Ray said of the light it used."""
+        self._used[attempt] = used
+
+    def attempt_gone(self, attempt: AttemptId) -> None:
+        """The attempt is forgotten."""
+        self._used.pop(attempt, None)
+
+    def forget(self, job: JobId, reason: str) -> None:
+        """The job is gone; who follows it is told ``reason``, as of one that was cancelled."""
+        for conn, request in self._followers.pop(job, ()):
+            self._send(conn, Refused(request, JobCancelled.exit_code, reason))
         for known in (self._created, self._job_views, self._dirty, self._published_at):
             known.pop(job, None)
         self.anything_changed()
@@ -85,8 +98,17 @@ class Bulletin:
 
     def view_of(self, job: Job) -> JobView:
         """Show one job as it stands now."""
-        created = self._created[job.id]
-        return job_view(job, self._farm, now=self._clock(), created=created)
+        return job_view(
+            job,
+            self._farm,
+            now=self._clock(),
+            created=self._created[job.id],
+            fidelity=self.fidelity_of(job),
+        )
+
+    def fidelity_of(self, job: Job) -> Fidelity:
+        """Judge how true a job's picture is, by what is known now."""
+        return fidelity_of(job, self._used)
 
     def next_due(self) -> float | None:
         """Give when ``publish`` has something to do, None if nothing changed."""

@@ -12,20 +12,23 @@ from typing import Literal, cast
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node
 from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFault
 from clusterray.core.farm import Farm
+from clusterray.core.fidelity import Fidelity
 from clusterray.core.likeness import difference, difference_in_words
 from clusterray.core.model import LightKind, PovrayClass, Stage
 from clusterray.core.policy import class_threads, may_render
-from clusterray.core.states import AttemptState, BandState, FrameState, JobState
+from clusterray.core.states import AttemptState, BandState, JobState
 from clusterray.head.verdicts import verified_view
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     AttemptView,
     BandView,
+    Chance,
     JobView,
     NodeInfo,
     NodeView,
     Phase,
     PhaseSeconds,
+    ProbeView,
     Setting,
 )
 
@@ -59,7 +62,7 @@ class NodeCard:
     info: NodeInfo
 
 
-def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
+def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fidelity) -> JobView:
     """Show one job; ``now`` is the farm's clock, ``created`` wall time of its submission."""
     bands = [band for frame in job.frames for band in frame.bands.values()]
     counting = (band for frame in job.frames for band in frame.counting_bands)
@@ -68,7 +71,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
     done = _pixels_done(job, live)
     ended = job.ended_at if job.ended_at is not None else now
     spent = 0.0 if job.started_at is None else ended - job.started_at
-    speed = done / spent if spent > 0 else 0.0
+    speed = max(0, done - job.counted_from) / spent if spent > 0 else 0.0
     problem = job.problem
     request = job.request
     return JobView(
@@ -77,7 +80,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
         title=request.title,
         owner=request.owner,
         state=job.state.value,
-        priority=request.priority,
+        priority=job.priority,
         scene=request.scene,
         width=request.picture.width,
         height=request.picture.height,
@@ -103,21 +106,24 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
         mixed=_mixed(job)[:MAX_TEXT],
         verify=request.verify,
         verified=verified_view(job),
+        fidelity=fidelity.kind,
+        fidelity_reason=fidelity.reason[:MAX_TEXT],
+        gone=job.gone[:MAX_TEXT],
     )
 
 
 def _seconds_left(job: Job, pixels: int, speed: float) -> float | None:
     # When the picture is there, its speed says nothing of how long verifying takes.
-    known = job.open and job.state is not JobState.VERIFYING and speed > 0
+    known = job.takes_leases and job.state is not JobState.VERIFYING and speed > 0
     return pixels / speed if known else None
 
 
 def _pixels_done(job: Job, live: Iterable[Attempt]) -> int:
     if job.state is JobState.DONE:
         return sum(frame.area.area for frame in job.frames)
-    final = [frame for frame in job.frames if frame.state is FrameState.FINAL]
-    covered = sum(frame.area.area - frame.uncovered for frame in final)
-    return covered + sum(attempt.done for attempt in live if attempt.band.stage == "final")
+    return job.pixels_covered + sum(
+        attempt.done for attempt in live if attempt.band.stage == "final"
+    )
 
 
 def _count(bands: Sequence[Band], state: BandState) -> int:
@@ -136,6 +142,9 @@ def _exit_code(job: Job) -> int:
 
 def _note(job: Job, farm: Farm, live: Sequence[Attempt]) -> str:
     """Say in words why a job does not move, "" if it does."""
+    if job.state is JobState.PAUSED:
+        still = f"; {len(live)} bands at work will end" if live else ""
+        return f"paused by {job.paused_by}{still}"
     if not job.has_waiting or live:
         return ""
     usable = [node for node in farm.nodes.values() if node.usable]
@@ -145,7 +154,7 @@ def _note(job: Job, farm: Farm, live: Sequence[Attempt]) -> str:
     if not any(may_render(node, frame) for frame in frames for node in usable):
         wanted = {_wanted(frame) for frame in frames}
         return f"waits for a node with POV-Ray {', '.join(sorted(wanted))}"
-    before = sum(other.rank < job.rank for other in farm.open_jobs)
+    before = sum(other.rank < job.rank and other.takes_leases for other in farm.open_jobs)
     return f"{before} job{'s' if before > 1 else ''} before it" if before else ""
 
 
@@ -295,6 +304,20 @@ def _added(job: Job, gathers: Mapping[str, int]) -> str:
         f"{count} more were gathered where none fitted: "
         f"at most {pixels} of {total} pixels could differ with another cut"
     )
+
+
+def chance_view(job: Job) -> list[Chance]:
+    """Show what the submitter found in the scene's text."""
+    return [Chance(each.feature, each.file, each.line) for each in job.request.chance]
+
+
+def probe_view(job: Job) -> ProbeView | None:
+    """Show what a node found, of the frame where most pixels differ; None if none did."""
+    found = [frame.probe.found for frame in job.frames if frame.probe and frame.probe.found]
+    if not found:
+        return None
+    worst = max(found, key=lambda each: each.differing)
+    return ProbeView(worst.pixels, worst.differing, worst.largest, worst.levels)
 
 
 def settings_view(spec: RenderSpec) -> list[Setting]:

@@ -1,7 +1,7 @@
 """Two tiles of one band held against each other: how many pixels differ, and by how much.
 
 Every value counts, at the file's own depth, and no value is turned into another first. Runs in the
-head's stitcher; keeps nothing. Knows nothing of bands or nodes.
+head's stitcher and a node's "probe" thread; keeps nothing. Knows nothing of bands or nodes.
 """
 
 from __future__ import annotations

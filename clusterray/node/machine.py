@@ -11,6 +11,10 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 """Inside a container this is the container's own group (cgroup v2)."""
+MEMINFO = Path("/proc/meminfo")
+_IDLE = "inactive_file"
+_CPU_TIMES = slice(11, 15)
+"""User and system time, own and children's, as proc(5) counts them behind the name."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -35,6 +39,29 @@ def memory_bytes(cgroup: Path = CGROUP) -> int:
     return physical
 
 
+def memory_left(cgroup: Path = CGROUP) -> int:
+    """Give the bytes of memory that this process could take now before something must give way.
+
+    Files that the kernel keeps in memory only to be quick count as free.
+    """
+    left = memory_bytes(cgroup)
+    for words in _lines(MEMINFO):
+        if words[:1] == ["MemAvailable:"]:
+            left = min(left, int(words[1]) * 1024)
+    limit, used = _words(cgroup / "memory.max"), _words(cgroup / "memory.current")
+    if limit and limit[0].isdigit() and used:
+        idle = [int(words[1]) for words in _lines(cgroup / "memory.stat") if words[0] == _IDLE]
+        left = min(left, int(limit[0]) - int(used[0]) + sum(idle))
+    return max(0, left)
+
+
+def process_cpu_s(pid: int) -> float:
+    """Give the CPU seconds of a process and of its children that have ended; 0 if it is gone."""
+    # The second word is the program's name, in brackets and of any letters.
+    words = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return sum(int(word) for word in words[_CPU_TIMES]) / os.sysconf("SC_CLK_TCK")
+
+
 def boot_id() -> str:
     """Name the boot this machine is in: what was not flushed to the disk before may be zeros."""
     try:
@@ -52,7 +79,16 @@ def _quota_cores(cgroup: Path) -> int | None:
 
 
 def _words(file: Path) -> list[str]:
+    return [word for words in _lines(file) for word in words]
+
+
+def _lines(file: Path) -> list[list[str]]:
+    """Give the words of each line that has any; none of a file that is not there."""
+    return [words for words in map(str.split, _read(file).splitlines()) if words]
+
+
+def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="ascii").split()
-    except (OSError, UnicodeDecodeError):
-        return []
+        return file.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

@@ -22,9 +22,10 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import IO, Literal
 
-from clusterray.core.model import Rect
+from clusterray.core.model import LightKind, Rect
 from clusterray.node import launcher
 from clusterray.node.folders import AttemptFolder
+from clusterray.node.machine import process_cpu_s
 from clusterray.povray.command import environment, prepare_home, render_argv
 from clusterray.povray.progress import ProgressParser
 from clusterray.povray.spec import RenderSpec
@@ -82,12 +83,15 @@ class RenderFailed(Exception):
 class RenderTimes:
     """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process.
 
-    ``gathers`` counts the radiosity samples that POV-Ray added in its final pass.
+    ``gathers`` counts the radiosity samples that POV-Ray added in its final pass, ``used`` is the
+    light that its statistics say it used, ``text`` the tail of what it wrote.
     """
 
     parse_s: float
     render_s: float
     gathers: int = 0
+    used: tuple[LightKind, ...] = ()
+    text: str = ""
 
 
 class _Cancel(IntEnum):
@@ -135,6 +139,7 @@ class Render:
         self._on_progress = on_progress
         self._kept_pixels = kept_pixels
         self._parser = ProgressParser()
+        self._pid = 0
         self._cancel = _Cancel.NO
         # Written by cancel(): a socket, because a send to a closed one is an error, where a write
         # to a closed pipe's number could hit another file.
@@ -151,6 +156,11 @@ class Render:
                 bell.send(b"!")
 
     # ------------------------------------------------------------ called by the owner thread
+
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Give, once POV-Ray renders, those of parsing and those of all else so far."""
+        parsed_s = self._parser.parse_cpu_s
+        return parsed_s, max(0.0, process_cpu_s(self._pid) - parsed_s)
 
     def above(self, row: int) -> Render:
         """Give the render of the rows above ``row`` alone, which goes on from this one's blocks.
@@ -212,7 +222,8 @@ class Render:
         self._check(status)
         parse_s = self._parser.parse_s
         spent_s = max(0.0, time.monotonic() - began_at - parse_s)
-        return RenderTimes(parse_s, spent_s, self._parser.gathers)
+        parser = self._parser
+        return RenderTimes(parse_s, spent_s, parser.gathers, parser.used, parser.text_tail)
 
     def _name_blocks(self) -> None:
         """Have the blocks that POV-Ray finishes kept."""
@@ -230,6 +241,7 @@ class Render:
             bufsize=0,
             start_new_session=True,
         ) as process:
+            self._pid = process.pid
             try:
                 assert process.stderr is not None
                 self._follow(process, process.stderr, heard)
@@ -245,7 +257,11 @@ class Render:
 
     def _launcher_argv(self) -> list[str]:
         script = str(Path(launcher.__file__).resolve())
-        return [sys.executable, "-I", "-S", script, str(os.getpid())]
+        return [sys.executable, "-I", "-S", script, *self._launcher_words(), str(os.getpid())]
+
+    def _launcher_words(self) -> list[str]:
+        """Give what the launcher is to do besides."""
+        return []
 
     def _povray_argv(self) -> list[str]:
         return render_argv(

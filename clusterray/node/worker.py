@@ -1,8 +1,9 @@
-"""The two threads that turn leases into tiles at the head.
+"""The threads that turn leases into tiles at the head.
 
 The "render" thread takes one attempt after the other: scene, POV-Ray, crop, hash. The "upload"
-thread stores finished tiles by FTP, so that the next attempt renders meanwhile. What they work on
-and what they report goes through node.holdings. They know nothing of the control connection.
+thread stores finished tiles by FTP, so that the next attempt renders meanwhile; "probe" is
+node.probe's. What they work on and what they report goes through node.holdings. They know nothing
+of the control connection.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from clusterray.node.canary import PovrayWatch
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.light_cache import LightCache, LightDamaged
 from clusterray.node.light_pass import LightRender, PhotonRender
+from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, Task, is_due
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
 from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
 from clusterray.povray.command import add_light_footer
 from clusterray.povray.light_file import seat_samples
 from clusterray.povray.photons import load_photons, save_photons
-from clusterray.wire.protocol import Failed, Grant, LeaseStage, LightRef, Phase
+from clusterray.wire.protocol import Failed, Grant, LeaseStage, LightRef, Phase, Probed
 from clusterray.wire.staging import FtpSession, GrantRefused, StagingFault
 
 log = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ _FILE_CHARACTERS = 4096
 
 
 class Worker:
-    """Starts and ends the "render" and the "upload" thread."""
+    """Starts and ends the threads "render", "upload" and "probe"."""
 
     def __init__(
         self,
@@ -67,25 +69,30 @@ class Worker:
         salvage: Salvage,
         holdings: Holdings,
         watch: PovrayWatch,
+        probes: Path,
     ) -> None:
         self._holdings = holdings
-        render = RenderLoop(povray, threads, cache, light, salvage, holdings, watch)
+        self._prober = Prober(povray, probes, holdings.tell_in_time)
+        holdings.when_unwanted(self._prober.drop)
+        render = RenderLoop(povray, threads, cache, light, salvage, holdings, watch, self._prober)
         self._loops = (
             ("render", render.run),
             ("upload", UploadLoop(holdings).run),
+            ("probe", self._prober.run),
         )
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start both threads. POV-Ray dies with "render", so that one lives until the end."""
+        """Start the threads. POV-Ray dies with the one that started it: they live to the end."""
         for name, run in self._loops:
             thread = threading.Thread(target=self._live, args=(run,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Break off what is at work, forget every attempt and end both threads."""
+        """Break off what is at work, forget every attempt and end the threads."""
         self._holdings.stop()
+        self._prober.stop()
         for thread in self._threads:
             thread.join(JOIN_S)
             if thread.is_alive():
@@ -110,6 +117,7 @@ class RenderLoop:
         salvage: Salvage,
         holdings: Holdings,
         watch: PovrayWatch,
+        prober: Prober,
     ) -> None:
         self._povray = povray
         self._threads = threads
@@ -118,11 +126,14 @@ class RenderLoop:
         self._salvage = salvage
         self._holdings = holdings
         self._watch = watch
+        self._prober = prober
 
     def run(self) -> None:
         """Work until the node stops."""
         while not self._holdings.stopped:
             held = self._holdings.next_to_render(self._salvage.expires_in_s())
+            for scene in self._prober.spent():
+                self._cache.release(scene)
             if held is None:
                 self._salvage.trim()
                 continue
@@ -150,7 +161,7 @@ class RenderLoop:
             _fail(
                 self._holdings,
                 held,
-                RenderFailed("node", f"POV-Ray left no whole picture: {fault}"),
+                RenderFailed("node", f"POV-Ray left no whole picture: {fault}", text=held.text),
             )
         except (OSError, LocalFault) as error:
             _fail(self._holdings, held, _machine_failure(error))
@@ -168,6 +179,8 @@ class RenderLoop:
             self._render(held, scene)
         finally:
             self._cache.release(held.lease.scene.id)
+        if held.lease.probe and not held.probe_begun:
+            self._holdings.tell(Probed(held.attempt, None, TOO_SHORT))
         rendered_at = clock()
         self._finish(held)
         held.folder.keep_only_tile()
@@ -242,15 +255,20 @@ class RenderLoop:
 
     def _run_povray(self, held: Held, kept_pixels: int) -> None:
         kind = _RENDERS[held.lease.stage]
+
+        def look(phase: Phase, done: int, total: int) -> None:
+            self._holdings.progress(held, phase, done, total)
+            wanted = held.lease.probe and not held.probe_begun
+            if wanted and phase == "rendering" and is_due(*render.cpu_seconds()):
+                self._begin_probe(held)
+
         render = kind(
             povray=self._povray,
             threads=self._threads,
             spec=held.spec,
             rect=held.rect,
             folder=held.folder,
-            on_progress=lambda phase, done, total: self._holdings.progress(
-                held, phase, done, total
-            ),
+            on_progress=look,
             kept_pixels=kept_pixels,
             lit=any(light.kind == "radiosity" for light in held.lease.lights),
         )
@@ -258,7 +276,21 @@ class RenderLoop:
             times = render.run()
         held.seconds.parse = times.parse_s
         held.seconds.render += times.render_s
-        held.gathers = times.gathers
+        held.gathers, held.used = times.gathers, times.used
+        held.text = times.text[-_TEXT_CHARACTERS:]
+
+    def _begin_probe(self, held: Held) -> None:
+        """Have the frame probed from now on, its scene held; the band goes on meanwhile."""
+        held.probe_begun = True
+        if self._prober.full:
+            self._holdings.tell(Probed(held.attempt, None, TOO_MANY))
+            return
+        try:
+            scene = self._cache.acquire(held.lease.scene, lambda tar: self._download(held, tar))
+        except OSError as error:
+            self._holdings.tell(Probed(held.attempt, None, f"its scene is not at hand: {error}"))
+            return
+        self._prober.add(Task(held.attempt, held.words, held.spec, held.lease.scene.id, scene))
 
     def _download(self, held: Held, tar: Path) -> None:
         """Store the scene's tar in ``tar``; raises as ``_fetch`` does."""

@@ -30,34 +30,38 @@ class LightPlan:
     """How the bands of a scene share its light.
 
     ``passes`` come before the bands, in order; ``photon_files`` have the photons blocks to extend.
-    ``whole``: they cannot, one node renders it all. ``note`` is for the person, "" for nothing.
+    ``own_map``: the scene loads its photons from a file. ``whole``: its bands cannot share them,
+    one node renders it all. ``note`` is for the person, "" for nothing.
     """
 
     passes: tuple[LightKind, ...] = ()
     photon_files: tuple[str, ...] = ()
+    own_map: bool = False
     whole: bool = False
     note: str = ""
 
 
 def plan_light(texts: Mapping[str, Path]) -> LightPlan:
     """Decide how the bands of a scene share light; ``texts`` are its own, by their staged paths."""
-    read = {name: _read(path) for name, path in texts.items()}
+    read = {name: read_text(path) for name, path in texts.items()}
     found = frozenset[LightKind]().union(*map(light_in_text, read.values()))
     passes = tuple(kind for kind in LIGHT_KINDS if kind in found)
     files: tuple[str, ...] = ()
+    own_map = False
     if "photons" in passes:
         photons = plan_photons(read)
         if photons.way == "whole":
             note = f"One node renders this scene whole, because {photons.reason}; "
             return LightPlan(whole=True, note=note + "its bands could not share one photon map.")
-        if photons.way == "own map":
+        own_map = photons.way == "own map"
+        if own_map:
             passes = tuple(kind for kind in passes if kind != "photons")
         files = photons.files
     if not passes:
-        return LightPlan()
+        return LightPlan(own_map=own_map)
     uses = " and ".join(passes)
     note = f"This scene may use {uses}; its light is made first, once for all bands."
-    return LightPlan(passes, files, note=note)
+    return LightPlan(passes, files, own_map, note=note)
 
 
 def wants_shared_light(files: Iterable[Path]) -> frozenset[LightKind]:
@@ -67,7 +71,7 @@ def wants_shared_light(files: Iterable[Path]) -> frozenset[LightKind]:
     """
     found: set[LightKind] = set()
     for file in files:
-        found |= light_in_text(_read(file))
+        found |= light_in_text(read_text(file))
     return frozenset(found)
 
 
@@ -94,7 +98,7 @@ def scene_texts(root: Path, start: Path, main: Path, library_paths: Sequence[Pat
         if path in found:
             continue
         found[path] = None
-        for name in _included_names(_read(path)):
+        for name in _included_names(read_text(path)):
             if name is None:
                 waiting += [inc for inc in _all_includes(root) if inc not in found]
                 continue
@@ -115,7 +119,8 @@ def _all_includes(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.suffix.lower() == ".inc")[:_MAX_FILES]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Give the beginning of a file as text, "" if it cannot be read."""
     try:
         with path.open("rb") as file:
             # Latin-1 takes any byte, and the words looked for are ASCII.

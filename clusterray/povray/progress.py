@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote
 
+from clusterray.core.model import LightKind
 from clusterray.povray.command import ALIAS_FOLDER
 
 MAX_TEXT_BYTES = 64 << 10
@@ -27,8 +28,11 @@ _WRAP_COLUMNS = 80
 _END = re.compile(rb"[\r\n]")
 _RENDERED = re.compile(rb"Rendered (\d{1,15}) of (\d{1,15}) pixels \(\d+%\)")
 _PARSE_TIME = re.compile(r"  Parse Time: .*\((\d{1,9}\.\d{3}) seconds\)")
+_CPU = re.compile(r" +using \d{1,6} thread\(s\) with (\d{1,9}\.\d{3}) CPU-seconds total")
 _GATHERS = re.compile(r"Radiosity \(final\) calculated:\s+(\d{1,15})\b")
 _RADIOSITY = re.compile(r"Radiosity samples calculated:|  Radiosity Time: +\d")
+# Of a map that is loaded POV-Ray tells the time too, but no number.
+_PHOTONS = re.compile(r"Number of photons shot:")
 _PLACE = re.compile(r"File '(.*)' line (\d{1,9}): (.*)", re.DOTALL)
 _FATAL = re.compile(r"Fatal error in \w+: (.*)", re.DOTALL)
 _MISSING = re.compile(r"Cannot find file '(.*)', even after", re.DOTALL)
@@ -62,10 +66,14 @@ class ProgressParser:
         """Whether the count has started again, so that radiosity's pretrace is over."""
         self.radiosity = False
         """Whether POV-Ray's statistics, at its end, say that it used radiosity."""
+        self.photons = False
+        """Whether they say that it shot photons."""
         self.gathers = 0
         """Radiosity samples added in the final pass; 0 until POV-Ray's statistics said so."""
         self.parse_s = 0.0
         """Wall seconds of parsing as POV-Ray counts them; 0 until it has said so."""
+        self.parse_cpu_s = 0.0
+        """CPU seconds of parsing and bounding; known when rendering begins."""
         self.warnings: list[RenderProblem] = []
         self._highest = 0
         self._pending = b""
@@ -98,6 +106,12 @@ class ProgressParser:
             self._take_line(self._pending)
             self._pending = b""
         self._end_message()
+
+    @property
+    def used(self) -> tuple[LightKind, ...]:
+        """The light that POV-Ray's statistics, at its end, say it used."""
+        said: dict[LightKind, bool] = {"radiosity": self.radiosity, "photons": self.photons}
+        return tuple(word for word, is_used in said.items() if is_used)
 
     @property
     def text_tail(self) -> str:
@@ -156,10 +170,14 @@ class ProgressParser:
             self.phase = "rendering"
         elif found := _PARSE_TIME.match(line):
             self.parse_s = float(found[1])
+        elif self.phase == "parsing" and (found := _CPU.match(line)):
+            self.parse_cpu_s += float(found[1])
         elif found := _GATHERS.match(line):
             self.gathers = int(found[1])
         elif _RADIOSITY.match(line):
             self.radiosity = True
+        elif _PHOTONS.match(line):
+            self.photons = True
         elif line == "Render failed":
             self._failed = True
 

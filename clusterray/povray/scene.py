@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clusterray.core.errors import SceneFault, UsageFault
-from clusterray.core.model import Mix, Rect, VerifyBands
+from clusterray.core.model import Chance, Mix, Rect, VerifyBands
+from clusterray.povray.chance import find_chance
 from clusterray.povray.ini import Origin, split_section
 from clusterray.povray.job_file import (
     JOB_FILE,
@@ -70,6 +71,7 @@ class JobPlan:
     ``bands`` is the number of bands wished for, None leaves it to the farm. ``notes`` are
     sentences to tell the person once; ``files_to_stage`` may add some. ``mix`` says which kinds of
     POV-Ray may share a frame, ``verify`` how many of its bands are rendered again and compared.
+    ``chance`` is what the scene's text has that its fidelity depends on.
 
     ``folder`` is the scene's folder relative to the root: "." unless the scene climbs out of it.
     ``needed`` are the staged files that the scene was found to need, with their place on this disk;
@@ -90,6 +92,7 @@ class JobPlan:
     needed: dict[str, Path] = field(default_factory=dict)
     elsewhere: dict[str, Path] = field(default_factory=dict)
     only_needed: bool = False
+    chance: list[Chance] = field(default_factory=list)
 
 
 # -------------------------------------------------------------------- what to render
@@ -234,6 +237,7 @@ class _Planner:
             mix=self._job.mix,
             verify=self._job.verify,
             only_needed=only_needed or self._job.only_needed,
+            chance=find_chance(self._own_texts(spec)),
         )
         texts = self._texts(spec)
         self._lay_out(plan)
@@ -322,6 +326,11 @@ class _Planner:
             and (self._root / name).is_file()
         ]
 
+    def _own_texts(self, spec: RenderSpec) -> Iterator[tuple[str, Path]]:
+        """Give the scene's own texts and what to call them."""
+        for path in self._needs.texts:
+            yield _printable(os.path.relpath(path, self._root / spec.start)), path
+
     def _texts(self, spec: RenderSpec) -> list[Path]:
         """Give the scene's own texts, where they stand on this disk."""
         start = self._root / spec.start
@@ -345,6 +354,9 @@ class _Planner:
         light = plan_light(staged)
         if light.whole:
             plan.bands = 1
+        if light.own_map:
+            # What is loaded is the same for every band.
+            plan.chance = [each for each in plan.chance if each.feature != "photons"]
         plan.spec = replace(plan.spec, light=light.passes, photon_files=light.photon_files)
         if light.note:
             plan.notes.append(light.note)

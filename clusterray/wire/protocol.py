@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
+from clusterray.core.fidelity import FidelityKind
 from clusterray.core.model import MAX_BANDS, LightKind, Mix
 
 PROTOCOL_MIN = 1
@@ -45,6 +46,7 @@ Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Pixel: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 ExitCode: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 RectTuple: TypeAlias = tuple[Pixel, Pixel, Pixel, Pixel]
+Priority: TypeAlias = Annotated[int, Meta(ge=-100, le=100)]
 Role: TypeAlias = Literal["node", "submit", "admin"]
 Phase: TypeAlias = Literal["waiting", "fetching", "parsing", "rendering", "uploading"]
 LeaseStage: TypeAlias = Literal["photons", "light", "final"]
@@ -99,6 +101,23 @@ class Entry(Part, frozen=True):
     sha256: Sha256
 
 
+class Chance(Part, frozen=True):
+    """What a scene's text has that its fidelity depends on, and where; docs/fidelity.md."""
+
+    feature: Name
+    file: Annotated[str, Meta(max_length=4096)]
+    line: Count
+
+
+class ProbeView(Part, frozen=True):
+    """What a probe found: how many of its pixels differ, and by how much of ``levels`` at most."""
+
+    pixels: Count
+    differing: Count
+    largest: Count = 0
+    levels: Count = 255
+
+
 class NodeInfo(Part, frozen=True):
     """What a node can do, and the attempts it still holds from an earlier connection.
 
@@ -150,15 +169,19 @@ class JobView(Part, frozen=True):
 
     ``created`` is wall time (seconds since 1970), for display only. ``pixels_*`` count the pixels
     that the frame needs rendered. ``error_code`` is the exit code the submitter ends with.
-    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture. ``verify`` bands were
-    to be rendered again; ``verified`` is what came of it, None before the picture is covered.
+    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture, ``gone`` why picture
+    or tiles of a job that has ended are no longer there. ``verify`` bands were to be rendered
+    again; ``verified`` is what came of it, None before the picture is covered.
+    ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why.
     """
 
     id: Ident
     number: Count
     title: Name
     owner: Name
-    state: Literal["queued", "running", "stitching", "verifying", "done", "failed", "cancelled"]
+    state: Literal[
+        "queued", "running", "paused", "stitching", "verifying", "done", "failed", "cancelled"
+    ]
     priority: int
     scene: Sha256
     width: Pixel
@@ -183,8 +206,11 @@ class JobView(Part, frozen=True):
     error_text: LongText = ""
     mix: Mix = "never"
     mixed: Text = ""
+    gone: Text = ""
     verify: Verify = 0
     verified: VerifiedView | None = None
+    fidelity: FidelityKind = "not probed"
+    fidelity_reason: Text = ""
 
 
 class AttemptView(Part, frozen=True):
@@ -311,7 +337,8 @@ class Lease(Message, frozen=True, tag="lease"):
 
     ``stage`` "photons": shoot the scene's photons instead, "light": gather the band's radiosity
     samples; the file of these takes the tile's place. ``lights``: load these, and make none of
-    their kinds.
+    their kinds. ``probe``: find out besides whether the frame depends on threads, and answer
+    PROBED, at leisure.
     """
 
     attempt: Ident
@@ -325,6 +352,7 @@ class Lease(Message, frozen=True, tag="lease"):
     write: Grant
     stage: LeaseStage = "final"
     lights: Annotated[list[LightRef], Meta(max_length=2)] = []
+    probe: bool = False
 
 
 class Keep(Message, frozen=True, tag="keep"):
@@ -371,12 +399,26 @@ class Uploading(Message, frozen=True, tag="uploading"):
 class Done(Message, frozen=True, tag="done"):
     """The tile has been stored by FTP as announced.
 
-    ``gathers`` counts the radiosity samples that POV-Ray had to add while it made the tile.
+    ``gathers`` counts the radiosity samples that POV-Ray had to add while it made the tile;
+    ``used`` is the light that it says it used, ``text`` the tail of POV-Ray's output.
     """
 
     attempt: Ident
     seconds: PhaseSeconds
     gathers: Count = 0
+    used: Annotated[list[LightKind], Meta(max_length=8)] = []
+    text: LongText = ""
+
+
+class Probed(Message, frozen=True, tag="probed"):
+    """What came of the probe that was asked for with ``attempt``, however that one ended.
+
+    ``found`` None: nothing did, and ``reason`` says why.
+    """
+
+    attempt: Ident
+    found: ProbeView | None = None
+    reason: Text = ""
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -444,11 +486,12 @@ class Submit(Message, frozen=True, tag="submit"):
     output_name: Name
     title: Name = ""
     owner: Name = ""
-    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    priority: Priority = 0
     bands: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     note: Text = ""
     mix: Mix = "never"
     verify: Verify = 0
+    chance: Annotated[list[Chance], Meta(max_length=50)] = []
 
 
 class Follow(Message, frozen=True, tag="follow"):
@@ -459,10 +502,11 @@ class Follow(Message, frozen=True, tag="follow"):
 
 
 class Fetch(Message, frozen=True, tag="fetch"):
-    """Where is the finished picture of this job?"""
+    """Where is the finished picture of this job? ``partial``: or what is there of it."""
 
     request: RequestId
     job: Ident
+    partial: bool = False
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -470,6 +514,53 @@ class Cancel(Message, frozen=True, tag="cancel"):
 
     request: RequestId
     job: Ident
+
+
+class Pause(Message, frozen=True, tag="pause"):
+    """Lease nothing more of this job. ``now``: what renders is taken back, else it ends."""
+
+    request: RequestId
+    job: Ident
+    now: bool = False
+
+
+class Resume(Message, frozen=True, tag="resume"):
+    """Let this paused job go on."""
+
+    request: RequestId
+    job: Ident
+
+
+class Requeue(Message, frozen=True, tag="requeue"):
+    """Run this job, which has ended, again: what is not covered, or ``everything``."""
+
+    request: RequestId
+    job: Ident
+    everything: bool = False
+
+
+class SetPriority(Message, frozen=True, tag="set_priority"):
+    """Let this job have another priority from now on."""
+
+    request: RequestId
+    job: Ident
+    priority: Priority
+
+
+class Delete(Message, frozen=True, tag="delete"):
+    """Let nothing of this job stay; ``force``: even if it has not ended."""
+
+    request: RequestId
+    job: Ident
+    force: bool = False
+
+
+class Logs(Message, frozen=True, tag="logs"):
+    """What did POV-Ray say in each attempt of this job, or of one ``band`` of it?"""
+
+    request: RequestId
+    job: Ident
+    band: Ident | None = None
 
 
 class ListJobs(Message, frozen=True, tag="list_jobs"):
@@ -566,7 +657,8 @@ class JobDetail(Message, frozen=True, tag="job_detail"):
     """One job with its settings, at most 500 of its bands, and its submitter's note.
 
     ``light`` says in words what came of its light passes, "" if it had none; ``checks`` are the
-    first 500 of its bands that were rendered again.
+    first 500 of its bands that were rendered again. ``chance`` is what the submitter found in the
+    scene's text, ``probe`` what a node found, if one did.
     """
 
     request: RequestId
@@ -576,16 +668,38 @@ class JobDetail(Message, frozen=True, tag="job_detail"):
     note: Text = ""
     light: Text = ""
     checks: Annotated[list[CheckView], Meta(max_length=500)] = []
+    chance: Annotated[list[Chance], Meta(max_length=50)] = []
+    probe: ProbeView | None = None
+
+
+class AttemptLog(Message, frozen=True, tag="attempt_log"):
+    """What POV-Ray said in one attempt; one for each, then Ok."""
+
+    request: RequestId
+    band: Ident
+    rect: RectTuple
+    stage: BandStage
+    attempt: Ident
+    node: Name
+    state: Ident
+    reason: Text = ""
+    text: LongText = ""
 
 
 class Result(Message, frozen=True, tag="result"):
-    """The finished picture: its name, size and hash, and the login that reads it."""
+    """The finished picture: its name, size and hash, and the login that reads it.
+
+    ``partial``: it has holes, hatched, and only ``pixels_done`` of its ``pixels_total``.
+    """
 
     request: RequestId
     name: Name
     size: Count
     sha256: Sha256
     read: Grant
+    partial: bool = False
+    pixels_done: Count = 0
+    pixels_total: Count = 0
 
 
 class Tokens(Message, frozen=True, tag="tokens"):
@@ -621,7 +735,7 @@ class Refused(Message, frozen=True, tag="refused"):
 
 
 FromNode: TypeAlias = (
-    Hello | Bye | Beat | Progress | Uploading | Done | Failed | HandBack | Draining
+    Hello | Bye | Beat | Progress | Uploading | Done | Probed | Failed | HandBack | Draining
 )
 ToNode: TypeAlias = Welcome | Bye | Beat | Lease | Keep | Drop | Accepted
 FromClient: TypeAlias = (
@@ -635,6 +749,12 @@ FromClient: TypeAlias = (
     | Follow
     | Fetch
     | Cancel
+    | Pause
+    | Resume
+    | Requeue
+    | SetPriority
+    | Delete
+    | Logs
     | ListJobs
     | ListNodes
     | Show
@@ -653,6 +773,7 @@ ToClient: TypeAlias = (
     | Jobs
     | Nodes
     | JobDetail
+    | AttemptLog
     | Result
     | Tokens
     | TokenMade

@@ -1,4 +1,7 @@
-"""Any order of join, leave, finish, fail, detach, return and cancel: no band lost or doubled."""
+"""Whatever nodes and people do, in any order: no band is lost or doubled.
+
+Nodes join, leave, finish, fail, detach and return; people cancel, pause, resume, requeue, delete.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from clusterray.core import events as ev
 from clusterray.core.entities import Job
-from clusterray.core.model import AttemptId, JobId, LightKind, Mix, PovrayClass, VerifyBands
+from clusterray.core.fidelity import fidelity_of
+from clusterray.core.model import (
+    AttemptId,
+    JobId,
+    LightKind,
+    Mix,
+    PovrayClass,
+    ProbeFound,
+    VerifyBands,
+)
 from clusterray.core.policy import choose_stranded, may_render
 from clusterray.core.states import JobState
 from tests.core.world import ALIKE, BOTH, Held, World, picture, povray, request
@@ -29,7 +41,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(seed=7)
+        self.world = World(seed=7, keep_s=30.0)
         self.jobs: list[JobId] = []
         self.seen: list[AttemptId] = []
 
@@ -168,6 +180,36 @@ class AnyOrder(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self.world.do(ev.JobCancelled(data.draw(st.sampled_from(self.jobs)), "ann"))
 
+    @rule(data=st.data(), differing=st.one_of(st.none(), st.integers(0, 9)))
+    def probed(self, data: st.DataObject, differing: int | None) -> None:
+        """Whoever it is, whenever it comes, about any attempt."""
+        conn = self._conn(data)
+        attempt = None if conn is None else self._attempt(data, conn)
+        if conn is None or attempt is None:
+            return
+        found = None if differing is None else ProbeFound(10, differing)
+        self.world.do(ev.Probed(conn, attempt, found, "no time"))
+
+    @rule(data=st.data(), flag=st.booleans(), priority=st.integers(-101, 101))
+    @precondition(lambda self: self.jobs)
+    def order(self, data: st.DataObject, flag: bool, priority: int) -> None:
+        job = data.draw(st.sampled_from(self.jobs))
+        orders: list[ev.Event] = [
+            ev.JobPaused(job, "ann", flag),
+            ev.JobResumed(job, "ann"),
+            ev.JobRequeued(job, "ann", flag),
+            ev.PriorityChanged(job, "ann", priority),
+            ev.JobDeleted(job, "ann", flag),
+            ev.FilesUnwanted(job, "the disk is small"),
+        ]
+        self.world.do(data.draw(st.sampled_from(orders)))
+
+    @rule(data=st.data(), everything=st.booleans())
+    @precondition(lambda self: any(not job.open for job in self.world.farm.jobs.values()))
+    def run_again(self, data: st.DataObject, everything: bool) -> None:
+        ended = [job.id for job in self.world.farm.jobs.values() if not job.open]
+        self.world.do(ev.JobRequeued(data.draw(st.sampled_from(ended)), "ann", everything))
+
     @rule()
     def stitched(self) -> None:
         if self.world.stitching:
@@ -183,7 +225,7 @@ class AnyOrder(RuleBasedStateMachine):
         if self.world.comparing:
             self.world.compared(ALIKE if readable else None)
 
-    @rule(seconds=st.floats(0, 12))
+    @rule(seconds=st.floats(0, 20))
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
         self.world.do(ev.Tick())
@@ -195,12 +237,19 @@ class AnyOrder(RuleBasedStateMachine):
             assert choose_stranded(node, farm.open_jobs, farm.nodes.values()) is None
             for job in farm.open_jobs:
                 for frame in job.frames:
-                    if may_render(node, frame):
+                    if job.takes_leases and may_render(node, frame):
                         assert all(band.avoids(node.id) for band in frame.waiting.values())
 
     def teardown(self) -> None:
-        """However it went, a fresh node of each class brings every open job to its end."""
+        """However it went, a fresh node of each class brings every job that may go on to its end.
+
+        Every other one is requeued, so that a job is gone on with from any state.
+        """
         world = self.world
+        for job in list(world.farm.jobs.values()):
+            world.do(ev.JobResumed(job.id, "ann"))
+            if job.number % 2:
+                world.do(ev.JobRequeued(job.id, "ann"))
         for conn in list(world.conns):
             world.gone(conn, killed=True)
         world.now += 11
@@ -211,6 +260,7 @@ class AnyOrder(RuleBasedStateMachine):
         world.work_off()
         for job in world.farm.jobs.values():
             assert not job.open
+            assert fidelity_of(job, {}).reason
             if job.state is JobState.DONE:
                 areas = world.tiles[job.id]
                 assert sum(rect.area for rect in areas) == job.frames[0].area.area

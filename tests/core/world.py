@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import product
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
@@ -11,6 +12,7 @@ from clusterray.core.entities import Frame
 from clusterray.core.farm import Farm
 from clusterray.core.model import (
     AttemptId,
+    Chance,
     JobId,
     JobRequest,
     Light,
@@ -24,6 +26,7 @@ from clusterray.core.model import (
     VerifyBands,
 )
 from clusterray.core.policy import class_threads
+from clusterray.core.states import JobState
 from clusterray.core.verify import Comparison
 
 PHOTONS = Light("photons", "2" * 64, 2008, 100)
@@ -53,6 +56,7 @@ def request(
     light: tuple[LightKind, ...] = (),
     mix: Mix = "never",
     verify: VerifyBands = 0,
+    chance: tuple[Chance, ...] = (),
 ) -> JobRequest:
     return JobRequest(
         key=key,
@@ -68,6 +72,7 @@ def request(
         light=light,
         mix=mix,
         verify=verify,
+        chance=chance,
     )
 
 
@@ -88,11 +93,14 @@ class World:
         self.conns: dict[int, str] = {}
         self.held: dict[str, Held] = {}
         self.answers: dict[int, str] = {}
-        self.stitching: list[tuple[JobId, int]] = []
-        self.joining: list[act.JoinLight] = []
+        self.stitching: list[tuple[JobId, int, int]] = []
+        self.joining: list[tuple[act.JoinLight, int]] = []
         self.comparing: list[act.CompareTiles] = []
         self.leases: dict[AttemptId, act.SendLease] = {}
+        self.runs: dict[tuple[JobId, int], int] = {}
         self.tiles: dict[JobId, list[Rect]] = {}
+        self.disk: set[AttemptId] = set()
+        self.lights: set[tuple[JobId, int, LightKind]] = set()
         self.log: list[act.Action] = []
         self._next = 0
 
@@ -103,6 +111,8 @@ class World:
     def do(self, event: ev.Event) -> list[act.Action]:
         """Let the event happen, check the farm, and let the make-believe shells act."""
         begun = {id(each) for each in self._begun()}
+        if isinstance(event, ev.TileVerified):
+            self.disk.add(event.attempt)
         actions = self.farm.handle(event, self.now)
         self.farm.check()
         self._check_who_began([each for each in self._begun() if id(each) not in begun])
@@ -129,6 +139,9 @@ class World:
     def _perform(self, action: act.Action) -> None:
         match action:
             case act.SendLease(conn=conn, attempt=attempt):
+                assert self.farm.jobs[action.job].state is not JobState.PAUSED
+                for light in action.lights:
+                    assert (action.job, action.frame, light.kind) in self.lights
                 self.leases[attempt] = action
                 self.held[self.conns[conn]].rendering.add(attempt)
             case (
@@ -142,14 +155,27 @@ class World:
                 self.answers[reply] = job
             case act.RefuseSubmit(reply=reply, message=message):
                 self.answers[reply] = message
+            case act.BeginFrame(job=job, frame=frame, run=run):
+                assert run == self.runs.get((job, frame), -1) + 1
+                self.runs[job, frame] = run
+                self.tiles[job] = []
             case act.FinishFrame(job=job, frame=frame):
-                self.stitching.append((job, frame))
-            case act.JoinLight():
-                self.joining.append(action)
-            case act.CompareTiles():
+                self.stitching.append((job, frame, self.runs[job, frame]))
+            case act.JoinLight(job=job, frame=frame, attempts=attempts):
+                assert self.disk.issuperset(attempts)
+                self.joining.append((action, self.runs[job, frame]))
+            case act.CompareTiles(first=first, second=second):
+                assert self.disk.issuperset((first, second))
                 self.comparing.append(action)
-            case act.AddTile(job=job, rect=rect):
-                self.tiles.setdefault(job, []).append(rect)
+            case act.AddTile(job=job, rect=rect, attempt=attempt):
+                assert attempt in self.disk
+                self.tiles[job].append(rect)
+            case act.DiscardTile(attempt=attempt):
+                self.disk.discard(attempt)
+            case act.DiscardTiles(job=job, frames=frames, attempts=attempts):
+                self.disk.difference_update(attempts)
+                gone = product([job], frames, BOTH)
+                self.lights.difference_update(gone)
             case _:
                 pass
 
@@ -204,9 +230,10 @@ class World:
 
     def joined(self, *, found: bool = True) -> None:
         """Let the oldest join of light end, with some or with none."""
-        asked = self.joining.pop(0)
+        asked, run = self.joining.pop(0)
         light = {"photons": PHOTONS, "radiosity": SAMPLES}[asked.kind] if found else None
-        self.do(ev.LightJoined(asked.job, asked.frame, light))
+        self.lights.add((asked.job, asked.frame, asked.kind))
+        self.do(ev.LightJoined(asked.job, asked.frame, light, run))
 
     def compared(self, found: Comparison | None = ALIKE) -> None:
         """Let the oldest comparison end; None: the tiles cannot be read."""
