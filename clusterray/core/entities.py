@@ -50,7 +50,11 @@ class Attempt:
     """One try of one band on one node.
 
     ``detached_until`` is None while its node's connection stands, else when it will be lost.
-    ``light`` is the shared light it was leased with.
+    ``due_at`` is when it must have moved on, see ``core.patience``; ``heard`` is what its node said
+    last, the count of its phase and of other signs of life. ``uploads`` counts those that arrived
+    damaged, ``held_up`` those that the head could not keep; ``again_at`` is when its node is asked
+    for another. ``light`` is the shared light it was leased with. ``late``: its result came too
+    late and was dropped.
     """
 
     id: AttemptId
@@ -65,6 +69,12 @@ class Attempt:
     detached_until: float | None = None
     reason: str = ""
     light: Light | None = None
+    due_at: float = 0.0
+    heard: tuple[int, int] = (0, 0)
+    uploads: int = 0
+    held_up: int = 0
+    again_at: float | None = None
+    late: bool = False
 
     @property
     def live(self) -> bool:
@@ -74,7 +84,11 @@ class Attempt:
 
 @dataclass(slots=True)
 class Band:
-    """A rectangle of one frame, the unit of work; ``stage`` says what of it is made."""
+    """A rectangle of one frame, the unit of work; ``stage`` says what of it is made.
+
+    ``failed_on`` names the node of each failure, in their order; ``stalls`` counts those of them
+    that made no progress.
+    """
 
     id: BandId
     frame: Frame
@@ -83,8 +97,8 @@ class Band:
     state: BandState = BandState.WAITING
     attempts: list[Attempt] = field(default_factory=list)
     accepted: Attempt | None = None
-    failures: int = 0
-    failed_on: set[NodeId] = field(default_factory=set)
+    failed_on: tuple[NodeId, ...] = ()
+    stalls: int = 0
     story: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
 
     @property
@@ -146,7 +160,11 @@ class Frame:
 
 @dataclass(slots=True)
 class Job:
-    """What a person submitted, and how far it is."""
+    """What a person submitted, and how far it is.
+
+    ``wasted_pixels`` were rendered for nothing: by attempts that failed, were lost or dropped.
+    ``dropped_results`` counts whole tiles among them, which came after another had been asked.
+    """
 
     id: JobId
     number: int
@@ -158,6 +176,8 @@ class Job:
     ended_at: float | None = None
     problem: Problem | None = None
     reason: str = ""
+    wasted_pixels: int = 0
+    dropped_results: int = 0
 
     @property
     def open(self) -> bool:
@@ -175,9 +195,30 @@ class Job:
         return any(frame.waiting for frame in self.frames)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is held against a node: on one job, or on the whole farm.
+
+    ``failures`` are those that no tile of it has made up for; on the whole farm, jobs that it
+    failed on. ``times``: how often it was kept off since it last delivered. ``kept_off_until`` is
+    None while it may work. ``reason`` is the last failure's.
+    """
+
+    failures: int = 0
+    times: int = 0
+    kept_off_until: float | None = None
+    reason: str = ""
+
+
 @dataclass(slots=True)
 class Node:
-    """A render machine. ``conn`` is None while it is away."""
+    """A render machine. ``conn`` is None while it is away.
+
+    ``unfit`` is why it cannot take bands though it is there. ``standing`` is what the whole farm
+    holds against it, ``standings`` what open jobs do, see ``core.blame``. ``instance`` names the
+    run of the daemon that holds the connection, ``place`` where it is; ``ousted`` are the runs that
+    lost the connection to another.
+    """
 
     id: NodeId
     name: str
@@ -185,16 +226,33 @@ class Node:
     povray_class: PovrayClass
     conn: int | None = None
     draining: bool = False
+    unfit: str = ""
     attempts: dict[AttemptId, Attempt] = field(default_factory=dict)
     bands_done: int = 0
     pixels_done: int = 0
     failures: int = 0
     reason: str = ""
+    standing: Standing = Standing()
+    standings: dict[JobId, Standing] = field(default_factory=dict)
+    instance: str = ""
+    place: str = ""
+    ousted: tuple[str, ...] = ()
+
+    @property
+    def kept_off(self) -> bool:
+        """Tell whether it gets no band of any job."""
+        return self.standing.kept_off_until is not None
+
+    def kept_off_job(self, job: JobId) -> bool:
+        """Tell whether it gets no band of this job."""
+        standing = self.standings.get(job)
+        return standing is not None and standing.kept_off_until is not None
 
     @property
     def usable(self) -> bool:
         """Tell whether it takes bands now or when it has a place."""
-        return self.conn is not None and not self.draining
+        there = self.conn is not None and not self.draining
+        return there and not self.unfit and not self.kept_off
 
     @property
     def has_place(self) -> bool:
@@ -210,7 +268,8 @@ class FarmState:
 
     ``open_jobs`` are those that can still change, in queue order; ``hungry`` the nodes with a place
     for a band, the longest waiting first; ``detached`` the live attempts whose node is away, in the
-    order in which they will be lost.
+    order in which they will be lost. ``look_at`` is when the next of all else that time decides may
+    be due, None if nothing is waited for.
     """
 
     jobs: dict[JobId, Job] = field(default_factory=dict)
@@ -220,3 +279,4 @@ class FarmState:
     open_jobs: list[Job] = field(default_factory=list)
     hungry: dict[NodeId, Node] = field(default_factory=dict)
     detached: dict[AttemptId, Attempt] = field(default_factory=dict)
+    look_at: float | None = None

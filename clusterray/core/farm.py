@@ -13,12 +13,15 @@ from typing import Protocol
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
+from clusterray.core import patience as clocks
 from clusterray.core import policy
 from clusterray.core.actions import Action
 from clusterray.core.bands import equal_bands, render_area, row_step
+from clusterray.core.blame import blame, credit, forgive, hopeless, let_in, times_kept_off
 from clusterray.core.entities import Attempt, Band, FarmState, Frame, Job, Node, Problem
 from clusterray.core.invariants import check_farm, tell_story
 from clusterray.core.model import AttemptId, BandId, JobId, Rect, Stage
+from clusterray.core.patience import Patience
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
@@ -34,8 +37,10 @@ from clusterray.core.states import (
     advance,
 )
 
-MAX_FAILURES = 3
-"""A band that failed this often, on other nodes where there are some, fails its job."""
+TWIN = (
+    "another node with the same uuid, {name} at {place}, is connected: one work folder is a copy "
+    "of the other; delete the file 'uuid' in this node's work folder and start it again"
+)
 
 
 class RandomBits(Protocol):
@@ -55,8 +60,10 @@ class Farm(FarmState):
         detached_s: float = 10.0,
         max_jobs: int = 10_000,
         first_number: int = 1,
+        patience: Patience | None = None,
     ) -> None:
         super().__init__()
+        self._patience = patience or Patience()
         self._random = random
         self._detached_s = detached_s
         self._max_jobs = max_jobs
@@ -71,10 +78,14 @@ class Farm(FarmState):
             ev.NodeJoined: self._node_joined,
             ev.NodeGone: self._node_gone,
             ev.NodeDraining: self._node_draining,
+            ev.NodeUnfit: self._node_unfit,
+            ev.NodeForgiven: self._node_forgiven,
             ev.AttemptProgress: self._attempt_progress,
             ev.AttemptRendered: self._attempt_rendered,
             ev.TileVerified: self._tile_verified,
             ev.TileRefused: self._tile_refused,
+            ev.UploadDamaged: self._upload_damaged,
+            ev.TileNotKept: self._tile_not_kept,
             ev.AttemptFailed: self._attempt_failed,
             ev.AttemptHandedBack: self._attempt_handed_back,
             ev.JobSubmitted: self._job_submitted,
@@ -91,13 +102,15 @@ class Farm(FarmState):
         """Let ``event`` happen at ``now`` (monotonic seconds); give the actions, in order."""
         self._now, self._out = now, []
         self._handlers[type(event)](event)
+        self._let_time_pass()
         self._hand_out()
         return self._out
 
     def next_deadline(self) -> float | None:
         """Give when a Tick is due, None if nothing is waited for."""
         first = next(iter(self.detached.values()), None)
-        return None if first is None else first.detached_until
+        moments = (None if first is None else first.detached_until, self.look_at)
+        return min((moment for moment in moments if moment is not None), default=None)
 
     def check(self) -> None:
         """Raise InvariantBroken with the stories concerned if the farm contradicts itself."""
@@ -114,15 +127,34 @@ class Farm(FarmState):
         if node is None:
             node = Node(event.node, event.name, event.threads, event.povray_class)
             self.nodes[node.id] = node
-        if node.conn is not None:
-            self._out.append(act.CloseConnection(node.conn, "another connection took over"))
-            self._disconnect(node)
+        if node.conn is not None and not self._supersede(node, event):
+            return
         node.name, node.threads = event.name, event.threads
         node.povray_class = event.povray_class
+        node.instance, node.place = event.instance, event.place
         node.conn, node.draining, node.reason = event.conn, False, ""
+        node.unfit = event.unfit
         self._by_conn[event.conn] = node
         self._take_back(node, event)
         self._feed(node)
+
+    def _supersede(self, node: Node, event: ev.NodeJoined) -> bool:
+        """Let a second connection of a node take over; False if it is refused.
+
+        A daemon that moved to another address, or was started again, never comes back as the run
+        that it was before. One that does lives beside another with its uuid; the two would oust
+        each other for ever.
+        """
+        assert node.conn is not None
+        if event.instance != node.instance:
+            if event.instance in node.ousted:
+                words = TWIN.format(name=node.name, place=node.place or "another address")
+                self._out.append(act.CloseConnection(event.conn, words))
+                return False
+            node.ousted = (*node.ousted[-7:], node.instance)
+        self._out.append(act.CloseConnection(node.conn, "another connection took over"))
+        self._disconnect(node)
+        return True
 
     def _take_back(self, node: Node, event: ev.NodeJoined) -> None:
         """Let what the node still holds count again; the rest of what it had is lost.
@@ -142,7 +174,7 @@ class Farm(FarmState):
                 self._end(attempt, AttemptTrigger.LOSE, "its node came back without it")
         for held in sorted(event.rendering | event.rendered):
             if held not in node.attempts:
-                self._answer_stale(event.conn, held)
+                self._answer_stale(event.conn, held, rendered=held in event.rendered)
 
     def _reattach(self, attempt: Attempt, *, rendered: bool) -> None:
         conn = self.nodes[attempt.node].conn
@@ -151,18 +183,28 @@ class Farm(FarmState):
         attempt.detached_until = None
         if rendered and attempt.state is AttemptState.RENDERING:
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
+            attempt.phase, attempt.done = "uploading", attempt.band.rect.area
         elif not rendered and attempt.state is AttemptState.UPLOADING:
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RERENDER)
+            attempt.phase, attempt.done = "waiting", 0
         self._tell(attempt.band, f"{attempt.id} counts again: {attempt.node_name} is back")
+        self._ask_again(attempt, conn)
+
+    def _ask_again(self, attempt: Attempt, conn: int) -> None:
+        """Have the node go on; a tile that it has is uploaded under a new grant."""
+        attempt.again_at = None
+        self._begin_waiting(attempt)
         band, request = attempt.band, attempt.band.frame.job.request
         self._out.append(act.SendKeep(conn, attempt.id, band.rect, request, band.stage))
 
-    def _answer_stale(self, conn: int, held: AttemptId) -> None:
+    def _answer_stale(self, conn: int, held: AttemptId, *, rendered: bool = False) -> None:
         """Answer a node that holds an attempt which is no longer its own live one."""
         attempt = self.attempts.get(held)
         if attempt is not None and attempt.state is AttemptState.ACCEPTED:
             self._out.append(act.SendAccepted(conn, held))
             return
+        if attempt is not None and rendered:
+            self._count_late(attempt)
         reason = "unknown here" if attempt is None else (attempt.reason or str(attempt.state))
         self._out.append(act.SendDrop(conn, held, reason))
 
@@ -172,6 +214,10 @@ class Farm(FarmState):
             return
         self._disconnect(node)
         node.reason = event.reason
+        if event.silent:
+            # Its time to come back was over before anybody knew that it was away.
+            for attempt in list(node.attempts.values()):
+                self._end(attempt, AttemptTrigger.LOSE, event.reason)
 
     def _disconnect(self, node: Node) -> None:
         assert node.conn is not None
@@ -189,6 +235,29 @@ class Farm(FarmState):
             node.draining = True
             self.hungry.pop(node.id, None)
 
+    def _node_unfit(self, event: ev.NodeUnfit) -> None:
+        node = self._by_conn.get(event.conn)
+        if node is not None:
+            node.unfit = event.reason
+            self._feed(node)
+
+    def _node_forgiven(self, event: ev.NodeForgiven) -> None:
+        """Let a node take any band again, also those that failed on it."""
+        node = self.nodes.get(event.node)
+        if node is None:
+            return
+        forgive(node)
+        for job in self.open_jobs:
+            for frame in job.frames:
+                for band in frame.waiting.values():
+                    self._forget_failures(band, node, event.by)
+        self._feed(node)
+
+    def _forget_failures(self, band: Band, node: Node, by: str) -> None:
+        if node.id in band.failed_on:
+            band.failed_on = tuple(failed for failed in band.failed_on if failed != node.id)
+            self._tell(band, f"{node.name} may try it again: forgiven by {by}")
+
     def _feed(self, node: Node) -> None:
         """Let the node stand in the queue of those with a place, if it has one."""
         if node.has_place:
@@ -198,30 +267,35 @@ class Farm(FarmState):
 
     # ---------------------------------------------------------------- attempts
 
-    def _live(self, conn: int, attempt_id: AttemptId) -> Attempt | None:
+    def _live(self, conn: int, attempt_id: AttemptId, *, rendered: bool = False) -> Attempt | None:
         """Find the attempt if it is live and its node speaks over ``conn``; else answer DROP."""
         node = self._by_conn.get(conn)
         if node is None:
             return None
         attempt = node.attempts.get(attempt_id)
         if attempt is None:
-            self._answer_stale(conn, attempt_id)
+            self._answer_stale(conn, attempt_id, rendered=rendered)
         return attempt
 
     def _attempt_progress(self, event: ev.AttemptProgress) -> None:
         attempt = self._live(event.conn, event.attempt)
         if attempt is None:
             return
-        attempt.phase = event.phase
-        attempt.done = min(event.done, attempt.band.rect.area)
+        clocks.hear(attempt, event.phase, event.done, event.moves, self._now, self._patience)
+        self._look_at(attempt.due_at)
+        if attempt.state is AttemptState.RENDERING:
+            done = event.done if event.phase == "rendering" else 0
+            attempt.done = min(done, attempt.band.rect.area)
         self._changed(attempt.band.frame.job)
 
     def _attempt_rendered(self, event: ev.AttemptRendered) -> None:
-        attempt = self._live(event.conn, event.attempt)
+        attempt = self._live(event.conn, event.attempt, rendered=True)
         if attempt is None or attempt.state is AttemptState.UPLOADING:
             return
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
-        attempt.phase, attempt.done = "uploading", attempt.band.rect.area
+        clocks.hear(attempt, "uploading", 0, 0, self._now, self._patience)
+        self._look_at(attempt.due_at)
+        attempt.done = attempt.band.rect.area
         frame, node = attempt.band.frame, self.nodes[attempt.node]
         frame.rendered_pixels += attempt.band.rect.area
         frame.rendered_thread_s += (self._now - attempt.leased_at) * node.threads
@@ -234,6 +308,7 @@ class Farm(FarmState):
             self._discard(event.attempt, attempt)
             return
         self._end(attempt, AttemptTrigger.ACCEPT, "")
+        credit(self.nodes[attempt.node], attempt.band.frame.job.id)
         self._accept(attempt)
 
     def _accept(self, attempt: Attempt) -> None:
@@ -275,12 +350,54 @@ class Farm(FarmState):
         """Have what was uploaded deleted, unless an earlier upload of it is in the picture."""
         if attempt is None or attempt.state is not AttemptState.ACCEPTED:
             self._out.append(act.DiscardTile(name))
+            if attempt is not None:
+                self._count_late(attempt)
+
+    def _count_late(self, attempt: Attempt) -> None:
+        """Count a whole tile that came when nobody wanted it any more, once."""
+        if attempt.late or attempt.live:
+            return
+        job, area = attempt.band.frame.job, attempt.band.rect.area
+        attempt.late = True
+        job.dropped_results += 1
+        job.wasted_pixels += area - attempt.done
+        attempt.done = area
+        self._changed(job)
 
     def _tile_refused(self, event: ev.TileRefused) -> None:
         attempt = self.attempts.get(event.attempt)
-        self._discard(event.attempt, attempt)
-        if attempt is not None and attempt.live:
-            self._fail(attempt, Problem("node", event.reason))
+        if attempt is None or not attempt.live:
+            self._discard(event.attempt, attempt)
+            return
+        self._out.append(act.DiscardTile(event.attempt))
+        self._fail_here(attempt, event.reason)
+
+    def _upload_damaged(self, event: ev.UploadDamaged) -> None:
+        """Have a tile that something on the way changed uploaded again, but not for ever."""
+        attempt = self.attempts.get(event.attempt)
+        if attempt is None or attempt.state is not AttemptState.UPLOADING:
+            return
+        attempt.uploads += 1
+        conn = self.nodes[attempt.node].conn
+        if attempt.uploads >= clocks.UPLOADS:
+            self._fail_here(attempt, f"{event.reason}, {attempt.uploads} times")
+        elif conn is not None:
+            self._tell(attempt.band, f"{attempt.id} is uploaded again: {event.reason}")
+            self._ask_again(attempt, conn)
+
+    def _tile_not_kept(self, event: ev.TileNotKept) -> None:
+        """Ask for a tile again later: nobody is at fault but this head."""
+        attempt = self.attempts.get(event.attempt)
+        if attempt is None or attempt.state is not AttemptState.UPLOADING:
+            return
+        if attempt.again_at is None:
+            attempt.again_at = self._now + clocks.again_in_s(attempt.held_up)
+            attempt.held_up += 1
+        attempt.reason = event.reason
+        self._begin_waiting(attempt)
+        self._look_at(attempt.again_at)
+        self._tell(attempt.band, f"{attempt.id} waits for the head: {event.reason}")
+        self._changed(attempt.band.frame.job)
 
     def _attempt_failed(self, event: ev.AttemptFailed) -> None:
         attempt = self._live(event.conn, event.attempt)
@@ -288,19 +405,30 @@ class Farm(FarmState):
             return
         self._fail(attempt, Problem(event.fault, event.message, event.file, event.line, event.text))
 
+    def _fail_here(self, attempt: Attempt, reason: str) -> None:
+        """Fail an attempt of which its node does not know that it failed."""
+        conn = self.nodes[attempt.node].conn
+        if conn is not None:
+            self._out.append(act.SendDrop(conn, attempt.id, reason))
+        self._fail(attempt, Problem("node", reason))
+
     def _fail(self, attempt: Attempt, problem: Problem) -> None:
         band, node = attempt.band, self.nodes[attempt.node]
-        node.failures += 1
-        self._end(attempt, AttemptTrigger.FAIL, problem.message)
+        job = band.frame.job
         if problem.fault == "scene":
-            self._end_job(band.frame.job, JobTrigger.FAIL, problem.message, problem)
+            self._end(attempt, AttemptTrigger.FAIL, problem.message)
+            self._end_job(job, JobTrigger.FAIL, problem.message, problem)
             return
-        band.failures += 1
-        band.failed_on.add(node.id)
-        if band.failures >= MAX_FAILURES:
-            reason = f"band {band.id} failed {band.failures} times, last on {node.name}: "
-            final = Problem("node", reason + problem.message, text="\n".join(tell_story(band)))
-            self._end_job(band.frame.job, JobTrigger.FAIL, final.message, final)
+        band.failed_on = (*band.failed_on, node.id)
+        blame(node, job, problem.message, self._now, self._patience)
+        for until in times_kept_off(node):
+            self._look_at(until)
+        self._end(attempt, AttemptTrigger.FAIL, problem.message)
+        why = hopeless(band, self.nodes.values(), self._patience)
+        if why:
+            reason = f"{why}; last on {node.name}: {problem.message}"
+            final = Problem("node", reason, text="\n".join(tell_story(band)))
+            self._end_job(job, JobTrigger.FAIL, final.message, final)
 
     def _attempt_handed_back(self, event: ev.AttemptHandedBack) -> None:
         attempt = self._live(event.conn, event.attempt)
@@ -310,9 +438,11 @@ class Farm(FarmState):
     def _end(self, attempt: Attempt, trigger: AttemptTrigger, reason: str) -> None:
         """Take a live attempt out of the running; its band waits again if it was the last."""
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, trigger)
-        attempt.detached_until = None
+        attempt.detached_until = attempt.again_at = None
         attempt.reason = reason
         self.detached.pop(attempt.id, None)
+        if trigger is not AttemptTrigger.ACCEPT:
+            attempt.band.frame.job.wasted_pixels += attempt.done
         node = self.nodes[attempt.node]
         del node.attempts[attempt.id]
         self._out.append(act.RevokeGrants(attempt.id))
@@ -410,8 +540,14 @@ class Farm(FarmState):
                     self._end(attempt, AttemptTrigger.DROP, f"job {job.id} {job.state}")
                 band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
             frame.waiting.clear()
+        self._close_accounts(job)
         self._out.append(act.AbandonJob(job.id))
         self._changed(job)
+
+    def _close_accounts(self, job: Job) -> None:
+        """Hold nothing against a node on a job that has ended."""
+        for node in self.nodes.values():
+            node.standings.pop(job.id, None)
 
     def _light_joined(self, event: ev.LightJoined) -> None:
         """Let the picture's bands begin, all with this light.
@@ -439,6 +575,7 @@ class Farm(FarmState):
             job.state = advance(JOB_TABLE, job.state, JobTrigger.STITCHED)
             job.ended_at = self._now
             self.open_jobs.remove(job)
+            self._close_accounts(job)
 
     def _frame_failed(self, event: ev.FrameFailed) -> None:
         job = self.jobs.get(event.job)
@@ -449,15 +586,61 @@ class Farm(FarmState):
     # ---------------------------------------------------------------- time and work
 
     def _tick(self, event: ev.Tick) -> None:
+        """Nothing but that time passes, which it does with every event."""
+
+    def _let_time_pass(self) -> None:
+        """Let happen what is due by now."""
         for attempt in list(self.detached.values()):
             if attempt.detached_until is None or attempt.detached_until > self._now:
                 break
             self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} stayed away")
+        if self.look_at is not None and self.look_at <= self._now:
+            self._look_over()
+
+    def _look_at(self, moment: float) -> None:
+        """Have a look over what time decides no later than at ``moment``."""
+        if self.look_at is None or moment < self.look_at:
+            self.look_at = moment
+
+    def _look_over(self) -> None:
+        """Do what is due, detached attempts apart, and say when to look again.
+
+        Attempts move on all the time, so the next look mostly finds nothing due.
+        """
+        for node in self.nodes.values():
+            if let_in(node, self._now):
+                self._feed(node)
+            for attempt in list(node.attempts.values()):
+                if node.conn is not None and attempt.live:
+                    self._look_at_attempt(attempt, node.conn)
+        self.look_at = None
+        for node in self.nodes.values():
+            for until in times_kept_off(node):
+                self._look_at(until)
+            if node.conn is not None:
+                for attempt in node.attempts.values():
+                    self._look_at(attempt.due_at)
+                    if attempt.again_at is not None:
+                        self._look_at(attempt.again_at)
+
+    def _look_at_attempt(self, attempt: Attempt, conn: int) -> None:
+        if attempt.again_at is not None and attempt.again_at <= self._now:
+            self._ask_again(attempt, conn)
+        elif attempt.due_at <= self._now:
+            reason = clocks.stall_words(attempt, self._patience)
+            attempt.band.stalls += 1
+            self._fail_here(attempt, reason)
+
+    def _begin_waiting(self, attempt: Attempt) -> None:
+        """Give an attempt its time anew."""
+        clocks.begin_waiting(attempt, self._now, self._patience)
+        self._look_at(attempt.due_at)
 
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
+        tries = self._patience.band_tries
         for node in policy.in_turn(self.hungry.values(), self.nodes.values()):
-            band = policy.choose_band(node, self.open_jobs, self.nodes.values())
+            band = policy.choose_band(node, self.open_jobs, self.nodes.values(), tries)
             if band is None:
                 band = self._take_over(node)
             if band is not None:
@@ -484,6 +667,7 @@ class Farm(FarmState):
         attempt_id = AttemptId(f"a{self._attempts_made}-{self._random.getrandbits(32):08x}")
         attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
         attempt.light = frame.light
+        self._begin_waiting(attempt)
         self.attempts[attempt_id] = node.attempts[attempt_id] = attempt
         band.attempts.append(attempt)
         band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)

@@ -5,9 +5,11 @@ ARCHITECTURE.md lists them for the reader; a test compares the numbers and the w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from clusterray.core.bands import are_disjoint, covers
+from clusterray.core.blame import times_kept_off
 from clusterray.core.entities import Attempt, Band, FarmState, Frame
 from clusterray.core.likeness import may_share
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
@@ -161,6 +163,31 @@ def _one_light(farm: FarmState) -> Complaints:
                     yield f"{attempt.id} has another light than its frame", [band]
 
 
+def _clocks(farm: FarmState) -> Complaints:
+    """12. The farm looks at its clocks no later than the first of them is due.
+
+    These are the deadline by which each attempt of a connected node must have moved on, the time at
+    which a tile is asked for again, and the one at which a node is let in again.
+    """
+    for node in farm.nodes.values():
+        moments = [*times_kept_off(node)]
+        if node.conn is not None:
+            for attempt in node.attempts.values():
+                moments.append(attempt.due_at)
+                moments += [] if attempt.again_at is None else [attempt.again_at]
+        first = min(moments, default=math.inf)
+        if first < (math.inf if farm.look_at is None else farm.look_at):
+            yield f"{node.name} has a clock due at {first}, the next look is at {farm.look_at}", []
+
+
+def _accounts(farm: FarmState) -> Complaints:
+    """13. What is held against a node on one job is held on a job that is open."""
+    for node in farm.nodes.values():
+        for job in node.standings:
+            if job not in farm.jobs or not farm.jobs[job].open:
+                yield f"{node.name} still has an account on {job}", []
+
+
 def _frames(farm: FarmState) -> Iterator[Frame]:
     for job in farm.jobs.values():
         yield from job.frames
@@ -178,4 +205,6 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _one_place,
     _queue_order,
     _one_light,
+    _clocks,
+    _accounts,
 )

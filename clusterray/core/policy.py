@@ -53,14 +53,21 @@ def in_turn(hungry: Collection[Node], nodes: Iterable[Node]) -> list[Node]:
     return sorted(hungry, key=lambda node: -threads[node.povray_class])
 
 
-def choose_band(node: Node, jobs: Iterable[Job], nodes: Collection[Node]) -> Band | None:
-    """Give the waiting band that ``node`` should take from ``jobs``, which come in queue order."""
+def choose_band(
+    node: Node, jobs: Iterable[Job], nodes: Collection[Node], tries: int
+) -> Band | None:
+    """Give the waiting band that ``node`` should take from ``jobs``, which come in queue order.
+
+    A band that failed on the node ``tries`` times is not for it.
+    """
     for job in jobs:
+        if node.kept_off_job(job.id):
+            continue
         for frame in job.frames:
             if not may_render(node, frame):
                 continue
             for band in frame.waiting.values():
-                if node.id not in band.failed_on or not _others_left(band, nodes):
+                if _has_its_turn(node, band, nodes, tries):
                     return band
     return None
 
@@ -68,13 +75,18 @@ def choose_band(node: Node, jobs: Iterable[Job], nodes: Collection[Node]) -> Ban
 def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
     """Give a detached attempt whose band a node with nothing else to do should take over.
 
-    One that was rendered already is left its time: its tile may lie whole at the head.
+    One that was rendered already is left its time: its tile may lie whole at the head. So is one
+    whose band the node has failed: it is better off with the one that is away.
     """
     for job in jobs:
+        if node.kept_off_job(job.id):
+            continue
         for frame in job.frames:
             if not may_render(node, frame):
                 continue
             for band in frame.bands.values():
+                if node.id in band.failed_on:
+                    continue
                 for attempt in band.live_attempts:
                     away = attempt.detached_until is not None
                     if away and attempt.state is AttemptState.RENDERING:
@@ -101,9 +113,15 @@ def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
     return cut_row_for_share(band.rect, row_step(request.picture), wanted / band.rect.area)
 
 
-def _others_left(band: Band, nodes: Collection[Node]) -> bool:
-    """Tell whether some node that has not failed this band could take it."""
-    return any(
-        other.usable and other.id not in band.failed_on and may_render(other, band.frame)
+def _has_its_turn(node: Node, band: Band, nodes: Collection[Node], tries: int) -> bool:
+    """Tell whether no other node that could take the band has failed it less often."""
+    failed = band.failed_on.count(node.id)
+    if failed == 0:
+        return True
+    return failed < tries and not any(
+        other.usable
+        and band.failed_on.count(other.id) < failed
+        and may_render(other, band.frame)
+        and not other.kept_off_job(band.frame.job.id)
         for other in nodes
     )

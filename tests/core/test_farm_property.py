@@ -1,4 +1,7 @@
-"""Any order of join, leave, finish, fail, detach, return and cancel: no band lost or doubled."""
+"""Any order of join, leave, finish, fail, stall, return, forgive and cancel: no band lost, doubled
+
+or left to hang.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clusterray.core import events as ev
-from clusterray.core.model import AttemptId, JobId, Mix, PovrayClass
+from clusterray.core.entities import Band, Node
+from clusterray.core.model import AttemptId, JobId, Mix, NodeId, PovrayClass
+from clusterray.core.patience import KEPT_OFF_MOST_S, Patience
 from clusterray.core.policy import may_render
 from clusterray.core.states import JobState
 from tests.core.world import LIGHT, Held, World, picture, povray, request
@@ -16,6 +21,7 @@ NAMES = ["pi", "desk", "attic", "cellar"]
 A, NEAR_A, B = povray("A", 100, 100, 100), povray("A'", 101, 100, 99), povray("B", 102, 100, 100)
 """Of the classes A' is close to A and to B, while A and B are too far apart."""
 MIXES: list[Mix] = ["never", "never", "close", "any"]
+PATIENCE = Patience(node_failures=2, node_failed_jobs=2, kept_off_s=15, stall_s=20, parse_s=30)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -23,7 +29,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(seed=7)
+        self.world = World(seed=7, patience=PATIENCE)
         self.jobs: list[JobId] = []
         self.seen: list[AttemptId] = []
 
@@ -31,9 +37,11 @@ class AnyOrder(RuleBasedStateMachine):
         name=st.sampled_from(NAMES),
         threads=st.integers(1, 8),
         povray_class=st.sampled_from([A, A, NEAR_A, B]),
+        instance=st.sampled_from(["one", "one", "two"]),
     )
-    def join(self, name: str, threads: int, povray_class: PovrayClass) -> None:
-        self.world.join(name, threads=threads, povray_class=povray_class)
+    def join(self, name: str, threads: int, povray_class: PovrayClass, instance: str) -> None:
+        """Now and then another daemon has the uuid too."""
+        self.world.join(name, threads=threads, povray_class=povray_class, instance=instance)
 
     @rule(
         width=st.integers(1, 80),
@@ -76,11 +84,34 @@ class AnyOrder(RuleBasedStateMachine):
         known = mine + sorted(self.world.farm.attempts)[:20]
         return data.draw(st.sampled_from(known)) if known else None
 
-    @rule(data=st.data(), killed=st.booleans())
-    def leave(self, data: st.DataObject, killed: bool) -> None:
+    @rule(data=st.data(), killed=st.booleans(), silent=st.booleans())
+    def leave(self, data: st.DataObject, killed: bool, silent: bool) -> None:
         conn = self._conn(data)
         if conn is not None:
-            self.world.gone(conn, killed=killed)
+            self.world.gone(conn, killed=killed, silent=silent)
+
+    @rule(data=st.data(), reason=st.sampled_from(["", "the disk of this node is full"]))
+    def say_whether_it_can_work(self, data: st.DataObject, reason: str) -> None:
+        conn = self._conn(data)
+        if conn is not None:
+            self.world.do(ev.NodeUnfit(conn, reason))
+
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        conn = self._conn(data)
+        if conn is not None:
+            self._fail_all(conn)
+
+    def _fail_all(self, conn: int) -> None:
+        for attempt in self.world.rendering(conn)[:1]:
+            self.world.forget(conn, attempt)
+            self.world.do(ev.AttemptFailed(conn, attempt, "node", "bad luck"))
+
+    @rule(name=st.sampled_from(NAMES))
+    def forgive(self, name: str) -> None:
+        self.world.do(ev.NodeForgiven(NodeId(name), "ann"))
+        node = self.world.farm.nodes.get(NodeId(name))
+        assert node is None or not (node.kept_off or node.standings)
 
     @rule(data=st.data())
     def word_of_a_dead_connection(self, data: st.DataObject) -> None:
@@ -107,6 +138,7 @@ class AnyOrder(RuleBasedStateMachine):
             return
         words: list[ev.Event] = [
             ev.AttemptProgress(conn, attempt, "rendering", 10),
+            ev.AttemptProgress(conn, attempt, "parsing", 10),
             ev.AttemptRendered(conn, attempt),
             ev.AttemptFailed(conn, attempt, "node", "bad luck"),
             ev.AttemptHandedBack(conn, attempt, "give back"),
@@ -124,6 +156,16 @@ class AnyOrder(RuleBasedStateMachine):
             attempt = data.draw(st.sampled_from(attempts))
             event = ev.TileVerified(attempt) if whole else ev.TileRefused(attempt, "torn")
             self.world.do(event)
+
+    @rule(data=st.data(), damaged=st.booleans())
+    def an_upload_comes_to_nothing(self, data: st.DataObject, damaged: bool) -> None:
+        """Damaged on the way, or the head has no room for it."""
+        farm = self.world.farm
+        live = [attempt.id for node in farm.nodes.values() for attempt in node.attempts.values()]
+        if live:
+            attempt = data.draw(st.sampled_from(live))
+            kind = ev.UploadDamaged if damaged else ev.TileNotKept
+            self.world.do(kind(attempt, "no room"))
 
     @rule(data=st.data())
     def scene_fault(self, data: st.DataObject) -> None:
@@ -149,7 +191,7 @@ class AnyOrder(RuleBasedStateMachine):
         if self.world.joining:
             self.world.joined(LIGHT if found else None)
 
-    @rule(seconds=st.floats(0, 12))
+    @rule(seconds=st.one_of(st.floats(0, 12), st.floats(0, 120)))
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
         self.world.do(ev.Tick())
@@ -159,11 +201,68 @@ class AnyOrder(RuleBasedStateMachine):
         for node in self.world.farm.hungry.values():
             for job in self.world.farm.open_jobs:
                 for frame in job.frames:
-                    if may_render(node, frame):
+                    if may_render(node, frame) and not node.kept_off_job(job.id):
                         assert all(node.id in band.failed_on for band in frame.waiting.values())
 
+    @invariant()
+    def a_band_that_enough_nodes_failed_does_not_wait(self) -> None:
+        for job in self.world.farm.open_jobs:
+            for frame in job.frames:
+                for band in frame.waiting.values():
+                    assert len(set(band.failed_on)) < PATIENCE.band_nodes
+
+    def _there(self, band: Band) -> list[Node]:
+        there = (n for n in self.world.farm.nodes.values() if n.conn is not None and not n.draining)
+        return [node for node in there if may_render(node, band.frame)]
+
     def teardown(self) -> None:
-        """However it went, a fresh node of each class brings every open job to its end."""
+        """However it went, each job ends, or nobody is there who may still take its bands."""
+        self._end_with_those_that_are_there()
+        self._end_once_they_are_forgiven()
+        self._end_with_fresh_nodes()
+        for job in self.world.farm.jobs.values():
+            assert not job.open
+            if job.state is JobState.DONE:
+                areas = self.world.tiles[job.id]
+                assert sum(rect.area for rect in areas) == job.frames[0].area.area
+                kinds = job.frames[0].tile_classes
+                assert job.request.mix != "never" or len(kinds) == 1
+            if job.state is JobState.FAILED:
+                assert job.problem is not None and job.problem.message
+
+    def _end_with_those_that_are_there(self) -> None:
+        """Every second attempt fails still; nobody is let in by hand."""
+        world = self.world
+        for conn in list(world.conns):
+            world.do(ev.NodeUnfit(conn, ""))
+        for turn in range(200):
+            world.now += KEPT_OFF_MOST_S
+            world.do(ev.Tick())
+            for conn in list(world.conns):
+                if turn % 2:
+                    self._fail_all(conn)
+                else:
+                    world.work_off_one(conn)
+            world.stitch_all()
+            if not world.farm.open_jobs:
+                break
+        for job in world.farm.open_jobs:
+            for frame in job.frames:
+                for band in frame.waiting.values():
+                    tried_out = PATIENCE.band_tries
+                    for node in self._there(band):
+                        assert band.failed_on.count(node.id) >= tried_out, "it hangs"
+
+    def _end_once_they_are_forgiven(self) -> None:
+        world = self.world
+        for node in list(world.farm.nodes):
+            world.do(ev.NodeForgiven(node, "ann"))
+        world.work_off()
+        for job in world.farm.open_jobs:
+            for frame in job.frames:
+                assert not any(self._there(band) for band in frame.waiting.values())
+
+    def _end_with_fresh_nodes(self) -> None:
         world = self.world
         for conn in list(world.conns):
             world.gone(conn, killed=True)
@@ -173,13 +272,6 @@ class AnyOrder(RuleBasedStateMachine):
             world.held[name] = Held()
             world.join(name, povray_class=povray_class)
         world.work_off()
-        for job in world.farm.jobs.values():
-            assert not job.open
-            if job.state is JobState.DONE:
-                areas = world.tiles[job.id]
-                assert sum(rect.area for rect in areas) == job.frames[0].area.area
-                kinds = job.frames[0].tile_classes
-                assert job.request.mix != "never" or len(kinds) == 1
 
 
 AnyOrder.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)
