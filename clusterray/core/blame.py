@@ -13,7 +13,7 @@ from dataclasses import replace
 from clusterray.core.entities import Band, Job, Node, Standing
 from clusterray.core.model import JobId
 from clusterray.core.patience import Patience, minutes
-from clusterray.core.policy import may_render
+from clusterray.core.policy import may_render, may_still_take
 
 
 def blame(node: Node, job: Job, reason: str, now: float, patience: Patience) -> None:
@@ -100,8 +100,7 @@ def _is_there(node: Node) -> bool:
 
 
 def _may_still(node: Node, band: Band, patience: Patience) -> bool:
-    tried_out = band.failed_on.count(node.id) >= patience.band_tries
-    return not (tried_out or node.kept_off or node.kept_off_job(band.frame.job.id))
+    return not node.kept_off and may_still_take(node, band, patience.band_tries)
 
 
 def _why_not(node: Node, band: Band) -> str:
@@ -113,11 +112,13 @@ def _why_not(node: Node, band: Band) -> str:
     return f"it failed on {node.name} " + ("once" if tries == 1 else f"{tries} times")
 
 
-def kept_off_words(node: Node, now: float) -> list[str]:
-    """Say what the node is kept off, for how long and why, a sentence each."""
-    return [*_words("the farm", node.standing, now)] + [
-        line for job, standing in node.standings.items() for line in _words(job, standing, now)
-    ]
+def kept_off_words(node: Node, now: float, job: JobId | None = None) -> list[str]:
+    """Say what the node is kept off, for how long and why: of ``job``, or of every job."""
+    found = [*_words("the farm", node.standing, now)]
+    for name, standing in node.standings.items():
+        if job in (None, name):
+            found += _words(f"job {name}", standing, now)
+    return found
 
 
 def _words(what: str, standing: Standing, now: float) -> Iterator[str]:

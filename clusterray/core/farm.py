@@ -63,7 +63,7 @@ class Farm(FarmState):
         patience: Patience | None = None,
     ) -> None:
         super().__init__()
-        self._patience = patience or Patience()
+        self.patience = patience or Patience()
         self._random = random
         self._detached_s = detached_s
         self._max_jobs = max_jobs
@@ -281,7 +281,7 @@ class Farm(FarmState):
         attempt = self._live(event.conn, event.attempt)
         if attempt is None:
             return
-        clocks.hear(attempt, event.phase, event.done, event.moves, self._now, self._patience)
+        clocks.hear(attempt, event.phase, event.done, event.moves, self._now, self.patience)
         self._look_at(attempt.due_at)
         if attempt.state is AttemptState.RENDERING:
             done = event.done if event.phase == "rendering" else 0
@@ -293,7 +293,7 @@ class Farm(FarmState):
         if attempt is None or attempt.state is AttemptState.UPLOADING:
             return
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
-        clocks.hear(attempt, "uploading", 0, 0, self._now, self._patience)
+        clocks.hear(attempt, "uploading", 0, 0, self._now, self.patience)
         self._look_at(attempt.due_at)
         attempt.done = attempt.band.rect.area
         frame, node = attempt.band.frame, self.nodes[attempt.node]
@@ -420,11 +420,11 @@ class Farm(FarmState):
             self._end_job(job, JobTrigger.FAIL, problem.message, problem)
             return
         band.failed_on = (*band.failed_on, node.id)
-        blame(node, job, problem.message, self._now, self._patience)
+        blame(node, job, problem.message, self._now, self.patience)
         for until in times_kept_off(node):
             self._look_at(until)
         self._end(attempt, AttemptTrigger.FAIL, problem.message)
-        why = hopeless(band, self.nodes.values(), self._patience)
+        why = hopeless(band, self.nodes.values(), self.patience)
         if why:
             reason = f"{why}; last on {node.name}: {problem.message}"
             final = Problem("node", reason, text="\n".join(tell_story(band)))
@@ -627,18 +627,18 @@ class Farm(FarmState):
         if attempt.again_at is not None and attempt.again_at <= self._now:
             self._ask_again(attempt, conn)
         elif attempt.due_at <= self._now:
-            reason = clocks.stall_words(attempt, self._patience)
+            reason = clocks.stall_words(attempt, self.patience)
             attempt.band.stalls += 1
             self._fail_here(attempt, reason)
 
     def _begin_waiting(self, attempt: Attempt) -> None:
         """Give an attempt its time anew."""
-        clocks.begin_waiting(attempt, self._now, self._patience)
+        clocks.begin_waiting(attempt, self._now, self.patience)
         self._look_at(attempt.due_at)
 
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
-        tries = self._patience.band_tries
+        tries = self.patience.band_tries
         for node in policy.in_turn(self.hungry.values(), self.nodes.values()):
             band = policy.choose_band(node, self.open_jobs, self.nodes.values(), tries)
             if band is None:

@@ -113,15 +113,18 @@ def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
     return cut_row_for_share(band.rect, row_step(request.picture), wanted / band.rect.area)
 
 
+def may_still_take(node: Node, band: Band, tries: int) -> bool:
+    """Tell whether the node is not kept off the band's job and has not failed it too often."""
+    kept_off = node.kept_off_job(band.frame.job.id)
+    return not kept_off and band.failed_on.count(node.id) < tries
+
+
 def _has_its_turn(node: Node, band: Band, nodes: Collection[Node], tries: int) -> bool:
     """Tell whether no other node that could take the band has failed it less often."""
     failed = band.failed_on.count(node.id)
     if failed == 0:
         return True
     return failed < tries and not any(
-        other.usable
-        and band.failed_on.count(other.id) < failed
-        and may_render(other, band.frame)
-        and not other.kept_off_job(band.frame.job.id)
+        other.usable and may_render(other, band.frame) and may_still_take(other, band, failed)
         for other in nodes
     )

@@ -65,6 +65,7 @@ class ClientTalk(Conversation):
             msg.Cancel,
             msg.ListJobs,
             msg.ListNodes,
+            msg.Forgive,
             msg.Show,
         ):
             self._handlers[question] = self._ask

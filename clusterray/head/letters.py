@@ -19,6 +19,7 @@ from clusterray.wire.protocol import (
     Cancel,
     Fetch,
     Follow,
+    Forgive,
     ListJobs,
     ListNodes,
     Message,
@@ -59,10 +60,11 @@ class NodeOpened:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A connection has ended; the last letter of its thread."""
+    """A connection has ended, the last letter of its thread; ``silent`` as in LinkClosed."""
 
     conn: int
     reason: str
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Spent:
     gathers: int = 0
 
 
-Question: TypeAlias = Follow | Fetch | Cancel | ListJobs | ListNodes | Show
+Question: TypeAlias = Follow | Fetch | Cancel | ListJobs | ListNodes | Forgive | Show
 
 
 @dataclass(frozen=True, slots=True)

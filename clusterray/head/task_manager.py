@@ -154,6 +154,7 @@ class TaskManager:
             msg.Cancel: self._cancel,
             msg.ListJobs: lambda _, q: msg.Jobs(q.request, list(self._bulletin.refresh().jobs)),
             msg.ListNodes: lambda _, q: msg.Nodes(q.request, list(self._bulletin.refresh().nodes)),
+            msg.Forgive: self._forgive,
             msg.Show: self._show,
         }
 
@@ -276,7 +277,7 @@ class TaskManager:
         limit = light_limit(rect) if stage == "light" else tile_limit(rect, spec)
         self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, upload, "write", limit))
         kept = (self._folder.samples_of if stage == "light" else self._folder.tile_of)(attempt)
-        return grant, kind(rect, spec.file_format, upload, kept)
+        return grant, kind(rect, spec.file_format, upload, kept, (spec.width, spec.height))
 
     def _revoke_grants(self, action: act.RevokeGrants) -> None:
         self._ftp.revoke(f"l-{action.attempt}")
@@ -350,7 +351,8 @@ class TaskManager:
         self._node_conns.add(letter.conn)
         _log.info("node %s joined from %s", letter.joined.name, letter.card.address)
         self._happen(letter.joined)
-        self._bulletin.node_met(letter.joined.node, letter.card)
+        if self._farm.nodes[letter.joined.node].conn == letter.conn:
+            self._bulletin.node_met(letter.joined.node, letter.card)
 
     def _closed(self, letter: Closed) -> None:
         self._outlets.pop(letter.conn, None)
@@ -362,7 +364,7 @@ class TaskManager:
             self._evict_scenes()
         if letter.conn in self._node_conns:
             self._node_conns.discard(letter.conn)
-            self._happen(ev.NodeGone(letter.conn, letter.reason))
+            self._happen(ev.NodeGone(letter.conn, letter.reason, letter.silent))
             self._bulletin.nodes_changed()
 
     def _spent(self, letter: Spent) -> None:
@@ -447,6 +449,17 @@ class TaskManager:
             return msg.Refused(question.request, 3, f"job {job.id} is {job.state} already")
         self._happen(ev.JobCancelled(job.id, letter.by))
         return msg.Ok(question.request, f"job {job.id} is cancelled")
+
+    def _forgive(self, letter: Asked, question: msg.Forgive) -> Message:
+        nodes = list(self._farm.nodes.values())
+        named = [node for node in nodes if question.node in (node.name, node.id)]
+        if not named:
+            text = f"there is no node {question.node!r}; `clusterray nodes` lists them"
+            return msg.Refused(question.request, 3, text)
+        for node in named:
+            self._happen(ev.NodeForgiven(node.id, letter.by))
+        self._bulletin.nodes_changed()
+        return msg.Ok(question.request, f"nothing is held against node {question.node} any more")
 
     def _show(self, letter: Asked, question: msg.Show) -> Message:
         job = self._farm.jobs.get(JobId(question.job))

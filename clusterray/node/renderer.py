@@ -158,6 +158,11 @@ class Render:
 
     # ------------------------------------------------------------ called by the owner thread
 
+    @property
+    def moves(self) -> int:
+        """Count what POV-Ray has said besides pixels since it parsed: for ``on_progress``."""
+        return self._parser.moves
+
     def above(self, row: int) -> Render:
         """Give the render of the rows above ``row`` alone, which goes on from this one's blocks.
 
@@ -318,6 +323,7 @@ class Render:
     def _check(self, status: int) -> None:
         """Turn POV-Ray's end into RenderFailed, unless it was a success."""
         if status == 0:
+            self._check_pixels()
             return
         text = self._parser.text_tail
         problem = self._parser.fatal
@@ -325,6 +331,17 @@ class Render:
             file = self._name_in_scene(problem.file)
             raise RenderFailed("scene", problem.message, file=file, line=problem.line, text=text)
         raise RenderFailed("node", self._sentence(status), text=text, killed=_was_killed(status))
+
+    def _check_pixels(self) -> None:
+        """See to it that POV-Ray has rendered all it was asked for.
+
+        That its picture is whole says nothing of that, nor do its colours: black may be the scene's
+        own. POV-Ray ends with 0 also where it rendered nothing.
+        """
+        rendered, due = self._kept_pixels + self._parser.pixels, self._rect.area
+        if rendered < due:
+            message = f"POV-Ray ended with code 0 and rendered {rendered} of {due} pixels"
+            raise RenderFailed("node", message, text=self._parser.text_tail)
 
     def _name_in_scene(self, file: str) -> str:
         """Give a file that POV-Ray names, seen from where it runs, as seen from the scene's root.
@@ -334,6 +351,8 @@ class Render:
         return posixpath.normpath(posixpath.join(self._spec.start, file))
 
     def _sentence(self, status: int) -> str:
+        if status == -signal.SIGKILL:
+            return "POV-Ray was ended by SIGKILL, as the kernel does when memory runs out"
         if status < 0:
             return f"POV-Ray was ended by {_signal_name(-status)}"
         if status == launcher.EXIT_NOT_STARTED:
@@ -395,6 +414,9 @@ class LightRender(Render):
         if status != _STATUS_STOPPED or not self._enough():
             super()._check(status)
         self._folder.samples.touch()
+
+    def _check_pixels(self) -> None:
+        """Nothing: no picture is wanted."""
 
 
 _STATUS_STOPPED = 2

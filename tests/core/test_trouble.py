@@ -155,7 +155,7 @@ def test_a_node_that_fails_again_and_again_is_kept_off_the_job_and_no_other() ->
     node = node_of(world, "bad")
     assert node.kept_off_job(job) and not node.kept_off
     assert world.rendering(bad) == []
-    assert kept_off_words(node, world.now) == [f"kept off {job} for 5 minutes more: no fonts"]
+    assert kept_off_words(node, world.now) == [f"kept off job {job} for 5 minutes more: no fonts"]
     other = world.submit(request("other", shape=SMALL))
     assert attempt_of(world, bad).band.frame.job.id == other
     while world.rendering(good):
