@@ -32,7 +32,7 @@ from clusterray.povray.command import (
     probe_argv,
     render_argv,
 )
-from clusterray.povray.progress import ProgressParser
+from clusterray.povray.progress import ProgressParser, RenderProblem
 from clusterray.povray.spec import RenderSpec
 from clusterray.povray.state_file import BlockGrid, keep_blocks
 
@@ -327,7 +327,8 @@ class Render:
             return
         text = self._parser.text_tail
         problem = self._parser.fatal
-        if status == 1 and problem is not None and problem.file and problem.line:
+        placed = problem is not None and problem.file and problem.line
+        if status == 1 and problem is not None and placed and not _is_the_machines(problem):
             file = self._name_in_scene(problem.file)
             raise RenderFailed("scene", problem.message, file=file, line=problem.line, text=text)
         raise RenderFailed("node", self._sentence(status), text=text, killed=_was_killed(status))
@@ -424,6 +425,14 @@ _STATUS_STOPPED = 2
 _SIGNALS = {_Cancel.TERMINATE: signal.SIGTERM, _Cancel.KILL: signal.SIGKILL}
 _LIMITS = {signal.SIGXCPU, signal.SIGXFSZ}
 """What a limit sends: it would be there again."""
+
+
+def _is_the_machines(problem: RenderProblem) -> bool:
+    """Tell whether POV-Ray only happened to be at that line when this machine ran short.
+
+    It reports that as a parse error where it was (POV-Ray 3.7, seen with a limit on its memory).
+    """
+    return problem.message.startswith("Out of memory")
 
 
 def _was_killed(status: int) -> bool:
