@@ -16,6 +16,7 @@ PACKAGE = Path(clusterray.__file__).resolve().parent
 
 MAY_SHOW_IT = {
     "head/bulletin.py": "when a job was submitted, and of when the status page is",
+    "head/web/app.py": "the same on the page",
     "head/tokens.py": "when a token was made",
     "client/tables.py": "both, in the reader's time zone",
 }
