@@ -57,8 +57,9 @@ def test_a_scene_that_writes_gets_a_copy_and_the_others_their_own_folder(tmp_pat
 @needs_examples
 def test_what_a_scene_draws_lots_for_is_found_also_in_what_it_includes() -> None:
     scenes = {scene.name: scene for scene in find_scenes()}
-    assert chance_in(scenes["interior/magglass.pov"]) == ["crand", "crand in textures.inc"]
-    assert chance_in(scenes["bsp/Tango.pov"]) == ["jittered area light"]
+    assert chance_in(scenes["interior/magglass.pov"]) == ["crand"]
+    assert chance_in(scenes["incdemo/texture2.pov"]) == ["crand in textures.inc"]
+    assert chance_in(scenes["bsp/Tango.pov"]) == ["area_light with jitter"]
     assert chance_in(scenes["objects/primitiv.pov"]) == []
 
 
@@ -90,6 +91,9 @@ def test_alike_is_the_same_words_however_they_are_broken() -> None:
     assert is_alike(farm_message(said), plain)
     assert not is_alike("Parse Error: something else", plain)
     assert not is_alike("", plain)
+    missing = "File 'x.pov' line 8: Possible Parse Error: Cannot find file 'a b.ttf', even after"
+    assert is_alike("uses the font a b.ttf, which is nowhere in the folder", missing)
+    assert not is_alike("uses the font b.ttf, which is nowhere in the folder", missing)
 
 
 def test_results_are_gone_on_from_even_after_a_torn_line(tmp_path: Path) -> None:

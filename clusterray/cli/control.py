@@ -100,11 +100,17 @@ def _show(chosen: argparse.Namespace) -> None:
                 "bands": detail.bands,
                 "note": detail.note,
                 "light": detail.light,
+                "checks": detail.checks,
+                "chance": detail.chance,
+                "probe": detail.probe,
             }
         )
     for name, value in tables.job_facts(detail):
         say_on_stdout(f"{name + ':':<11} {plain(value)}")
-    for table in (tables.settings_table(detail), tables.bands_table(detail.bands)):
+    shown = [tables.settings_table(detail), tables.bands_table(detail.bands)]
+    if detail.checks:
+        shown.append(tables.checks_table(detail.checks))
+    for table in shown:
         say_on_stdout("")
         tables.print_table(*table, sys.stdout)
     if detail.job.error_text:

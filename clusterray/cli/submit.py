@@ -20,7 +20,7 @@ from clusterray.cli.values import ENVIRONMENT_PREFIX, size_in_bytes, whole_numbe
 from clusterray.client.report import make_report
 from clusterray.client.submit import SubmitOptions, submit_locally, submit_to_head
 from clusterray.core.errors import UsageFault
-from clusterray.core.model import Rect
+from clusterray.core.model import MAX_BANDS, Rect, VerifyBands
 from clusterray.wire.trust import find_token
 
 PROGRAM = "clusterray-submit"
@@ -29,6 +29,7 @@ Parsed = TypeVar("Parsed")
 _MAX_NODES = 256
 _MAX_SIDE = 1_000_000
 _ONE_NODE = "one"
+_TWO_BANDS = "2"
 _OPTIONS_HINT = "POV-Ray's own options go behind a double dash: clusterray-submit SCENE -- {word}"
 
 _EXAMPLES = """\
@@ -42,6 +43,8 @@ examples:
       a size, a folder for the picture, and POV-Ray's own options behind the double dash
   clusterray-submit scene/ --local 2
       no farm needed: two nodes on this machine, for this job only
+  clusterray-submit scene/ --verify
+      renders two of the bands once more on other nodes and says how many pixels differ
   clusterray-submit scene/ --detach
       prints the job's id and ends; later: clusterray fetch ID
 
@@ -71,6 +74,7 @@ def _submit(words: Sequence[str]) -> int:
         out=chosen.out,
         detach=chosen.detach,
         only_needed=chosen.only_needed,
+        verify=chosen.verify,
         max_scene_bytes=chosen.max_scene_bytes,
         max_scene_files=chosen.max_scene_files,
     )
@@ -93,16 +97,19 @@ def _submit(words: Sequence[str]) -> int:
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split at the first double dash into our words and POV-Ray's.
 
-    A ``--local`` keeps the word behind it only if that is a whole number; argparse would take the
-    SCENE for its value.
+    A ``--local`` keeps the word behind it only if that is a whole number, ``--verify`` also if it
+    is ``all``; argparse would take the SCENE for their value.
     """
     end = words.index("--") if "--" in words else len(words)
     ours: list[str] = []
     rest = list(words[:end])
     while rest:
         word = rest.pop(0)
+        ahead = rest[0] if rest else ""
         if word == "--local":
-            word = f"--local={rest.pop(0) if rest and rest[0].isdecimal() else _ONE_NODE}"
+            word = f"--local={rest.pop(0) if ahead.isdecimal() else _ONE_NODE}"
+        elif word == "--verify":
+            word = f"--verify={rest.pop(0) if ahead == 'all' or ahead.isdecimal() else _TWO_BANDS}"
         ours.append(word)
     return ours, list(words[end + 1 :])
 
@@ -174,6 +181,12 @@ def _parser() -> Parser:
         action="store_true",
         help="send only the files the scene was found to need, not the whole folder",
     )
+    add(
+        "--verify",
+        metavar="N|all",
+        type=_bands_to_verify,
+        help="render N bands (or all) once more on other nodes, compare, and say what differs [2]",
+    )
     _add_limit(parser, "--max-scene-bytes", size_in_bytes, "2GiB", "largest scene that is sent")
     number = whole_number(1, 1_000_000)
     _add_limit(parser, "--max-scene-files", number, "20000", "most files that are sent")
@@ -206,6 +219,16 @@ def region(text: str) -> Rect:
 
 def _local_nodes(text: str) -> int:
     return 1 if text == _ONE_NODE else _checked(whole_number(1, _MAX_NODES))(text)
+
+
+def _bands_to_verify(text: str) -> VerifyBands:
+    if text == "all":
+        return "all"
+    try:
+        return whole_number(0, MAX_BANDS)(text)
+    except ValueError:
+        said = f"{text!r} is neither all nor a whole number from 0 to {MAX_BANDS}"
+        raise argparse.ArgumentTypeError(said) from None
 
 
 def _checked(parse: Callable[[str], Parsed]) -> Callable[[str], Parsed]:

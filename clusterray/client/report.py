@@ -56,6 +56,8 @@ def job_line(view: JobView, sentence: str) -> str:
     """Tell how far a job is, in one line."""
     if sentence:
         return f"job {plain(view.id)}: {plain(sentence)}"
+    if view.state == "verifying" and view.verified is not None and view.verified.lines:
+        return f"job {plain(view.id)}: {plain(view.verified.lines[0])}"
     parts = [
         f"{_percent(view.pixels_done, view.pixels_total)} %",
         f"{view.bands_done}/{_bands(view)} bands",

@@ -20,9 +20,9 @@ from clusterray.client.head_link import HeadLink, HeadLost, owner_name
 from clusterray.client.local import LocalFarm
 from clusterray.client.output import OutputFile, output_file, safe_name, wished_extension
 from clusterray.client.report import Report
-from clusterray.client.text import count_of, duration_text, plain
+from clusterray.client.text import count_of, duration_text, fidelity_text, plain
 from clusterray.core.errors import ClusterRayError, LocalFault, NoHead, SceneFault
-from clusterray.core.model import Rect
+from clusterray.core.model import Rect, VerifyBands
 from clusterray.povray.scene import JobPlan, files_to_stage, plan_job
 from clusterray.wire import archive, protocol
 from clusterray.wire.staging import FtpSession, StagingFault
@@ -33,7 +33,7 @@ _NAME_CHARS = 255
 
 @dataclass(frozen=True, slots=True)
 class SubmitOptions:
-    """What the command line asks for."""
+    """What the command line asks for; ``verify`` None leaves it to job.yaml."""
 
     scene: Path
     povray_options: tuple[str, ...] = ()
@@ -43,6 +43,7 @@ class SubmitOptions:
     out: str | None = None
     detach: bool = False
     only_needed: bool = False
+    verify: VerifyBands | None = None
     home: Path = field(default_factory=Path.home)
     max_scene_bytes: int = 2 << 30
     max_scene_files: int = 20_000
@@ -72,6 +73,8 @@ def prepare(options: SubmitOptions, report: Report) -> Prepared:
         only_needed=options.only_needed,
         out_extension=wished_extension(options.out),
     )
+    if options.verify is not None:
+        plan.verify = options.verify
     output = output_file(options.out, plan.output_name, plan.spec.extension)
     if not options.detach:
         output.check_writable()
@@ -86,14 +89,15 @@ def prepare(options: SubmitOptions, report: Report) -> Prepared:
 class Submission:
     """One job on its way; ``job`` is its id once the head has accepted it.
 
-    ``asked`` tells whether the head was asked to make it. ``notes`` as in ``follow_job``.
+    ``asked`` tells whether the head was asked to make it. ``passing``: the farm was started for
+    this job and ends with it.
     """
 
     def __init__(
-        self, head: HeadLink, prepared: Prepared, report: Report, *, notes: bool = True
+        self, head: HeadLink, prepared: Prepared, report: Report, *, passing: bool = False
     ) -> None:
         self._head = head
-        self._notes = notes
+        self._passing = passing
         self._plan = prepared.plan
         self._files = prepared.files
         self._output = prepared.output
@@ -217,6 +221,11 @@ class Submission:
             bands=plan.bands,
             note=plain(" ".join(plan.notes))[:8192],
             mix=plan.mix,
+            verify=plan.verify,
+            chance=[
+                protocol.Chance(plain(each.feature), plain(each.file), each.line)
+                for each in plan.chance
+            ],
         )
         self.asked = True
         return self._head.ask(submit, request, protocol.Submitted).job
@@ -233,12 +242,15 @@ class Submission:
             job = self.job or self.send()
             try:
                 view = follow_job(
-                    self._head, job, self._report, is_ours=self._is_ours, notes=self._notes
+                    self._head, job, self._report, is_ours=self._is_ours, notes=not self._passing
                 )
                 if view.state == "done":
                     if view.mixed:
                         self._report.say(view.mixed)
+                    for line in view.verified.lines if view.verified else ():
+                        self._report.say(line)
                     fetch_picture(self._head, job, lambda _: self._output, self._report)
+                    self._report.say(self._fidelity(view))
                     return
             except HeadLost:
                 self._head.reopen(job)
@@ -250,6 +262,14 @@ class Submission:
                 self.send()
             else:
                 raise outcome_fault(view, self._report, self._plan.root / self._plan.spec.start)
+
+    def _fidelity(self, view: protocol.JobView) -> str:
+        words = fidelity_text(view.fidelity, view.fidelity_reason)
+        if view.fidelity != "being probed":
+            return words
+        if self._passing:
+            return "not probed: the job was over before a node had compared two small renders of it"
+        return f"{words}; `clusterray show {view.id}` will tell"
 
     def _is_ours(self, view: protocol.JobView) -> bool:
         if self._created is None:
@@ -313,7 +333,7 @@ def submit_locally(
             LocalFarm(nodes, head_words=words, say=report.say) as farm,
             HeadLink(farm.wait_ready, say=report.say, look=farm.check) as head,
         ):
-            submission = Submission(head, prepared, report, notes=False)
+            submission = Submission(head, prepared, report, passing=True)
             submission.read_scene()
             farm.wait_ready()
             head.open()

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clusterray.client.text import duration_text, plain, rate_text, size_text
-from clusterray.wire.protocol import BandView, JobDetail, JobView, NodeView, TokenView
+from clusterray.client.text import duration_text, fidelity_text, plain, rate_text, size_text
+from clusterray.wire.protocol import BandView, CheckView, JobDetail, JobView, NodeView, TokenView
 
 _ENDED = frozenset({"accepted", "failed", "handed-back", "lost", "dropped"})
 _RIGHT = frozenset({"JOB", "PRIORITY", "DONE", "BANDS", "THREADS", "PIXELS", "ATTEMPTS"})
@@ -124,8 +124,12 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
         facts.append(("waits", job.note))
     if detail.light:
         facts.append(("light", detail.light))
+    if job.state not in ("failed", "cancelled"):
+        facts.append(("fidelity", fidelity_text(job.fidelity, job.fidelity_reason)))
     if job.mix != "never" or job.mixed:
         facts.append(("mix", ", ".join(filter(None, (job.mix, job.mixed)))))
+    if job.verified:
+        facts += [("checked", line) for line in job.verified.lines]
     if detail.note:
         facts.append(("note", detail.note))
     if job.error:
@@ -160,6 +164,21 @@ def bands_table(bands: Sequence[BandView]) -> tuple[list[str], list[list[str]]]:
     return ["BAND", "ROWS", "COLUMNS", "STATE", "ATTEMPTS", "NODE", "PHASE", "TIME", "REASON"], [
         _band_row(band) for band in bands
     ]
+
+
+def checks_table(checks: Sequence[CheckView]) -> tuple[list[str], list[list[str]]]:
+    """Give heads and rows of the bands that were rendered again."""
+    heads = ["AGAIN", "ROWS", "STATE", "FIRST", "SECOND", "DIFFERING", "PIXELS", "BY UP TO", "OF"]
+    return [*heads, "REASON"], [_check_row(check) for check in checks]
+
+
+def _check_row(check: CheckView) -> list[str]:
+    row = [check.band, f"{check.rect[1]}-{check.rect[3] - 1}", check.state, check.first]
+    if check.state != "compared":
+        return [*row, check.second, "", "", "", "", check.reason]
+    apart = ", ".join(f"{name} {value:.4g}" for name, value in check.largest.items() if value)
+    figures = [str(check.differing), str(check.pixels), apart, f"{check.white:g}"]
+    return [*row, check.second, *figures, ""]
 
 
 def _band_row(band: BandView) -> list[str]:

@@ -16,8 +16,9 @@ from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, Light, R
 class SendLease:
     """Hand the band to the node behind ``conn``, with fresh read and write grants.
 
-    ``stage`` says whether light is to be gathered or the picture rendered, the latter with
-    ``light`` if there is one.
+    ``stage`` says whether light is to be gathered or the picture rendered (for a verify band it is
+    rendered once more), the latter with ``light`` if there is one. ``probe`` asks for a probe of
+    the frame besides.
     """
 
     conn: int
@@ -29,6 +30,7 @@ class SendLease:
     request: JobRequest
     stage: Stage = "final"
     light: Light | None = None
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +112,30 @@ class AddTile:
 
 
 @dataclass(frozen=True, slots=True)
+class CompareTiles:
+    """Compare the tiles of two attempts at ``rect``, the accepted one and that of a verify band."""
+
+    job: JobId
+    frame: int
+    band: BandId
+    rect: Rect
+    first: AttemptId
+    second: AttemptId
+
+
+@dataclass(frozen=True, slots=True)
 class FinishFrame:
     """All tiles are there: write the picture."""
 
     job: JobId
     frame: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobDone:
+    """Nothing more is to be done for a job whose pictures are written: its tiles may go."""
+
+    job: JobId
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +156,13 @@ class ForgetJob:
 @dataclass(frozen=True, slots=True)
 class JobChanged:
     """A person following the job would see something new."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
+class NoteFidelity:
+    """More is known of the job's fidelity: write it beside the picture, if there is one."""
 
     job: JobId
 
@@ -167,10 +195,13 @@ Action: TypeAlias = (
     | BeginFrame
     | JoinLight
     | AddTile
+    | CompareTiles
     | FinishFrame
+    | JobDone
     | AbandonJob
     | ForgetJob
     | JobChanged
+    | NoteFidelity
     | AnswerSubmit
     | RefuseSubmit
 )

@@ -79,6 +79,17 @@ def times_kept_off(node: Node) -> Iterator[float]:
             yield standing.kept_off_until
 
 
+def clocks_of(node: Node) -> Iterator[float]:
+    """Give each time at which something of the node becomes due, detached attempts apart."""
+    yield from times_kept_off(node)
+    if node.conn is None:
+        return
+    for attempt in node.attempts.values():
+        yield attempt.due_at
+        if attempt.again_at is not None:
+            yield attempt.again_at
+
+
 def hopeless(band: Band, nodes: Iterable[Node], patience: Patience) -> str:
     """Say why nobody is left to render a band that failed; "" if somebody is.
 

@@ -18,17 +18,22 @@ from clusterray.core.model import (
     Light,
     NodeId,
     PovrayClass,
+    ProbeFound,
     Rect,
     Stage,
 )
+from clusterray.core.patience import Patience
 from clusterray.core.states import (
     LIVE_ATTEMPT,
+    OPEN_BAND,
     OPEN_JOB,
     AttemptState,
     BandState,
     FrameState,
     JobState,
+    ProbeState,
 )
+from clusterray.core.verify import Comparison
 
 STORY_LINES = 200
 """How much of a band's history is kept."""
@@ -87,7 +92,8 @@ class Band:
     """A rectangle of one frame, the unit of work; ``stage`` says what of it is made.
 
     ``failed_on`` names the node of each failure, in their order; ``stalls`` counts those of them
-    that made no progress.
+    that made no progress. A verify band renders the band ``again`` once more; ``comparison`` is
+    what came of it, or ``reason`` why nothing did.
     """
 
     id: BandId
@@ -100,11 +106,34 @@ class Band:
     failed_on: tuple[NodeId, ...] = ()
     stalls: int = 0
     story: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
+    again: Band | None = None
+    comparison: Comparison | None = None
+    reason: str = ""
 
     @property
     def live_attempts(self) -> list[Attempt]:
         """The attempts whose results would count."""
         return [attempt for attempt in self.attempts if attempt.live]
+
+    def reluctance(self, node: NodeId) -> int:
+        """Tell how much another node should take it if one can: this one failed, or was first."""
+        first = None if self.again is None else self.again.accepted
+        return self.failed_on.count(node) + (first is not None and first.node == node)
+
+
+@dataclass(slots=True)
+class Probe:
+    """The question whether a frame's pixels depend on threads, and what a node found.
+
+    ``attempt`` is the one with whose lease it was asked, while it is. ``reason`` says why the last
+    one that was asked did not tell.
+    """
+
+    state: ProbeState = ProbeState.DUE
+    attempt: AttemptId | None = None
+    asked: int = 0
+    found: ProbeFound | None = None
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -115,6 +144,9 @@ class Frame:
     picture; ``light_bands`` are those whose light is joined, and ``light`` is what came of it.
     ``povray_class`` is that of the first node that took a band; which classes may take the others
     the job's ``mix`` says, until no tile is accepted or in the making. ``uncovered`` counts pixels.
+    ``verify_bands`` are made when the picture is covered, and then ``waiting`` is theirs;
+    ``give_up_at`` is when those that wait will be given up, None while a node may take them.
+    ``probe`` is None where light is shared, or made by the one POV-Ray that renders all.
     """
 
     job: Job
@@ -122,10 +154,13 @@ class Frame:
     area: Rect
     state: FrameState = FrameState.FINAL
     light: Light | None = None
+    probe: Probe | None = None
     povray_class: PovrayClass | None = None
     bands: dict[BandId, Band] = field(default_factory=dict)
     waiting: dict[BandId, Band] = field(default_factory=dict)
     light_bands: dict[BandId, Band] = field(default_factory=dict)
+    verify_bands: dict[BandId, Band] = field(default_factory=dict)
+    give_up_at: float | None = None
     uncovered: int = 0
     stitched: bool = False
     rendered_pixels: int = 0
@@ -142,9 +177,20 @@ class Frame:
         return self.state is FrameState.FINAL and self.uncovered == 0
 
     @property
+    def verified(self) -> bool:
+        """Tell whether its picture is covered and no verify band of it is open."""
+        bands = self.verify_bands.values()
+        return self.complete and not any(band.state in OPEN_BAND for band in bands)
+
+    @property
+    def counting_bands(self) -> list[Band]:
+        """The bands of its stage, light or picture, and its verify bands."""
+        return [*self.bands.values(), *self.verify_bands.values()]
+
+    @property
     def all_bands(self) -> list[Band]:
         """The bands it has and those that made its light."""
-        return [*self.light_bands.values(), *self.bands.values()]
+        return [*self.light_bands.values(), *self.counting_bands]
 
     @property
     def has_pixels(self) -> bool:
@@ -268,8 +314,9 @@ class FarmState:
 
     ``open_jobs`` are those that can still change, in queue order; ``hungry`` the nodes with a place
     for a band, the longest waiting first; ``detached`` the live attempts whose node is away, in the
-    order in which they will be lost. ``look_at`` is when the next of all else that time decides may
-    be due, None if nothing is waited for.
+    order in which they will be lost; ``verifying`` the frames with an open verify band; ``probing``
+    those whose probe is asked, by the attempt. ``look_at`` is when the next of all else that time
+    decides may be due, None if nothing is waited for; ``patience`` says how long it is.
     """
 
     jobs: dict[JobId, Job] = field(default_factory=dict)
@@ -279,4 +326,7 @@ class FarmState:
     open_jobs: list[Job] = field(default_factory=list)
     hungry: dict[NodeId, Node] = field(default_factory=dict)
     detached: dict[AttemptId, Attempt] = field(default_factory=dict)
+    verifying: dict[tuple[JobId, int], Frame] = field(default_factory=dict)
+    probing: dict[AttemptId, Frame] = field(default_factory=dict)
     look_at: float | None = None
+    patience: Patience = field(default_factory=Patience)

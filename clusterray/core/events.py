@@ -9,7 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from clusterray.core.model import AttemptId, JobId, JobRequest, Light, NodeId, PovrayClass
+from clusterray.core.model import (
+    AttemptId,
+    BandId,
+    JobId,
+    JobRequest,
+    Light,
+    NodeId,
+    PovrayClass,
+    ProbeFound,
+)
+from clusterray.core.verify import Comparison
 
 Fault: TypeAlias = Literal["scene", "node", "head"]
 """Whose fault it is that something failed."""
@@ -144,6 +154,16 @@ class AttemptHandedBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Probed:
+    """The answer to a probe that was asked for with ``attempt``; None: ``reason`` says why."""
+
+    conn: int
+    attempt: AttemptId
+    found: ProbeFound | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JobSubmitted:
     """A client wants this rendered; ``reply`` names whom to answer."""
 
@@ -166,6 +186,17 @@ class LightJoined:
     job: JobId
     frame: int
     light: Light | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The tile of a verify band was compared with the accepted one; None: it cannot be, and why."""
+
+    job: JobId
+    frame: int
+    band: BandId
+    comparison: Comparison | None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +235,11 @@ Event: TypeAlias = (
     | TileNotKept
     | AttemptFailed
     | AttemptHandedBack
+    | Probed
     | JobSubmitted
     | JobCancelled
     | LightJoined
+    | Compared
     | FrameStitched
     | FrameFailed
     | Tick

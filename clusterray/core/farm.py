@@ -2,23 +2,24 @@
 
 Owned by the task-manager thread. No I/O, no clock: time is an argument, randomness a generator
 passed in. What it holds is described in ``entities``, its states in ``states``, who gets what in
-``policy``, its invariants in ``invariants``.
+``policy``, its invariants in ``invariants``. It stands on ``ledger``, what all duties share, and
+two floors: ``verifying``, how bands are rendered again and a job ends, and ``trouble_rules``.
 """
 
 from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
-from clusterray.core import patience as clocks
-from clusterray.core import policy
+from clusterray.core import policy, probing
 from clusterray.core.actions import Action
 from clusterray.core.bands import equal_bands, render_area, row_step
-from clusterray.core.blame import blame, credit, forgive, hopeless, let_in, times_kept_off
-from clusterray.core.entities import Attempt, Band, FarmState, Frame, Job, Node, Problem
+from clusterray.core.blame import hopeless
+from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.invariants import check_farm, tell_story
 from clusterray.core.model import AttemptId, BandId, JobId, Rect, Stage
 from clusterray.core.patience import Patience
@@ -36,11 +37,8 @@ from clusterray.core.states import (
     JobTrigger,
     advance,
 )
-
-TWIN = (
-    "another node with the same uuid, {name} at {place}, is connected: one work folder is a copy "
-    "of the other; delete the file 'uuid' in this node's work folder and start it again"
-)
+from clusterray.core.trouble_rules import TroubleRules
+from clusterray.core.verifying import Verifying
 
 
 class RandomBits(Protocol):
@@ -50,7 +48,7 @@ class RandomBits(Protocol):
         """Give ``k`` random bits."""
 
 
-class Farm(FarmState):
+class Farm(TroubleRules, Verifying):
     """Jobs, bands, attempts and nodes, and the rules by which they change."""
 
     def __init__(
@@ -62,18 +60,13 @@ class Farm(FarmState):
         first_number: int = 1,
         patience: Patience | None = None,
     ) -> None:
-        super().__init__()
-        self.patience = patience or Patience()
+        super().__init__(detached_s)
+        self.patience = patience or self.patience
         self._random = random
-        self._detached_s = detached_s
         self._max_jobs = max_jobs
         self._next_number = first_number
-        self._bands_made = 0
         self._attempts_made = 0
         self._by_key: dict[str, Job] = {}
-        self._by_conn: dict[int, Node] = {}
-        self._now = 0.0
-        self._out: list[Action] = []
         self._handlers: dict[type, Callable[..., None]] = {
             ev.NodeJoined: self._node_joined,
             ev.NodeGone: self._node_gone,
@@ -88,9 +81,11 @@ class Farm(FarmState):
             ev.TileNotKept: self._tile_not_kept,
             ev.AttemptFailed: self._attempt_failed,
             ev.AttemptHandedBack: self._attempt_handed_back,
+            ev.Probed: self._probed,
             ev.JobSubmitted: self._job_submitted,
             ev.JobCancelled: self._job_cancelled,
             ev.LightJoined: self._light_joined,
+            ev.Compared: self._compared,
             ev.FrameStitched: self._frame_stitched,
             ev.FrameFailed: self._frame_failed,
             ev.Tick: self._tick,
@@ -104,12 +99,13 @@ class Farm(FarmState):
         self._handlers[type(event)](event)
         self._let_time_pass()
         self._hand_out()
+        self._watch_verifying()
         return self._out
 
     def next_deadline(self) -> float | None:
         """Give when a Tick is due, None if nothing is waited for."""
-        first = next(iter(self.detached.values()), None)
-        moments = (None if first is None else first.detached_until, self.look_at)
+        moments = [self.look_at, *(frame.give_up_at for frame in self.verifying.values())]
+        moments += [attempt.detached_until for attempt in islice(self.detached.values(), 1)]
         return min((moment for moment in moments if moment is not None), default=None)
 
     def check(self) -> None:
@@ -127,34 +123,18 @@ class Farm(FarmState):
         if node is None:
             node = Node(event.node, event.name, event.threads, event.povray_class)
             self.nodes[node.id] = node
-        if node.conn is not None and not self._supersede(node, event):
-            return
+        if node.conn is not None:
+            if self._is_twin(node, event):
+                return
+            self._out.append(act.CloseConnection(node.conn, "another connection took over"))
+            self._disconnect(node)
         node.name, node.threads = event.name, event.threads
         node.povray_class = event.povray_class
-        node.instance, node.place = event.instance, event.place
+        node.instance, node.place, node.unfit = event.instance, event.place, event.unfit
         node.conn, node.draining, node.reason = event.conn, False, ""
-        node.unfit = event.unfit
         self._by_conn[event.conn] = node
         self._take_back(node, event)
         self._feed(node)
-
-    def _supersede(self, node: Node, event: ev.NodeJoined) -> bool:
-        """Let a second connection of a node take over; False if it is refused.
-
-        A daemon that moved to another address, or was started again, never comes back as the run
-        that it was before. One that does lives beside another with its uuid; the two would oust
-        each other for ever.
-        """
-        assert node.conn is not None
-        if event.instance != node.instance:
-            if event.instance in node.ousted:
-                words = TWIN.format(name=node.name, place=node.place or "another address")
-                self._out.append(act.CloseConnection(event.conn, words))
-                return False
-            node.ousted = (*node.ousted[-7:], node.instance)
-        self._out.append(act.CloseConnection(node.conn, "another connection took over"))
-        self._disconnect(node)
-        return True
 
     def _take_back(self, node: Node, event: ev.NodeJoined) -> None:
         """Let what the node still holds count again; the rest of what it had is lost.
@@ -190,24 +170,6 @@ class Farm(FarmState):
         self._tell(attempt.band, f"{attempt.id} counts again: {attempt.node_name} is back")
         self._ask_again(attempt, conn)
 
-    def _ask_again(self, attempt: Attempt, conn: int) -> None:
-        """Have the node go on; a tile that it has is uploaded under a new grant."""
-        attempt.again_at = None
-        self._begin_waiting(attempt)
-        band, request = attempt.band, attempt.band.frame.job.request
-        self._out.append(act.SendKeep(conn, attempt.id, band.rect, request, band.stage))
-
-    def _answer_stale(self, conn: int, held: AttemptId, *, rendered: bool = False) -> None:
-        """Answer a node that holds an attempt which is no longer its own live one."""
-        attempt = self.attempts.get(held)
-        if attempt is not None and attempt.state is AttemptState.ACCEPTED:
-            self._out.append(act.SendAccepted(conn, held))
-            return
-        if attempt is not None and rendered:
-            self._count_late(attempt)
-        reason = "unknown here" if attempt is None else (attempt.reason or str(attempt.state))
-        self._out.append(act.SendDrop(conn, held, reason))
-
     def _node_gone(self, event: ev.NodeGone) -> None:
         node = self._by_conn.get(event.conn)
         if node is None:
@@ -215,9 +177,7 @@ class Farm(FarmState):
         self._disconnect(node)
         node.reason = event.reason
         if event.silent:
-            # Its time to come back was over before anybody knew that it was away.
-            for attempt in list(node.attempts.values()):
-                self._end(attempt, AttemptTrigger.LOSE, event.reason)
+            self._lose_all_of(node, event.reason)
 
     def _disconnect(self, node: Node) -> None:
         assert node.conn is not None
@@ -228,41 +188,13 @@ class Farm(FarmState):
             attempt.detached_until = self._now + self._detached_s
             self.detached[attempt.id] = attempt
             self._tell(attempt.band, f"{attempt.id} detached: {node.name} is away")
+        for frame in probing.lose_all_of(self, node):
+            self._fidelity_changed(frame.job)
 
     def _node_draining(self, event: ev.NodeDraining) -> None:
         node = self._by_conn.get(event.conn)
         if node is not None:
             node.draining = True
-            self.hungry.pop(node.id, None)
-
-    def _node_unfit(self, event: ev.NodeUnfit) -> None:
-        node = self._by_conn.get(event.conn)
-        if node is not None:
-            node.unfit = event.reason
-            self._feed(node)
-
-    def _node_forgiven(self, event: ev.NodeForgiven) -> None:
-        """Let a node take any band again, also those that failed on it."""
-        node = self.nodes.get(event.node)
-        if node is None:
-            return
-        forgive(node)
-        for job in self.open_jobs:
-            for frame in job.frames:
-                for band in frame.waiting.values():
-                    self._forget_failures(band, node, event.by)
-        self._feed(node)
-
-    def _forget_failures(self, band: Band, node: Node, by: str) -> None:
-        if node.id in band.failed_on:
-            band.failed_on = tuple(failed for failed in band.failed_on if failed != node.id)
-            self._tell(band, f"{node.name} may try it again: forgiven by {by}")
-
-    def _feed(self, node: Node) -> None:
-        """Let the node stand in the queue of those with a place, if it has one."""
-        if node.has_place:
-            self.hungry.setdefault(node.id, node)
-        else:
             self.hungry.pop(node.id, None)
 
     # ---------------------------------------------------------------- attempts
@@ -281,8 +213,7 @@ class Farm(FarmState):
         attempt = self._live(event.conn, event.attempt)
         if attempt is None:
             return
-        clocks.hear(attempt, event.phase, event.done, event.moves, self._now, self.patience)
-        self._look_at(attempt.due_at)
+        self._hear(attempt, event.phase, event.done, event.moves)
         if attempt.state is AttemptState.RENDERING:
             done = event.done if event.phase == "rendering" else 0
             attempt.done = min(done, attempt.band.rect.area)
@@ -293,8 +224,7 @@ class Farm(FarmState):
         if attempt is None or attempt.state is AttemptState.UPLOADING:
             return
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
-        clocks.hear(attempt, "uploading", 0, 0, self._now, self.patience)
-        self._look_at(attempt.due_at)
+        self._hear(attempt, "uploading", 0, 0)
         attempt.done = attempt.band.rect.area
         frame, node = attempt.band.frame, self.nodes[attempt.node]
         frame.rendered_pixels += attempt.band.rect.area
@@ -308,7 +238,7 @@ class Farm(FarmState):
             self._discard(event.attempt, attempt)
             return
         self._end(attempt, AttemptTrigger.ACCEPT, "")
-        credit(self.nodes[attempt.node], attempt.band.frame.job.id)
+        self._credit(attempt)
         self._accept(attempt)
 
     def _accept(self, attempt: Attempt) -> None:
@@ -316,7 +246,6 @@ class Farm(FarmState):
         frame = band.frame
         band.state = advance(BAND_TABLE, band.state, BandTrigger.ACCEPT)
         band.accepted = attempt
-        frame.uncovered -= band.rect.area
         if band.stage == "final":
             node.bands_done += 1
             node.pixels_done += band.rect.area
@@ -324,12 +253,18 @@ class Farm(FarmState):
             self._end(other, AttemptTrigger.DROP, "another attempt was first")
         if band.stage == "final":
             self._out.append(act.AddTile(frame.job.id, frame.index, attempt.id, band.rect))
+        elif band.stage == "verify":
+            self._compare(attempt)
         if node.conn is not None:
             self._out.append(act.SendAccepted(node.conn, attempt.id))
+        else:
+            probing.lose(self, attempt.id, f"{node.name} is away")
         self._tell(band, f"{attempt.id} accepted from {node.name}")
         self._changed(frame.job)
-        if frame.uncovered == 0:
-            self._covered(frame)
+        if band.stage != "verify":
+            frame.uncovered -= band.rect.area
+            if frame.uncovered == 0:
+                self._covered(frame)
 
     def _covered(self, frame: Frame) -> None:
         job = frame.job
@@ -337,6 +272,7 @@ class Farm(FarmState):
             self._join_light(frame)
             return
         self._out.append(act.FinishFrame(job.id, frame.index))
+        self._begin_verifying(frame)
         if all(other.complete for other in job.frames):
             job.state = advance(JOB_TABLE, job.state, JobTrigger.COVERED)
 
@@ -346,88 +282,28 @@ class Farm(FarmState):
         attempts = tuple(band.accepted.id for band in bands if band.accepted is not None)
         self._out.append(act.JoinLight(frame.job.id, frame.index, attempts))
 
-    def _discard(self, name: AttemptId, attempt: Attempt | None) -> None:
-        """Have what was uploaded deleted, unless an earlier upload of it is in the picture."""
-        if attempt is None or attempt.state is not AttemptState.ACCEPTED:
-            self._out.append(act.DiscardTile(name))
-            if attempt is not None:
-                self._count_late(attempt)
-
-    def _count_late(self, attempt: Attempt) -> None:
-        """Count a whole tile that came when nobody wanted it any more, once."""
-        if attempt.late or attempt.live:
-            return
-        job, area = attempt.band.frame.job, attempt.band.rect.area
-        attempt.late = True
-        job.dropped_results += 1
-        job.wasted_pixels += area - attempt.done
-        attempt.done = area
-        self._changed(job)
-
-    def _tile_refused(self, event: ev.TileRefused) -> None:
-        attempt = self.attempts.get(event.attempt)
-        if attempt is None or not attempt.live:
-            self._discard(event.attempt, attempt)
-            return
-        self._out.append(act.DiscardTile(event.attempt))
-        self._fail_here(attempt, event.reason)
-
-    def _upload_damaged(self, event: ev.UploadDamaged) -> None:
-        """Have a tile that something on the way changed uploaded again, but not for ever."""
-        attempt = self.attempts.get(event.attempt)
-        if attempt is None or attempt.state is not AttemptState.UPLOADING:
-            return
-        attempt.uploads += 1
-        conn = self.nodes[attempt.node].conn
-        if attempt.uploads >= clocks.UPLOADS:
-            self._fail_here(attempt, f"{event.reason}, {attempt.uploads} times")
-        elif conn is not None:
-            self._tell(attempt.band, f"{attempt.id} is uploaded again: {event.reason}")
-            self._ask_again(attempt, conn)
-
-    def _tile_not_kept(self, event: ev.TileNotKept) -> None:
-        """Ask for a tile again later: nobody is at fault but this head."""
-        attempt = self.attempts.get(event.attempt)
-        if attempt is None or attempt.state is not AttemptState.UPLOADING:
-            return
-        if attempt.again_at is None:
-            attempt.again_at = self._now + clocks.again_in_s(attempt.held_up)
-            attempt.held_up += 1
-        attempt.reason = event.reason
-        self._begin_waiting(attempt)
-        self._look_at(attempt.again_at)
-        self._tell(attempt.band, f"{attempt.id} waits for the head: {event.reason}")
-        self._changed(attempt.band.frame.job)
-
     def _attempt_failed(self, event: ev.AttemptFailed) -> None:
         attempt = self._live(event.conn, event.attempt)
         if attempt is None:
             return
         self._fail(attempt, Problem(event.fault, event.message, event.file, event.line, event.text))
 
-    def _fail_here(self, attempt: Attempt, reason: str) -> None:
-        """Fail an attempt of which its node does not know that it failed."""
-        conn = self.nodes[attempt.node].conn
-        if conn is not None:
-            self._out.append(act.SendDrop(conn, attempt.id, reason))
-        self._fail(attempt, Problem("node", reason))
-
     def _fail(self, attempt: Attempt, problem: Problem) -> None:
         band, node = attempt.band, self.nodes[attempt.node]
-        job = band.frame.job
-        if problem.fault == "scene":
-            self._end(attempt, AttemptTrigger.FAIL, problem.message)
-            self._end_job(job, JobTrigger.FAIL, problem.message, problem)
-            return
-        band.failed_on = (*band.failed_on, node.id)
-        blame(node, job, problem.message, self._now, self.patience)
-        for until in times_kept_off(node):
-            self._look_at(until)
+        job, final = band.frame.job, problem
+        if problem.fault != "scene":
+            band.failed_on = (*band.failed_on, node.id)
+            self._blame(node, job, problem.message)
         self._end(attempt, AttemptTrigger.FAIL, problem.message)
-        why = hopeless(band, self.nodes.values(), self.patience)
-        if why:
+        if problem.fault != "scene":
+            why = hopeless(band, self.nodes.values(), self.patience)
+            if not why:
+                return
             reason = f"{why}; last on {node.name}: {problem.message}"
             final = Problem("node", reason, text="\n".join(tell_story(band)))
+        if band.stage == "verify":
+            self._give_up(band, f"rendering it again failed on {node.name}: {problem.message}")
+        else:
             self._end_job(job, JobTrigger.FAIL, final.message, final)
 
     def _attempt_handed_back(self, event: ev.AttemptHandedBack) -> None:
@@ -435,30 +311,21 @@ class Farm(FarmState):
         if attempt is not None:
             self._end(attempt, AttemptTrigger.HAND_BACK, event.reason)
 
-    def _end(self, attempt: Attempt, trigger: AttemptTrigger, reason: str) -> None:
-        """Take a live attempt out of the running; its band waits again if it was the last."""
-        attempt.state = advance(ATTEMPT_TABLE, attempt.state, trigger)
-        attempt.detached_until = attempt.again_at = None
-        attempt.reason = reason
-        self.detached.pop(attempt.id, None)
-        if trigger is not AttemptTrigger.ACCEPT:
-            attempt.band.frame.job.wasted_pixels += attempt.done
-        node = self.nodes[attempt.node]
-        del node.attempts[attempt.id]
-        self._out.append(act.RevokeGrants(attempt.id))
-        if trigger is AttemptTrigger.DROP and node.conn is not None:
-            self._out.append(act.SendDrop(node.conn, attempt.id, reason))
-        self._feed(node)
-        if trigger is AttemptTrigger.ACCEPT:
+    def _probed(self, event: ev.Probed) -> None:
+        attempt, node = self.attempts.get(event.attempt), self._by_conn.get(event.conn)
+        if attempt is None or node is None or attempt.node != node.id:
             return
-        band = attempt.band
-        self._tell(band, f"{attempt.id} {attempt.state} on {attempt.node_name}: {reason}")
-        if band.state is BandState.RUNNING and not band.live_attempts:
-            band.state = advance(BAND_TABLE, band.state, BandTrigger.RETURN)
-            band.frame.waiting[band.id] = band
-            self._changed(band.frame.job)
-        if not band.frame.has_pixels:
-            band.frame.povray_class = None
+        job = attempt.band.frame.job
+        if event.found is None:
+            known = probing.lose(self, attempt.id, f"{event.reason} ({node.name})")
+        else:
+            known = probing.tell(self, attempt, event.found)
+        if known:
+            self._fidelity_changed(job)
+
+    def _fidelity_changed(self, job: Job) -> None:
+        self._changed(job)
+        self._out.append(act.NoteFidelity(job.id))
 
     # ---------------------------------------------------------------- jobs
 
@@ -492,6 +359,7 @@ class Farm(FarmState):
             del self.bands[band.id]
         for attempt_id in attempts:
             del self.attempts[attempt_id]
+            self.probing.pop(attempt_id, None)
         self._out.append(act.ForgetJob(job.id, tuple(attempts)))
         return True
 
@@ -506,6 +374,8 @@ class Farm(FarmState):
         picture = job.request.picture
         frame = Frame(job, index, render_area(picture))
         frame.state = FrameState.LIGHT if job.request.light else FrameState.FINAL
+        if frame.state is FrameState.FINAL:
+            probing.begin(frame)
         job.frames.append(frame)
         self._add_bands(frame)
         self._out.append(act.BeginFrame(job.id, index, job.request))
@@ -518,11 +388,9 @@ class Farm(FarmState):
             self._add_band(frame, rect)
 
     def _add_band(self, frame: Frame, rect: Rect) -> Band:
-        self._bands_made += 1
         stage: Stage = "final" if frame.state is FrameState.FINAL else "light"
-        band = Band(BandId(f"b{self._bands_made}"), frame, rect, stage)
-        self.bands[band.id] = frame.bands[band.id] = frame.waiting[band.id] = band
-        self._tell(band, f"{band.id} made: rows {rect.y0} to {rect.y1} of {frame.job.id}")
+        band = self._make_band(frame, rect, stage)
+        frame.bands[band.id] = band
         return band
 
     def _job_cancelled(self, event: ev.JobCancelled) -> None:
@@ -538,16 +406,25 @@ class Farm(FarmState):
             for band in frame.all_bands:
                 for attempt in band.live_attempts:
                     self._end(attempt, AttemptTrigger.DROP, f"job {job.id} {job.state}")
-                band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
+                if band.state is not BandState.VOID:
+                    band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
             frame.waiting.clear()
+            self._stop_verifying(frame)
+            self._stop_probe(frame)
         self._close_accounts(job)
         self._out.append(act.AbandonJob(job.id))
         self._changed(job)
 
-    def _close_accounts(self, job: Job) -> None:
-        """Hold nothing against a node on a job that has ended."""
-        for node in self.nodes.values():
-            node.standings.pop(job.id, None)
+    def _stop_probe(self, frame: Frame) -> None:
+        """Have a node that probes for a band it has delivered leave that; nobody wants to know."""
+        asked = frame.probe.attempt if frame.probe is not None else None
+        if asked is None:
+            return
+        reason = f"job {frame.job.id} {frame.job.state}"
+        probing.lose(self, asked, reason)
+        conn = self.nodes[self.attempts[asked].node].conn
+        if conn is not None:
+            self._out.append(act.SendDrop(conn, asked, reason))
 
     def _light_joined(self, event: ev.LightJoined) -> None:
         """Let the picture's bands begin, all with this light.
@@ -560,22 +437,11 @@ class Farm(FarmState):
         frame = job.frames[event.frame]
         frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.JOINED)
         frame.light, frame.povray_class = event.light, None
+        probing.begin(frame)
         frame.light_bands, frame.bands = frame.bands, {}
         frame.rendered_pixels, frame.rendered_thread_s = 0, 0.0
         self._add_bands(frame)
         self._changed(job)
-
-    def _frame_stitched(self, event: ev.FrameStitched) -> None:
-        job = self.jobs.get(event.job)
-        if job is None or not job.open:
-            return
-        job.frames[event.frame].stitched = True
-        self._changed(job)
-        if all(frame.stitched for frame in job.frames):
-            job.state = advance(JOB_TABLE, job.state, JobTrigger.STITCHED)
-            job.ended_at = self._now
-            self.open_jobs.remove(job)
-            self._close_accounts(job)
 
     def _frame_failed(self, event: ev.FrameFailed) -> None:
         job = self.jobs.get(event.job)
@@ -594,47 +460,10 @@ class Farm(FarmState):
             if attempt.detached_until is None or attempt.detached_until > self._now:
                 break
             self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} stayed away")
-        if self.look_at is not None and self.look_at <= self._now:
-            self._look_over()
-
-    def _look_at(self, moment: float) -> None:
-        """Have a look over what time decides no later than at ``moment``."""
-        if self.look_at is None or moment < self.look_at:
-            self.look_at = moment
-
-    def _look_over(self) -> None:
-        """Do what is due, detached attempts apart, and say when to look again.
-
-        Attempts move on all the time, so the next look mostly finds nothing due.
-        """
-        for node in self.nodes.values():
-            if let_in(node, self._now):
-                self._feed(node)
-            for attempt in list(node.attempts.values()):
-                if node.conn is not None and attempt.live:
-                    self._look_at_attempt(attempt, node.conn)
-        self.look_at = None
-        for node in self.nodes.values():
-            for until in times_kept_off(node):
-                self._look_at(until)
-            if node.conn is not None:
-                for attempt in node.attempts.values():
-                    self._look_at(attempt.due_at)
-                    if attempt.again_at is not None:
-                        self._look_at(attempt.again_at)
-
-    def _look_at_attempt(self, attempt: Attempt, conn: int) -> None:
-        if attempt.again_at is not None and attempt.again_at <= self._now:
-            self._ask_again(attempt, conn)
-        elif attempt.due_at <= self._now:
-            reason = clocks.stall_words(attempt, self.patience)
-            attempt.band.stalls += 1
-            self._fail_here(attempt, reason)
-
-    def _begin_waiting(self, attempt: Attempt) -> None:
-        """Give an attempt its time anew."""
-        clocks.begin_waiting(attempt, self._now, self.patience)
-        self._look_at(attempt.due_at)
+        self._look_over()
+        # Whoever came with this event may take what was to be given up.
+        self._watch_verifying()
+        self._tire_of_verifying()
 
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
@@ -674,6 +503,7 @@ class Farm(FarmState):
         del frame.waiting[band.id]
         self.hungry.pop(node.id)
         self._start(job)
+        probe = probing.ask(self, attempt)
         self._tell(band, f"{attempt_id} leased to {node.name}")
         self._out.append(
             act.SendLease(
@@ -686,6 +516,7 @@ class Farm(FarmState):
                 job.request,
                 band.stage,
                 frame.light,
+                probe,
             )
         )
 
@@ -700,13 +531,3 @@ class Farm(FarmState):
         band.rect, lower = band.rect.split_at_row(row)
         self._tell(band, f"{band.id} cut at row {row}")
         return self._add_band(band.frame, lower)
-
-    # ---------------------------------------------------------------- telling
-
-    def _tell(self, band: Band, line: str) -> None:
-        band.story.append((self._now, line))
-
-    def _changed(self, job: Job) -> None:
-        action = act.JobChanged(job.id)
-        if action not in self._out:
-            self._out.append(action)

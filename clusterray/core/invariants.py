@@ -9,10 +9,11 @@ import math
 from collections.abc import Callable, Iterator
 
 from clusterray.core.bands import are_disjoint, covers
-from clusterray.core.blame import times_kept_off
+from clusterray.core.blame import clocks_of
 from clusterray.core.entities import Attempt, Band, FarmState, Frame
 from clusterray.core.likeness import may_share
-from clusterray.core.states import AttemptState, BandState, FrameState, JobState
+from clusterray.core.policy import has_takers
+from clusterray.core.states import AttemptState, BandState, FrameState, JobState, ProbeState
 
 
 class InvariantBroken(Exception):
@@ -36,14 +37,17 @@ Complaints = Iterator[tuple[str, list[Band]]]
 
 
 def _band_states(farm: FarmState) -> Complaints:
-    """1. A band is waiting without a live attempt, running on one, covered by one, or void."""
+    """1. A band is waiting without a live attempt, running on one, covered or compared by an
+    accepted one, or void.
+    """
     for band in farm.bands.values():
-        live = bool(band.live_attempts)
+        live, again = bool(band.live_attempts), band.stage == "verify"
         fits = {
             BandState.WAITING: not live and band.accepted is None,
             BandState.RUNNING: live and band.accepted is None,
             BandState.COVERED: not live and band.accepted is not None,
-            BandState.VOID: not live and not band.frame.job.open,
+            BandState.COMPARED: not live and band.accepted is not None and again,
+            BandState.VOID: not live and (again or not band.frame.job.open),
         }
         if not fits[band.state]:
             yield f"{band.id} is {band.state} with live attempts: {live}", [band]
@@ -81,9 +85,11 @@ def _covered(farm: FarmState) -> Complaints:
 
 
 def _alike(farm: FarmState) -> Complaints:
-    """5. All live and accepted attempts of a frame are of its class or one the job's mix admits."""
+    """5. All live and accepted attempts of a frame, its verify bands too, are of its class or one
+    the job's mix admits.
+    """
     for frame in _frames(farm):
-        for band in frame.bands.values():
+        for band in frame.counting_bands:
             for attempt in band.attempts:
                 counts = attempt.live or attempt is band.accepted
                 if counts and not _fits(attempt, frame):
@@ -110,7 +116,7 @@ def _ended(farm: FarmState) -> Complaints:
     for job in farm.jobs.values():
         if job.open is not (job in farm.open_jobs):
             yield f"{job.id} is {job.state}, the queue differs", []
-        bands = [band for frame in job.frames for band in frame.bands.values()]
+        bands = [band for frame in job.frames for band in frame.all_bands]
         busy = [band for band in bands if band.live_attempts]
         if not job.open and (busy or job.has_waiting):
             yield f"{job.id} is {job.state} but has work", busy
@@ -119,7 +125,7 @@ def _ended(farm: FarmState) -> Complaints:
 def _indexes(farm: FarmState) -> Complaints:
     """8. The waiting bands and the nodes with a place are just those that the indexes list."""
     for frame in _frames(farm):
-        for band in frame.bands.values():
+        for band in frame.all_bands:
             if (band.state is BandState.WAITING) is not (band.id in frame.waiting):
                 yield f"{band.id} is {band.state}, the index differs", [band]
     for node in farm.nodes.values():
@@ -148,7 +154,7 @@ def _queue_order(farm: FarmState) -> Complaints:
 def _one_light(farm: FarmState) -> Complaints:
     """11. A frame's bands are of its stage; while it joins light all its light bands are covered.
 
-    All live and accepted attempts at its picture carry its one light.
+    All live and accepted attempts at its picture and its verify bands carry its one light.
     """
     for frame in _frames(farm):
         stage = "final" if frame.state is FrameState.FINAL else "light"
@@ -157,31 +163,83 @@ def _one_light(farm: FarmState) -> Complaints:
                 yield f"{band.id} is for {band.stage}, its frame is {frame.state}", [band]
             if frame.state is FrameState.JOINING and band.state is BandState.WAITING:
                 yield f"{band.id} waits, its frame is {frame.state}", [band]
+        for band in frame.counting_bands:
             for attempt in band.attempts:
                 counts = attempt.live or attempt is band.accepted
                 if counts and attempt.light != frame.light:
                     yield f"{attempt.id} has another light than its frame", [band]
 
 
+def _verified(farm: FarmState) -> Complaints:
+    """12. Each verify band is another covered band of its frame once more: its rectangle, never its
+    pixels. The frame is listed while one is open, and a done job has none open.
+    """
+    for frame in _frames(farm):
+        again = list(frame.verify_bands.values())
+        for band in again:
+            first = band.again
+            known = first is not None and frame.bands.get(first.id) is first
+            if first is None or not known or band.rect != first.rect or band.id in frame.bands:
+                yield f"{band.id} is no band of its frame once more", [band]
+            elif frame.job.open and first.state is not BandState.COVERED:
+                yield f"{band.id} renders again what is {first.state}", [band, first]
+        if len({id(band.again) for band in again}) != len(again):
+            yield f"{frame.job.id}: a band is rendered again twice", again
+        is_open = frame.complete and not frame.verified
+        if is_open is not ((frame.job.id, frame.index) in farm.verifying):
+            yield f"{frame.job.id}: a verify band is open: {is_open}, the index differs", again
+        if frame.job.state is JobState.DONE and is_open:
+            yield f"{frame.job.id} is done, but not verified", again
+
+
+def _given_up(farm: FarmState) -> Complaints:
+    """13. Verify bands that wait while no node may take them have a deadline; no other frame has
+    one.
+    """
+    nodes, tries = farm.nodes.values(), farm.patience.band_tries
+    for frame in _frames(farm):
+        listed = (frame.job.id, frame.index) in farm.verifying
+        lone = listed and bool(frame.waiting) and not has_takers(frame, nodes, tries)
+        if lone is not (frame.give_up_at is not None):
+            yield f"{frame.job.id}: nobody to verify it: {lone}, {frame.give_up_at}", []
+
+
+def _probes(farm: FarmState) -> Complaints:
+    """14. A probe is asked of one attempt at the frame's picture, of a node that may yet tell.
+
+    That is a live attempt, or an accepted one whose node is there. A frame with light has no probe.
+    """
+    asked = {}
+    for frame in _frames(farm):
+        probe = frame.probe
+        if probe is not None and frame.light is not None:
+            yield f"{frame.job.id} has shared light and a probe", []
+        if probe is None or probe.state is not ProbeState.ASKED or probe.attempt is None:
+            continue
+        asked[probe.attempt] = frame
+        attempt = farm.attempts[probe.attempt]
+        there = farm.nodes[attempt.node].conn is not None
+        fits = attempt.live or (attempt is attempt.band.accepted and there)
+        if attempt.band.frame is not frame or attempt.band.stage != "final" or not fits:
+            yield f"{attempt.id} is {attempt.state}, but asked for a probe", [attempt.band]
+    if asked.keys() != farm.probing.keys():
+        yield f"probes are asked of {sorted(asked)}, the index differs", []
+
+
 def _clocks(farm: FarmState) -> Complaints:
-    """12. The farm looks at its clocks no later than the first of them is due.
+    """15. The farm looks at its clocks no later than the first of them is due.
 
     These are the deadline by which each attempt of a connected node must have moved on, the time at
     which a tile is asked for again, and the one at which a node is let in again.
     """
     for node in farm.nodes.values():
-        moments = [*times_kept_off(node)]
-        if node.conn is not None:
-            for attempt in node.attempts.values():
-                moments.append(attempt.due_at)
-                moments += [] if attempt.again_at is None else [attempt.again_at]
-        first = min(moments, default=math.inf)
+        first = min(clocks_of(node), default=math.inf)
         if first < (math.inf if farm.look_at is None else farm.look_at):
             yield f"{node.name} has a clock due at {first}, the next look is at {farm.look_at}", []
 
 
 def _accounts(farm: FarmState) -> Complaints:
-    """13. What is held against a node on one job is held on a job that is open."""
+    """16. What is held against a node on one job is held on a job that is open."""
     for node in farm.nodes.values():
         for job in node.standings:
             if job not in farm.jobs or not farm.jobs[job].open:
@@ -205,6 +263,9 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _one_place,
     _queue_order,
     _one_light,
+    _verified,
+    _given_up,
+    _probes,
     _clocks,
     _accounts,
 )

@@ -17,8 +17,15 @@ NodeId = NewType("NodeId", str)
 """The uuid that a node keeps in its work folder."""
 SceneId = NewType("SceneId", str)
 """Hex SHA-256 of the canonical manifest."""
-Stage: TypeAlias = Literal["light", "final"]
-"""What a band is for: a frame's light, or its picture."""
+Stage: TypeAlias = Literal["light", "final", "verify"]
+"""What a band is for: a frame's light, its picture, or a comparison with a tile of the picture."""
+MAX_BANDS: Final = 100_000
+"""The most bands a person may ask for."""
+VerifyBands: TypeAlias = int | Literal["all"]
+"""How many bands of each picture a job wants rendered again and compared."""
+
+LightWord: TypeAlias = Literal["radiosity", "photons"]
+"""What POV-Ray makes before it renders, and all bands of a frame would have to share."""
 
 Mix: TypeAlias = Literal["never", "close", "any"]
 """Which classes of POV-Ray a job lets share a frame; ``core.likeness`` says what each admits."""
@@ -107,6 +114,19 @@ class Light:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeFound:
+    """What a probe found: of ``pixels`` so many are ``differing``, by up to ``largest``.
+
+    ``levels`` is the highest value of a channel, 255 or 65535.
+    """
+
+    pixels: int
+    differing: int
+    largest: int = 0
+    levels: int = 255
+
+
+@dataclass(frozen=True, slots=True)
 class PovrayClass:
     """Which POV-Ray a node has and what comes out of it; nodes of one class render alike.
 
@@ -129,6 +149,15 @@ class PovrayClass:
 
 
 @dataclass(frozen=True, slots=True)
+class Chance:
+    """What a scene's text has that POV-Ray draws lots for or makes light of, and where."""
+
+    feature: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
     """A job as it was submitted; nothing in it changes afterwards.
 
@@ -136,7 +165,9 @@ class JobRequest:
     ``wish_bands`` is the number of bands the person asked for, None lets the farm decide. ``light``
     asks for a light pass before the bands of each frame.
     ``output_name`` is the file name of the finished picture, without a folder. ``note`` is what the
-    submitter told the person about the job. ``mix`` says which nodes may share a frame.
+    submitter told the person about the job. ``mix`` says which nodes may share a frame, ``verify``
+    how many bands of it are rendered again and compared. ``chance`` is what the submitter found in
+    the scene's text.
     """
 
     key: str
@@ -152,6 +183,8 @@ class JobRequest:
     note: str = ""
     light: bool = False
     mix: Mix = "never"
+    verify: VerifyBands = 0
+    chance: tuple[Chance, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ is, so it has one limit for all of it; every other phase must show progress, be 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from clusterray.core.entities import Attempt
+if TYPE_CHECKING:
+    from clusterray.core.entities import Attempt
 
 UPLOADS: Final = 3
 """Uploads that arrive damaged before that is the node's failure."""

@@ -72,6 +72,16 @@ def choose_band(
     return None
 
 
+def has_takers(frame: Frame, nodes: Iterable[Node], tries: int) -> bool:
+    """Tell whether a node is there, with a place or not, that may take a waiting band of it."""
+    return any(
+        node.usable
+        and may_render(node, frame)
+        and any(may_still_take(node, band, tries) for band in frame.waiting.values())
+        for node in nodes
+    )
+
+
 def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
     """Give a detached attempt whose band a node with nothing else to do should take over.
 
@@ -84,8 +94,8 @@ def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
         for frame in job.frames:
             if not may_render(node, frame):
                 continue
-            for band in frame.bands.values():
-                if node.id in band.failed_on:
+            for band in frame.counting_bands:
+                if band.reluctance(node.id):
                     continue
                 for attempt in band.live_attempts:
                     away = attempt.detached_until is not None
@@ -97,11 +107,12 @@ def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
 def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
     """Give the row at which to cut ``band`` before ``node`` takes its upper part; None: take all.
 
-    A job whose owner wished for a number of bands was cut when it came and is not cut again.
+    A job whose owner wished for a number of bands was cut when it came and is not cut again; a
+    verify band is as large as the one it is compared with.
     """
     frame = band.frame
     request = frame.job.request
-    if request.wish_bands is not None:
+    if request.wish_bands is not None or band.stage == "verify":
         return None
     threads = sum(other.threads for other in nodes if other.usable and may_render(other, frame))
     left = sum(waiting.rect.area for waiting in frame.waiting.values())
@@ -120,11 +131,14 @@ def may_still_take(node: Node, band: Band, tries: int) -> bool:
 
 
 def _has_its_turn(node: Node, band: Band, nodes: Collection[Node], tries: int) -> bool:
-    """Tell whether no other node that could take the band has failed it less often."""
-    failed = band.failed_on.count(node.id)
-    if failed == 0:
+    """Tell whether no other node that could take the band would do better."""
+    reluctance = band.reluctance(node.id)
+    if reluctance == 0:
         return True
-    return failed < tries and not any(
-        other.usable and may_render(other, band.frame) and may_still_take(other, band, failed)
+    return may_still_take(node, band, tries) and not any(
+        band.reluctance(other.id) < reluctance
+        and other.usable
+        and may_render(other, band.frame)
+        and may_still_take(other, band, tries)
         for other in nodes
     )

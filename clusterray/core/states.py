@@ -1,4 +1,4 @@
-"""The states of jobs, frames, bands and attempts, as tables.
+"""The states of jobs, frames, bands, attempts and probes, as tables.
 
 Two rules. (1) A state changes only through ``advance`` with a trigger of its table; a pair that
 the table lacks is an ``IllegalTransition`` and nothing has changed. (2) A state with no way out is
@@ -18,6 +18,7 @@ class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     STITCHING = "stitching"
+    VERIFYING = "verifying"
     DONE = "done"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -32,11 +33,12 @@ class FrameState(StrEnum):
 
 
 class BandState(StrEnum):
-    """Where a band is; see invariant 1 of the farm."""
+    """Where a band is; see invariant 1 of the farm. Only verify bands are COMPARED."""
 
     WAITING = "waiting"
     RUNNING = "running"
     COVERED = "covered"
+    COMPARED = "compared"
     VOID = "void"
 
 
@@ -52,12 +54,23 @@ class AttemptState(StrEnum):
     DROPPED = "dropped"
 
 
+class ProbeState(StrEnum):
+    """How far the farm is with finding out whether a frame depends on threads; see invariant 12."""
+
+    DUE = "due"
+    ASKED = "asked"
+    TOLD = "told"
+    GIVEN_UP = "given up"
+
+
 class JobTrigger(StrEnum):
     """What moves a job."""
 
     LEASED = "first band leased"
     COVERED = "every band covered"
     STITCHED = "picture written"
+    UNVERIFIED = "picture written, bands left to verify"
+    VERIFIED = "no band left to verify"
     FAIL = "failed"
     CANCEL = "cancelled"
 
@@ -75,6 +88,8 @@ class BandTrigger(StrEnum):
     LEASE = "leased to a node"
     RETURN = "no live attempt left"
     ACCEPT = "tile accepted"
+    COMPARE = "compared with the first tile"
+    GIVE_UP = "verification given up"
     JOB_ENDED = "job failed or cancelled"
 
 
@@ -90,6 +105,15 @@ class AttemptTrigger(StrEnum):
     DROP = "counts no more"
 
 
+class ProbeTrigger(StrEnum):
+    """What moves a probe."""
+
+    ASK = "asked with a lease"
+    FAIL = "not to be had there"
+    GIVE_UP = "not to be had a third time"
+    TELL = "told by a node"
+
+
 JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
     JobState.QUEUED: {
         JobTrigger.LEASED: JobState.RUNNING,
@@ -103,6 +127,12 @@ JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
     },
     JobState.STITCHING: {
         JobTrigger.STITCHED: JobState.DONE,
+        JobTrigger.UNVERIFIED: JobState.VERIFYING,
+        JobTrigger.FAIL: JobState.FAILED,
+        JobTrigger.CANCEL: JobState.CANCELLED,
+    },
+    JobState.VERIFYING: {
+        JobTrigger.VERIFIED: JobState.DONE,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
@@ -120,6 +150,7 @@ FRAME_TABLE: Mapping[FrameState, Mapping[FrameTrigger, FrameState]] = {
 BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
     BandState.WAITING: {
         BandTrigger.LEASE: BandState.RUNNING,
+        BandTrigger.GIVE_UP: BandState.VOID,
         BandTrigger.JOB_ENDED: BandState.VOID,
     },
     BandState.RUNNING: {
@@ -127,7 +158,12 @@ BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
         BandTrigger.ACCEPT: BandState.COVERED,
         BandTrigger.JOB_ENDED: BandState.VOID,
     },
-    BandState.COVERED: {BandTrigger.JOB_ENDED: BandState.VOID},
+    BandState.COVERED: {
+        BandTrigger.COMPARE: BandState.COMPARED,
+        BandTrigger.GIVE_UP: BandState.VOID,
+        BandTrigger.JOB_ENDED: BandState.VOID,
+    },
+    BandState.COMPARED: {BandTrigger.JOB_ENDED: BandState.VOID},
     BandState.VOID: {},
 }
 
@@ -154,7 +190,24 @@ ATTEMPT_TABLE: Mapping[AttemptState, Mapping[AttemptTrigger, AttemptState]] = {
     AttemptState.DROPPED: {},
 }
 
+PROBE_TABLE: Mapping[ProbeState, Mapping[ProbeTrigger, ProbeState]] = {
+    ProbeState.DUE: {
+        ProbeTrigger.ASK: ProbeState.ASKED,
+        # By one that was asked before and thought lost.
+        ProbeTrigger.TELL: ProbeState.TOLD,
+    },
+    ProbeState.ASKED: {
+        ProbeTrigger.TELL: ProbeState.TOLD,
+        ProbeTrigger.FAIL: ProbeState.DUE,
+        ProbeTrigger.GIVE_UP: ProbeState.GIVEN_UP,
+    },
+    ProbeState.GIVEN_UP: {ProbeTrigger.TELL: ProbeState.TOLD},
+    ProbeState.TOLD: {},
+}
+
 LIVE_ATTEMPT = frozenset(state for state, ways in ATTEMPT_TABLE.items() if ways)
+OPEN_BAND = frozenset({BandState.WAITING, BandState.RUNNING, BandState.COVERED})
+"""The states of a verify band that is not yet compared or given up."""
 OPEN_JOB = frozenset(state for state, ways in JOB_TABLE.items() if ways)
 
 S = TypeVar("S", bound=StrEnum)

@@ -8,11 +8,12 @@ twice a second, and at once when it has ended.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from clusterray.core.entities import Job
 from clusterray.core.farm import Farm
-from clusterray.core.model import JobId, NodeId
+from clusterray.core.fidelity import Fidelity, fidelity_of
+from clusterray.core.model import AttemptId, JobId, LightWord, NodeId
 from clusterray.head.views import FarmView, NodeCard, job_view, most_common, node_view
 from clusterray.wire.protocol import JobStatus, JobView, Message
 
@@ -33,6 +34,7 @@ class Bulletin:
         self._send = send
         self._cards: dict[NodeId, NodeCard] = {}
         self._created: dict[JobId, float] = {}
+        self._used: dict[AttemptId, frozenset[LightWord]] = {}
         self._followers: dict[JobId, set[tuple[int, int]]] = {}
         self._job_views: dict[JobId, JobView] = {}
         self._dirty: dict[JobId, None] = {}
@@ -50,8 +52,14 @@ class Bulletin:
         """A follower of the job would see something new."""
         self._dirty.setdefault(job)
 
-    def forget(self, job: JobId) -> None:
-        """The job is gone."""
+    def light_used(self, attempt: AttemptId, used: frozenset[LightWord]) -> None:
+        """Note what POV-Ray said of the light it used."""
+        self._used[attempt] = used
+
+    def forget(self, job: JobId, attempts: Iterable[AttemptId]) -> None:
+        """The job is gone, and its attempts."""
+        for attempt in attempts:
+            self._used.pop(attempt, None)
         for known in (self._created, self._job_views, self._dirty, self._published_at):
             known.pop(job, None)
         self.anything_changed()
@@ -85,8 +93,17 @@ class Bulletin:
 
     def view_of(self, job: Job) -> JobView:
         """Show one job as it stands now."""
-        created = self._created[job.id]
-        return job_view(job, self._farm, now=self._clock(), created=created)
+        return job_view(
+            job,
+            self._farm,
+            now=self._clock(),
+            created=self._created[job.id],
+            fidelity=self.fidelity_of(job),
+        )
+
+    def fidelity_of(self, job: Job) -> Fidelity:
+        """Judge how true a job's picture is, by what is known now."""
+        return fidelity_of(job, self._used)
 
     def next_due(self) -> float | None:
         """Give when ``publish`` has something to do, None if nothing changed."""

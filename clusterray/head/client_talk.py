@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from clusterray.core.errors import ClusterRayError, SceneFault
-from clusterray.core.model import JobRequest, SceneId
+from clusterray.core.model import Chance, JobRequest, SceneId
 from clusterray.head.conversation import Conversation, Introduction, Services
 from clusterray.head.grants import FileGrant
 from clusterray.head.letters import Asked, ClientOpened, Hold, NewJob, TokenRevoked
@@ -209,6 +209,8 @@ class ClientTalk(Conversation):
             # One band needs no light of others, so it is left to POV-Ray as it is.
             light=spec.light and submit.bands != 1,
             mix=submit.mix,
+            verify=submit.verify,
+            chance=tuple(Chance(each.feature, each.file, each.line) for each in submit.chance),
         )
         self._check_size(request)
         check_supported(spec.file_format, spec.width, spec.height)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from clusterray.core.events import Event, NodeJoined
-from clusterray.core.model import AttemptId, JobId, JobRequest, SceneId
+from clusterray.core.model import AttemptId, JobId, JobRequest, LightWord, SceneId
 from clusterray.head.uploads import Expected
 from clusterray.head.views import NodeCard
 from clusterray.povray.spec import RenderSpec
@@ -69,11 +69,15 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Where the time of an attempt went, and the radiosity samples it had to add."""
+    """Where the time of an attempt went, the radiosity samples it had to add, the light it used.
+
+    ``used`` None: it has not said yet.
+    """
 
     attempt: AttemptId
     seconds: PhaseSeconds
     gathers: int = 0
+    used: frozenset[LightWord] | None = None
 
 
 Question: TypeAlias = Follow | Fetch | Cancel | ListJobs | ListNodes | Forgive | Show

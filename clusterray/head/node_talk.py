@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from clusterray.core import events as ev
-from clusterray.core.model import AttemptId, NodeId, PovrayClass
+from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
 from clusterray.head.letters import NodeOpened, Spent
 from clusterray.head.uploads import Announced, Expected, UploadFault, arrived_whole, take_in
@@ -41,6 +41,7 @@ class NodeTalk(Conversation):
             msg.Done: self._done,
             msg.Failed: self._failed,
             msg.HandBack: self._handback,
+            msg.Probed: self._probed,
             msg.Draining: lambda _: self._post(ev.NodeDraining(number)),
             msg.Unfit: lambda said: self._post(ev.NodeUnfit(number, said.reason)),
         }
@@ -93,7 +94,7 @@ class NodeTalk(Conversation):
 
     def _done(self, message: msg.Done) -> None:
         attempt = AttemptId(message.attempt)
-        self._post(Spent(attempt, message.seconds, message.gathers))
+        self._post(Spent(attempt, message.seconds, message.gathers, frozenset(message.used)))
         expected, announced = self._expected.get(attempt), self._announced.get(attempt)
         if expected is None or announced is None:
             # Not one of this connection's: the farm answers DROP, or ACCEPTED once more.
@@ -144,6 +145,14 @@ class NodeTalk(Conversation):
     def _handback(self, message: msg.HandBack) -> None:
         self._forget(message.attempt)
         self._post(ev.AttemptHandedBack(self._number, AttemptId(message.attempt), message.reason))
+
+    def _probed(self, message: msg.Probed) -> None:
+        view = message.found
+        found = None
+        if view is not None:
+            differing = min(view.differing, view.pixels)
+            found = ProbeFound(view.pixels, differing, view.largest, view.levels)
+        self._post(ev.Probed(self._number, AttemptId(message.attempt), found, message.reason))
 
     def ended(self) -> None:
         """A tile that lies whole at the head counts though its node did not live to say so."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from clusterray.core.errors import LocalFault, NoHead
-from clusterray.core.events import FrameFailed, LightJoined, TileNotKept
+from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId
 from clusterray.head.connections import Connection
@@ -109,6 +109,7 @@ class Head:
             lambda *written: manager.post(PictureWritten(*written)),
             lambda *failed: manager.post(FrameFailed(*failed)),
             on_joined=lambda *joined: manager.post(LightJoined(*joined)),
+            on_compared=lambda *compared: manager.post(Compared(*compared)),
         )
         farm = Farm(
             random.SystemRandom(),

@@ -19,6 +19,9 @@ from pathlib import Path
 from clusterray.core.errors import LocalFault
 from clusterray.core.model import AttemptId, JobId
 
+FIDELITY_SUFFIX = ".fidelity.json"
+"""Behind the name of a picture, whose own end is another one: the two never meet."""
+
 _log = logging.getLogger("clusterray.head.state_folder")
 
 
@@ -102,6 +105,10 @@ class StateFolder:
     def result_of(self, job: JobId, name: str) -> Path:
         """Where the finished picture of a job goes; its writer makes the folder."""
         return self._results / job / name
+
+    def write_beside(self, picture: Path, text: str) -> None:
+        """Keep ``text`` as what is known of the finished picture; it goes with it."""
+        self._write(picture.with_name(f"{picture.name}{FIDELITY_SUFFIX}"), text)
 
     def discard_attempt(self, attempt: AttemptId) -> None:
         """Delete whatever was uploaded for an attempt."""

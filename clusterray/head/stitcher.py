@@ -1,7 +1,9 @@
 """The thread that turns accepted tiles into pictures, and what a light pass found into its light.
 
+It also compares tiles of bands that were rendered twice.
+
 The thread ``stitcher`` alone owns the FrameWriters; the public methods leave a note in its inbox
-and may be called from any thread. Outcomes go to the two callbacks given at construction, which run
+and may be called from any thread. Outcomes go to the callbacks given at construction, which run
 on the stitcher's thread and must not block. Must not know of attempts or nodes: what comes here has
 been accepted.
 """
@@ -19,7 +21,9 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from clusterray.core.errors import ClusterRayError, LocalFault
-from clusterray.core.model import FileFormat, JobId, Light, Rect
+from clusterray.core.model import BandId, FileFormat, JobId, Light, Rect
+from clusterray.core.verify import Comparison
+from clusterray.images.compare import compare_tiles
 from clusterray.images.stitch import FrameWriter
 from clusterray.images.tile import TileFault
 from clusterray.povray.light_file import LightFault, join_light
@@ -28,6 +32,8 @@ OnFinished: TypeAlias = Callable[[JobId, int, Path, int, str], None]
 """(job, frame, path, size in bytes, sha256 hex), called on the stitcher's thread."""
 OnJoined: TypeAlias = Callable[[JobId, int, Light | None], None]
 """(job, frame, its light; None if none was found), called on the stitcher's thread."""
+OnCompared: TypeAlias = Callable[[JobId, int, BandId, Comparison | None, str], None]
+"""(job, frame, verify band, what was found; None: nothing, and why), on the stitcher's thread."""
 OnFailed: TypeAlias = Callable[[JobId, int, str], None]
 """(job, frame, reason in words), called on the stitcher's thread."""
 
@@ -71,6 +77,23 @@ class _Add:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """Two tiles of the pixels ``rect`` to be compared for the verify band ``band``."""
+
+    band: BandId
+    tiles: tuple[Path, Path]
+    rect: Rect
+    kind: FileFormat
+
+
+@dataclass(frozen=True, slots=True)
+class _Compare:
+    job: JobId
+    frame: int
+    pair: Pair
+
+
+@dataclass(frozen=True, slots=True)
 class _Finish:
     job: JobId
     frame: int
@@ -86,7 +109,7 @@ class _Stop:
 
 
 _FrameNote: TypeAlias = _Begin | _Join | _Add | _Finish
-_Note: TypeAlias = _FrameNote | _Abandon | _Stop
+_Note: TypeAlias = _FrameNote | _Compare | _Abandon | _Stop
 
 
 @dataclass(slots=True)
@@ -119,11 +142,13 @@ class Stitcher:
         on_failed: OnFailed,
         *,
         on_joined: OnJoined = lambda _job, _frame, _light: None,
+        on_compared: OnCompared = lambda _job, _frame, _band, _found, _reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_finished = on_finished
         self._on_failed = on_failed
         self._on_joined = on_joined
+        self._on_compared = on_compared
         self._clock = clock
         self._inbox: queue.Queue[_Note] = queue.Queue()
         self._hurry = threading.Event()
@@ -150,6 +175,10 @@ class Stitcher:
     def add(self, job: JobId, frame: int, path: Path, rect: Rect) -> None:
         """Put the accepted tile ``path`` into its frame."""
         self._inbox.put(_Add(job, frame, path, rect))
+
+    def compare(self, job: JobId, frame: int, pair: Pair) -> None:
+        """Compare two tiles of a frame, written already or not; it ends in ``on_compared``."""
+        self._inbox.put(_Compare(job, frame, pair))
 
     def finish(self, job: JobId, frame: int) -> None:
         """Write the picture, which all tiles added so far cover."""
@@ -195,9 +224,12 @@ class Stitcher:
         except queue.Empty:
             return None
 
-    def _handle(self, note: _FrameNote | _Abandon) -> None:
+    def _handle(self, note: _FrameNote | _Compare | _Abandon) -> None:
         if isinstance(note, _Abandon):
             self._forget_job(note.job)
+            return
+        if isinstance(note, _Compare):
+            self._compare(note)
             return
         try:
             self._handle_frame(note)
@@ -231,6 +263,20 @@ class Stitcher:
             self._mark_due(note.job, note.frame)
             return
         self._finish(note, frame)
+
+    def _compare(self, note: _Compare) -> None:
+        found, reason = None, ""
+        pair = note.pair
+        try:
+            found = compare_tiles(*pair.tiles, pair.rect, pair.kind)
+        except TileFault as fault:
+            reason = f"a tile cannot be compared: {fault}"
+        except MemoryError:
+            reason = "the head has too little memory to compare two tiles of this size"
+        except Exception as error:  # noqa: BLE001 - a comparison must not cost a picture
+            _log.exception("band %s of job %s could not be compared", pair.band, note.job)
+            reason = f"the head could not compare the tiles: {error!r}; please report it"
+        self._on_compared(note.job, note.frame, pair.band, found, reason)
 
     def _finish(self, note: _Finish, frame: _Frame) -> None:
         frame.target.parent.mkdir(mode=0o700, exist_ok=True)

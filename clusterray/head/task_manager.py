@@ -24,6 +24,7 @@ from clusterray.core.entities import Job
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId, Light, Rect, SceneId, Stage
 from clusterray.head.bulletin import Bulletin
+from clusterray.head.fidelity_file import fidelity_file
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.grants import FileGrant
 from clusterray.head.letters import (
@@ -42,9 +43,17 @@ from clusterray.head.letters import (
 )
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
-from clusterray.head.stitcher import Stitcher
+from clusterray.head.stitcher import Pair, Stitcher
 from clusterray.head.uploads import Expected, ExpectedLight
-from clusterray.head.views import FarmView, band_views, light_view, settings_view
+from clusterray.head.verdicts import check_views, verdict_lines
+from clusterray.head.views import (
+    FarmView,
+    band_views,
+    chance_view,
+    light_view,
+    probe_view,
+    settings_view,
+)
 from clusterray.images.formats import is_whole_picture, pixel_bytes
 from clusterray.povray.light_file import light_limit
 from clusterray.povray.spec import RenderSpec
@@ -129,10 +138,13 @@ class TaskManager:
             act.BeginFrame: self._begin_frame,
             act.JoinLight: self._join_light,
             act.AddTile: self._add_tile,
+            act.CompareTiles: self._compare_tiles,
             act.FinishFrame: lambda a: stitcher.finish(a.job, a.frame),
+            act.JobDone: self._job_done,
             act.AbandonJob: self._abandon_job,
             act.ForgetJob: self._forget_job,
             act.JobChanged: lambda a: self._bulletin.job_changed(a.job),
+            act.NoteFidelity: lambda a: self._note_fidelity(self._farm.jobs[a.job]),
             act.AnswerSubmit: self._answer_submit,
             act.RefuseSubmit: self._refuse_submit,
         }
@@ -241,8 +253,10 @@ class TaskManager:
             spec=dict(action.request.spec),
             read=read,
             write=write,
-            stage=action.stage,
+            # A node is not told that a band is compared, so that it renders it as any other.
+            stage="light" if action.stage == "light" else "final",
             light=self._grant_light(action, action.light) if action.light else None,
+            probe=action.probe,
         )
         node = self._farm.attempts[action.attempt].node_name
         rect = action.rect
@@ -306,6 +320,22 @@ class TaskManager:
         tile = self._folder.tile_of(action.attempt)
         self._stitcher.add(action.job, action.frame, tile, action.rect)
 
+    def _compare_tiles(self, action: act.CompareTiles) -> None:
+        tiles = self._folder.tile_of(action.first), self._folder.tile_of(action.second)
+        kind = self._specs[action.job].file_format
+        self._stitcher.compare(
+            action.job, action.frame, Pair(action.band, tiles, action.rect, kind)
+        )
+
+    def _job_done(self, action: act.JobDone) -> None:
+        job = self._farm.jobs[action.job]
+        self._discard_tiles(job)
+        self._evict_scenes()
+        _log.info("job %s is %s: %s", job.id, job.state, self._results[job.id].path)
+        for line in verdict_lines(job):
+            _log.info("job %s: %s", job.id, line)
+        self._note_fidelity(job)
+
     def _abandon_job(self, action: act.AbandonJob) -> None:
         self._stitcher.abandon(action.job)
         self._discard_tiles(self._farm.jobs[action.job])
@@ -318,7 +348,21 @@ class TaskManager:
         for attempt in action.attempts:
             self._seconds.pop(attempt, None)
             self._gathers.pop(attempt, None)
-        self._bulletin.forget(action.job)
+        self._bulletin.forget(action.job, action.attempts)
+
+    def _note_fidelity(self, job: Job) -> None:
+        """Write beside a picture, once it is written, how true it is by what is known now."""
+        result = self._results.get(job.id)
+        if result is None or not result.path.is_file():
+            return
+        fidelity = self._bulletin.fidelity_of(job)
+        _log.info("%s of %s: %s: %s", result.path.name, job.id, fidelity.kind, fidelity.reason)
+        try:
+            self._folder.write_beside(
+                result.path, fidelity_file(job, fidelity, result.sha256, self._gathers)
+            )
+        except OSError as error:
+            _log.warning("what is known of %s cannot be kept: %s", result.path, error.strerror)
 
     def _discard_tiles(self, job: Job) -> None:
         for frame in job.frames:
@@ -370,6 +414,8 @@ class TaskManager:
     def _spent(self, letter: Spent) -> None:
         self._seconds[letter.attempt] = letter.seconds
         self._gathers[letter.attempt] = letter.gathers
+        if letter.used is not None:
+            self._bulletin.light_used(letter.attempt, letter.used)
 
     def _hold(self, letter: Hold) -> None:
         self._held.setdefault(letter.conn, set()).add(letter.scene)
@@ -398,11 +444,10 @@ class TaskManager:
     def _picture_written(self, letter: PictureWritten) -> None:
         self._results[letter.job] = StoredResult(letter.path, letter.size, letter.sha256)
         self._happen(ev.FrameStitched(letter.job, letter.frame))
-        job = self._farm.jobs[letter.job]
-        if not job.open:
-            self._discard_tiles(job)
-            self._evict_scenes()
-            _log.info("job %s is %s: %s", job.id, job.state, letter.path)
+        job = self._farm.jobs.get(letter.job)
+        if job is not None and job.open:
+            # Its bands are still being rendered again; but the picture can be fetched.
+            self._note_fidelity(job)
 
     def _token_revoked(self, letter: TokenRevoked) -> None:
         for conn, token in self._tokens.items():
@@ -472,4 +517,7 @@ class TaskManager:
             band_views(job.frames, self._seconds),
             job.request.note,
             light_view(job, self._gathers),
+            check_views(job),
+            chance_view(job),
+            probe_view(job),
         )

@@ -13,23 +13,29 @@ from clusterray.core.blame import kept_off_words
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node
 from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFault
 from clusterray.core.farm import Farm
+from clusterray.core.fidelity import Fidelity
 from clusterray.core.likeness import difference, difference_in_words
-from clusterray.core.model import PovrayClass
+from clusterray.core.model import PovrayClass, Stage
 from clusterray.core.policy import class_threads
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
+from clusterray.head.verdicts import verified_view
 from clusterray.head.waiting import why_waiting
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     AttemptView,
     BandView,
+    Chance,
     JobView,
     NodeInfo,
     NodeView,
     Phase,
     PhaseSeconds,
+    ProbeView,
     Setting,
 )
 
+STAGES: tuple[Stage, ...] = ("light", "final", "verify")
+"""In the order of time."""
 MAX_BANDS_SHOWN = 500
 MAX_ATTEMPTS_SHOWN = 64
 MAX_TEXT = 8000
@@ -54,10 +60,11 @@ class NodeCard:
     info: NodeInfo
 
 
-def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
+def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fidelity) -> JobView:
     """Show one job; ``now`` is the farm's clock, ``created`` wall time of its submission."""
     bands = [band for frame in job.frames for band in frame.bands.values()]
-    live = [attempt for band in bands for attempt in band.live_attempts]
+    counting = (band for frame in job.frames for band in frame.counting_bands)
+    live = [attempt for band in counting for attempt in band.live_attempts]
     total = sum(frame.area.area for frame in job.frames)
     done = _pixels_done(job, live)
     ended = job.ended_at if job.ended_at is not None else now
@@ -82,7 +89,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
         pixels_done=done,
         pixels_total=total,
         pixels_per_s=speed,
-        eta_s=(total - done) / speed if job.open and speed > 0 else None,
+        eta_s=_seconds_left(job, total - done, speed),
         bands_done=_count(bands, BandState.COVERED),
         bands_running=_count(bands, BandState.RUNNING),
         bands_waiting=_count(bands, BandState.WAITING),
@@ -95,9 +102,19 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float) -> JobView:
         error_text=problem.text[-MAX_LONG_TEXT:] if problem else "",
         mix=request.mix,
         mixed=_mixed(job)[:MAX_TEXT],
+        verify=request.verify,
+        verified=verified_view(job),
+        fidelity=fidelity.kind,
+        fidelity_reason=fidelity.reason[:MAX_TEXT],
         wasted_pixels=job.wasted_pixels,
         dropped_results=job.dropped_results,
     )
+
+
+def _seconds_left(job: Job, pixels: int, speed: float) -> float | None:
+    # When the picture is there, its speed says nothing of how long verifying takes.
+    known = job.open and job.state is not JobState.VERIFYING and speed > 0
+    return pixels / speed if known else None
 
 
 def _pixels_done(job: Job, live: Iterable[Attempt]) -> int:
@@ -204,7 +221,7 @@ def _node_job(node: Node) -> str:
 def band_views(frames: Iterable[Frame], seconds: dict[str, PhaseSeconds]) -> list[BandView]:
     """Show the first bands of a job from top to bottom, with their attempts."""
     bands = [band for frame in frames for band in frame.all_bands]
-    bands.sort(key=lambda band: (band.frame.index, band.stage != "light", *band.rect.as_tuple()))
+    bands.sort(key=lambda band: (band.frame.index, STAGES.index(band.stage), *band.rect.as_tuple()))
     return [
         BandView(
             id=band.id,
@@ -249,6 +266,20 @@ def light_view(job: Job, gathers: Mapping[str, int]) -> str:
         f"{sum(found)} radiosity samples from {pieces} bands, shared by all; "
         f"{added} more were gathered where none fitted, where pixels may depend on the cut"
     )
+
+
+def chance_view(job: Job) -> list[Chance]:
+    """Show what the submitter found in the scene's text."""
+    return [Chance(each.feature, each.file, each.line) for each in job.request.chance]
+
+
+def probe_view(job: Job) -> ProbeView | None:
+    """Show what a node found, of the frame where most pixels differ; None if none did."""
+    found = [frame.probe.found for frame in job.frames if frame.probe and frame.probe.found]
+    if not found:
+        return None
+    worst = max(found, key=lambda each: each.differing)
+    return ProbeView(worst.pixels, worst.differing, worst.largest, worst.levels)
 
 
 def settings_view(spec: RenderSpec) -> list[Setting]:

@@ -9,7 +9,12 @@ whichever thread calls it; keeps nothing.
 from __future__ import annotations
 
 import importlib.util
+import math
+import struct
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,6 +122,24 @@ def write_exr(path: Path, size: tuple[int, int], strips: Strips, mark: str, *, a
         row += len(pixels)
     if not target.close():
         raise OSError(0, target.geterror())
+
+
+def channel_values(rows: bytes, *, alpha: bool) -> list[Sequence[float]]:
+    """Turn rows into numbers, a sequence for each channel.
+
+    So that differences stay numbers, an infinity counts as the first power of two beyond a half
+    float, and what is no number as the second.
+    """
+    table, halves = _half_values(), array("H", rows)
+    count = len(_names(alpha=alpha))
+    return [[table[half] for half in halves[channel::count]] for channel in range(count)]
+
+
+@cache
+def _half_values() -> list[float]:
+    found = struct.unpack("=65536e", array("H", range(1 << 16)).tobytes())
+    beyond = [math.copysign(65_536.0, value) if math.isinf(value) else value for value in found]
+    return [131_072.0 if math.isnan(value) else value for value in beyond]
 
 
 def as_seen(rows: bytes, width: int, *, alpha: bool) -> Image.Image:

@@ -7,6 +7,9 @@ in whichever thread calls it; keeps nothing. Knows nothing of bands or attempts.
 
 from __future__ import annotations
 
+import sys
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -171,6 +174,50 @@ def _write(
             case _:
                 pixels = _png_pixels(kind)
                 png.write_png(file, size, pixels, colour, strips, text=text, level=level)
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def channel_names(kind: FileFormat) -> tuple[str, ...]:
+    """Give the names of a pixel's values, in the order in which they lie in a row."""
+    kind = kind.tile
+    names: tuple[str, ...] = ("red", "green", "blue")
+    if kind.letter in "TB":
+        names = names[::-1]
+    elif kind.grey and kind.letter in "NP":
+        names = ("grey",)
+    return (*names, "alpha") if kind.alpha and kind.letter not in "PH" else names
+
+
+def white(kind: FileFormat) -> float:
+    """Give the value that is white: the highest of whole numbers, 1 in files of light."""
+    kind = kind.tile
+    match kind.letter:
+        case "E" | "H":
+            return 1
+        case "P":
+            return (1 << kind.bits) - 1
+        case "N":
+            return (1 << _png_pixels(kind).depth) - 1
+    return 255
+
+
+def channel_values(rows: bytes, kind: FileFormat) -> list[Sequence[float]]:
+    """Turn rows into numbers, a sequence of all pixels for each of ``channel_names``."""
+    if kind.letter == "H":
+        return hdr.channel_values(rows)
+    if kind.letter == "E":
+        return exr.channel_values(rows, alpha=kind.alpha)
+    count = len(channel_names(kind))
+    values: Sequence[int] = rows
+    if pixel_bytes(kind) > count:
+        # Two bytes a value, in PNG and PPM alike the upper one first.
+        wide = array("H", rows)
+        if sys.byteorder == "little":
+            wide.byteswap()
+        values = wide
+    return [values[channel::count] for channel in range(count)]
 
 
 # ---------------------------------------------------------------- seeing

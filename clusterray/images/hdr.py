@@ -9,7 +9,9 @@ value is ever decoded to a number and back. Runs in whichever thread calls it; k
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -27,6 +29,8 @@ _FORMAT: Final = b"FORMAT=32-bit_rle_rgbe"
 _PACKED_WIDTHS: Final = range(8, 0x8000)
 _RUN: Final = re.compile(rb"(.)\1{3,126}", re.DOTALL)
 _PIECE: Final = 128
+_UNITS: Final = (0.0, *(2.0 ** (exponent - 136) for exponent in range(1, 256)))
+"""What a mantissa counts in, by its exponent; without one it is black."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,12 @@ def _pieces(values: bytes) -> list[bytes]:
     starts = range(0, len(values), _PIECE)
     cut = [values[at : at + _PIECE] for at in starts]
     return [bytes((len(piece),)) + piece for piece in cut]
+
+
+def channel_values(rows: bytes) -> list[Sequence[float]]:
+    """Turn flat rows into the light of red, green and blue."""
+    units = [_UNITS[exponent] for exponent in rows[3::PIXEL_BYTES]]
+    return [list(map(mul, rows[channel::PIXEL_BYTES], units)) for channel in range(3)]
 
 
 def as_seen(rows: bytes, width: int) -> Image.Image:

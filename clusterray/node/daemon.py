@@ -1,7 +1,7 @@
 """The node daemon: puts its parts together, keeps a connection to the head, and ends in order.
 
-``run_node`` is the "main" thread; "render" and "upload" are node.worker's, "dial" lives while a
-connection is made. The command has parsed the settings and set up logging and signals.
+``run_node`` is the "main" thread; "render", "upload" and "probe" are node.worker's, "dial" lives
+while a connection is made. The command has parsed the settings and set up logging and signals.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ class _Node:
         self._backoff = Backoff(RECONNECT_FIRST_S, RECONNECT_MOST_S, rng)
         self._said = ""
         attempts, scenes = settings.work / "attempts", settings.work / "scenes"
+        probes = settings.work / "probes"
         self._cache = SceneCache(scenes, settings.scene_cache_bytes)
         light = LightCache(settings.work / "light")
         self._salvage = Salvage(settings.work / "blocks", _blocks_of(identity.povray))
@@ -112,6 +113,7 @@ class _Node:
                 log.info("kept the finished blocks of %d killed renders", kept)
             if leftovers := empty_folder(attempts):
                 log.info("removed %d unfinished attempts of an earlier run", leftovers)
+            empty_folder(probes)
             self._cache.open()
             light.open()
         except OSError as error:
@@ -128,6 +130,7 @@ class _Node:
             holdings=self._holdings,
             watch=watch,
             fitness=self._fitness,
+            probes=probes,
         )
         self._worker.look()
         self._drain = Drain(stop, self._holdings, settings.drain_s)

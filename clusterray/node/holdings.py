@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 
 from clusterray.core.errors import SceneFault
-from clusterray.core.model import Rect
+from clusterray.core.model import LightWord, Rect
 from clusterray.node.backoff import Backoff
 from clusterray.node.folders import AttemptFolder
 from clusterray.povray.spec import RenderSpec
@@ -106,7 +106,7 @@ class Seconds:
 class Held:
     """One attempt on this node.
 
-    The first block never changes; ``seconds``, ``gathers`` and ``tile_*`` belong to the thread at
+    The first block never changes; the last one, from ``tile_bytes`` on, belongs to the thread at
     work; all else is guarded by the lock of Holdings. ``gone``: it counts no more, and a
     thread that is at work on it removes its folder when it lets go. ``leased_in`` is the number of
     the connection whose LEASE or KEEP vouches for it, None once its write grant was refused;
@@ -136,6 +136,8 @@ class Held:
     tile_sha256: str = ""
     seconds: Seconds = field(default_factory=Seconds)
     gathers: int = 0
+    used: tuple[LightWord, ...] = ()
+    probe_begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,13 @@ class Holdings:
         self._stopped = False
         self._broken = False
         self._povray_changed = False
+        self._end_probe: Callable[[str], None] = lambda _attempt: None
+
+    # ------------------------------------------------------------ called before any thread starts
+
+    def when_unwanted(self, end_probe: Callable[[str], None]) -> None:
+        """Have ``end_probe`` called for each attempt that came to nothing, and each one dropped."""
+        self._end_probe = end_probe
 
     # ------------------------------------------------------------ called by the main thread
 
@@ -288,12 +297,14 @@ class Holdings:
         if (held := self._find(attempt)) is not None:
             log.info("%s: dropped: %s", held.words, reason)
             self._forget(held)
+        else:
+            self._end_probe(attempt)
 
     def accepted(self, attempt: str) -> None:
         """The tile is safe at the head."""
         if (held := self._find(attempt)) is not None:
             log.debug("%s: accepted", held.words)
-            self._forget(held)
+            self._forget(held, probe_goes_on=True)
 
     def drain(self) -> None:
         """Take nothing more, hand back what has not begun, go on with the rest."""
@@ -333,14 +344,29 @@ class Holdings:
         # Outside the lock: the link has a lock of its own.
         return connection is not None and connection.report(message)
 
+    def tell_in_time(self, message: Message) -> None:
+        """Report to the head as soon as a connection stands; not at all if the node stops first."""
+        connection: Connection | None = None
+        while (connection := self._other_than(connection)) is not None:
+            if connection.report(message):
+                return
+
+    def _other_than(self, dead: Connection | None) -> Connection | None:
+        """Wait for a connection that is not the dead one; None if the node stops."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._connection not in (None, dead))
+            return None if self._stopped else self._connection
+
     def hand_back(self, held: Held, reason: str) -> None:
         """Give an attempt back unfinished; nobody is at fault."""
         log.info("%s: handed back: %s", held.words, reason)
         self.tell(HandBack(held.attempt, reason))
         self._forget(held)
 
-    def _forget(self, held: Held, *, at_once: bool = False) -> None:
+    def _forget(self, held: Held, *, at_once: bool = False, probe_goes_on: bool = False) -> None:
         """Drop an attempt; its folder goes now, or when the thread at work lets go of it."""
+        if not probe_goes_on:
+            self._end_probe(held.attempt)
         with self._changed:
             held.gone = True
             self._held.pop(held.attempt, None)
@@ -486,7 +512,7 @@ class Holdings:
             if self._connection is not connection:
                 return
             held.stage = Stage.STORED
-        connection.report(Done(held.attempt, held.seconds.report(), held.gathers))
+        connection.report(Done(held.attempt, held.seconds.report(), held.gathers, list(held.used)))
 
     def refused(self, held: Held, grant: Grant) -> None:
         """The head refuses a write grant: its lease is dead, a DROP or a KEEP will follow."""

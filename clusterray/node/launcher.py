@@ -1,7 +1,7 @@
 """The exec launcher: ties POV-Ray's life to the node's, lowers what it may do, and becomes it.
 
-Run as ``python -I -S launcher.py PARENT_PID PROGRAM ARGUMENT...`` by node.renderer, in a session
-of its own, with POV-Ray's folder and environment already set; standard library only, because it
+Run as ``python -I -S launcher.py [--yield] PARENT_PID PROGRAM ARGUMENT...`` by node.renderer, in a
+session of its own, with POV-Ray's folder and environment set; standard library only, because it
 starts once per attempt and nothing of ours is importable under ``-I -S``. It exists because such
 calls are not safe between fork and exec of a process with threads (``preexec_fn``).
 
@@ -19,6 +19,10 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
+YIELD = "--yield"
+NICENESS = 10
+"""Gets about a tenth of a core where the bands' threads want all of them."""
+MOST_DISPENSABLE = 1000
 EXIT_NOT_STARTED = 127
 """What the shell gives for a program that cannot be executed; POV-Ray itself ends with 0, 1, 2."""
 
@@ -51,6 +55,21 @@ def confine() -> None:
         _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
+def yield_to_others() -> None:
+    """Have the bands' POV-Ray go first: in computing, and in staying when memory runs out.
+
+    Where sessions are scheduled as groups (autogroup), a process's own niceness counts only within
+    its session, so that the group is made nice too. A kernel without such a file does without.
+    """
+    os.nice(NICENESS)
+    for file, value in (("autogroup", NICENESS), ("oom_score_adj", MOST_DISPENSABLE)):
+        try:
+            with open(f"/proc/self/{file}", "w", encoding="ascii") as setting:  # noqa: PTH123
+                setting.write(str(value))
+        except OSError:
+            pass
+
+
 def reset_signals() -> None:
     """Give the signals that end POV-Ray their usual effect, and unblock them all."""
     for name in _RESET_SIGNALS:
@@ -59,13 +78,16 @@ def reset_signals() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Become ``arguments[1:]``; comes back, with 127, only if that is impossible."""
-    parent, program = int(arguments[0]), arguments[1]
+    """Become the program; comes back, with 127, only if that is impossible."""
+    yields = arguments[0] == YIELD
+    parent, program, *_ = words = arguments[1:] if yields else arguments
     try:
-        die_with_parent(parent)
+        die_with_parent(int(parent))
         confine()
+        if yields:
+            yield_to_others()
         reset_signals()
-        os.execv(program, arguments[1:])
+        os.execv(program, words[1:])
     except OSError as error:
         sys.stderr.write(f"{program} could not be started: {error.strerror or error}\n")
     return EXIT_NOT_STARTED

@@ -11,6 +11,8 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 """Inside a container this is the container's own group (cgroup v2)."""
+MEMINFO = Path("/proc/meminfo")
+_IDLE = "inactive_file"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -35,6 +37,22 @@ def memory_bytes(cgroup: Path = CGROUP) -> int:
     return physical
 
 
+def memory_left(cgroup: Path = CGROUP) -> int:
+    """Give the bytes of memory that this process could take now before something must give way.
+
+    Files that the kernel keeps in memory only to be quick count as free.
+    """
+    left = memory_bytes(cgroup)
+    for words in _lines(MEMINFO):
+        if words[:1] == ["MemAvailable:"]:
+            left = min(left, int(words[1]) * 1024)
+    limit, used = _words(cgroup / "memory.max"), _words(cgroup / "memory.current")
+    if limit and limit[0].isdigit() and used:
+        idle = [int(words[1]) for words in _lines(cgroup / "memory.stat") if words[0] == _IDLE]
+        left = min(left, int(limit[0]) - int(used[0]) + sum(idle))
+    return max(0, left)
+
+
 def boot_id() -> str:
     """Name the boot this machine is in: what was not flushed to the disk before may be zeros."""
     try:
@@ -52,7 +70,13 @@ def _quota_cores(cgroup: Path) -> int | None:
 
 
 def _words(file: Path) -> list[str]:
+    return [word for words in _lines(file) for word in words]
+
+
+def _lines(file: Path) -> list[list[str]]:
+    """Give the words of each line that has any; none of a file that is not there."""
     try:
-        return file.read_text(encoding="ascii").split()
+        text = file.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return []
+    return [words for words in map(str.split, text.splitlines()) if words]

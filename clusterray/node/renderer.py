@@ -22,7 +22,7 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import IO, Literal
 
-from clusterray.core.model import Rect
+from clusterray.core.model import LightWord, Rect
 from clusterray.node import launcher
 from clusterray.node.folders import AttemptFolder
 from clusterray.povray.command import (
@@ -88,12 +88,14 @@ class RenderFailed(Exception):
 class RenderTimes:
     """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process.
 
-    ``gathers`` counts the radiosity samples that POV-Ray added in its final pass.
+    ``gathers`` counts the radiosity samples that POV-Ray added in its final pass, ``used`` is the
+    light that its statistics say it used.
     """
 
     parse_s: float
     render_s: float
     gathers: int = 0
+    used: tuple[LightWord, ...] = ()
 
 
 class _Cancel(IntEnum):
@@ -163,6 +165,11 @@ class Render:
         """Count what POV-Ray has said besides pixels since it parsed: for ``on_progress``."""
         return self._parser.moves
 
+    @property
+    def parse_cpu_s(self) -> float:
+        """CPU seconds that parsing took, as far as POV-Ray has said: for ``on_progress``."""
+        return self._parser.parse_cpu_s
+
     def above(self, row: int) -> Render:
         """Give the render of the rows above ``row`` alone, which goes on from this one's blocks.
 
@@ -223,7 +230,7 @@ class Render:
         self._check(status)
         parse_s = self._parser.parse_s
         spent_s = max(0.0, time.monotonic() - began_at - parse_s)
-        return RenderTimes(parse_s, spent_s, self._parser.gathers)
+        return RenderTimes(parse_s, spent_s, self._parser.gathers, self._parser.used)
 
     def _name_blocks(self) -> None:
         """Have the blocks that POV-Ray finishes kept."""
@@ -256,7 +263,11 @@ class Render:
 
     def _launcher_argv(self) -> list[str]:
         script = str(Path(launcher.__file__).resolve())
-        return [sys.executable, "-I", "-S", script, str(os.getpid())]
+        return [sys.executable, "-I", "-S", script, *self._launcher_words(), str(os.getpid())]
+
+    def _launcher_words(self) -> list[str]:
+        """Give what the launcher is to do besides."""
+        return []
 
     def _povray_argv(self) -> list[str]:
         return render_argv(

@@ -1,8 +1,9 @@
-"""The two threads that turn leases into tiles at the head.
+"""The threads that turn leases into tiles at the head.
 
 The "render" thread takes one attempt after the other: scene, POV-Ray, crop, hash. The "upload"
-thread stores finished tiles by FTP, so that the next attempt renders meanwhile. What they work on
-and what they report goes through node.holdings. They know nothing of the control connection.
+thread stores finished tiles by FTP, so that the next attempt renders meanwhile; "probe" is
+node.probe's. What they work on and what they report goes through node.holdings. They know nothing
+of the control connection.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ from clusterray.node.canary import PovrayWatch
 from clusterray.node.fitness import LOOK_S, Fitness
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.light_cache import LightCache, LightDamaged
+from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, ProbeStart, Task
 from clusterray.node.renderer import LightRender, Render, RenderCancelled, RenderFailed
 from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
 from clusterray.povray.command import add_light_footer
-from clusterray.wire.protocol import Failed, Grant, LightRef, Phase
+from clusterray.wire.protocol import Failed, Grant, LightRef, Phase, Probed
 from clusterray.wire.staging import FtpSession, GrantRefused, StagingFault
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ _FILE_CHARACTERS = 4096
 
 
 class Worker:
-    """Starts and ends the "render" and the "upload" thread."""
+    """Starts and ends the threads "render", "upload" and "probe"."""
 
     def __init__(
         self,
@@ -56,12 +58,18 @@ class Worker:
         holdings: Holdings,
         watch: PovrayWatch,
         fitness: Fitness,
+        probes: Path,
     ) -> None:
         self._holdings = holdings
-        self._render = RenderLoop(povray, threads, cache, light, salvage, holdings, watch, fitness)
+        self._prober = Prober(povray, probes, holdings.tell_in_time)
+        holdings.when_unwanted(self._prober.drop)
+        self._render = RenderLoop(
+            povray, threads, cache, light, salvage, holdings, watch, fitness, self._prober
+        )
         self._loops = (
             ("render", self._render.run),
             ("upload", UploadLoop(holdings).run),
+            ("probe", self._prober.run),
         )
         self._threads: list[threading.Thread] = []
 
@@ -70,15 +78,16 @@ class Worker:
         self._render.look()
 
     def start(self) -> None:
-        """Start both threads. POV-Ray dies with "render", so that one lives until the end."""
+        """Start the threads. POV-Ray dies with the one that started it: they live to the end."""
         for name, run in self._loops:
             thread = threading.Thread(target=self._live, args=(run,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Break off what is at work, forget every attempt and end both threads."""
+        """Break off what is at work, forget every attempt and end the threads."""
         self._holdings.stop()
+        self._prober.stop()
         for thread in self._threads:
             thread.join(JOIN_S)
             if thread.is_alive():
@@ -104,6 +113,7 @@ class RenderLoop:
         holdings: Holdings,
         watch: PovrayWatch,
         fitness: Fitness,
+        prober: Prober,
     ) -> None:
         self._fitness = fitness
         self._povray = povray
@@ -113,11 +123,14 @@ class RenderLoop:
         self._salvage = salvage
         self._holdings = holdings
         self._watch = watch
+        self._prober = prober
 
     def run(self) -> None:
         """Work until the node stops."""
         while not self._holdings.stopped:
             held = self._holdings.next_to_render(self._patience_s())
+            for scene in self._prober.spent():
+                self._cache.release(scene)
             if held is None:
                 self._salvage.trim()
                 if not self._fitness.fit:
@@ -189,6 +202,8 @@ class RenderLoop:
             self._render(held, scene)
         finally:
             self._cache.release(held.lease.scene.id)
+        if held.lease.probe and not held.probe_begun:
+            self._holdings.tell(Probed(held.attempt, None, TOO_SHORT))
         rendered_at = clock()
         if held.lease.stage == "light":
             held.folder.samples.rename(held.folder.tile)
@@ -256,15 +271,24 @@ class RenderLoop:
 
     def _run_povray(self, held: Held, kept_pixels: int) -> None:
         kind = LightRender if held.lease.stage == "light" else Render
+        start = ProbeStart(self._threads)
+
+        def look(phase: Phase, done: int, total: int) -> None:
+            self._holdings.progress(held, phase, done, total, render.moves)
+            if (
+                held.lease.probe
+                and not held.probe_begun
+                and start.is_due(phase, render.parse_cpu_s)
+            ):
+                self._begin_probe(held)
+
         render = kind(
             povray=self._povray,
             threads=self._threads,
             spec=held.spec,
             rect=held.rect,
             folder=held.folder,
-            on_progress=lambda phase, done, total: self._holdings.progress(
-                held, phase, done, total, render.moves
-            ),
+            on_progress=look,
             kept_pixels=kept_pixels,
             lit=held.lease.light is not None,
         )
@@ -272,7 +296,20 @@ class RenderLoop:
             times = render.run()
         held.seconds.parse = times.parse_s
         held.seconds.render += times.render_s
-        held.gathers = times.gathers
+        held.gathers, held.used = times.gathers, times.used
+
+    def _begin_probe(self, held: Held) -> None:
+        """Have the frame probed from now on, its scene held; the band goes on meanwhile."""
+        held.probe_begun = True
+        if self._prober.full:
+            self._holdings.tell(Probed(held.attempt, None, TOO_MANY))
+            return
+        try:
+            scene = self._cache.acquire(held.lease.scene, lambda tar: self._download(held, tar))
+        except OSError as error:
+            self._holdings.tell(Probed(held.attempt, None, f"its scene is not at hand: {error}"))
+            return
+        self._prober.add(Task(held.attempt, held.words, held.spec, held.lease.scene.id, scene))
 
     def _download(self, held: Held, tar: Path) -> None:
         """Store the scene's tar in ``tar``; raises as ``_fetch`` does."""

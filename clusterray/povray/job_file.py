@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 
 from clusterray.core.errors import SceneFault
-from clusterray.core.model import Mix
+from clusterray.core.model import MAX_BANDS, Mix, VerifyBands
 from clusterray.povray.ini import Origin, decode
 from clusterray.povray.option_table import has_control_characters, nearest
 from clusterray.povray.options import Options, picture_stem
@@ -24,7 +24,6 @@ JOB_FILE = "job.yaml"
 PARAMS_FILE = "params.cfg"
 MAX_JOB_FILE_BYTES = 1 << 20
 MAX_TITLE = 200
-MAX_BANDS = 100_000
 PRIORITIES = (-100, 100)
 MIXES: tuple[Mix, ...] = ("never", "close", "any")
 FILES = ("folder", "needed")
@@ -61,6 +60,7 @@ class JobFile:
     priority: int = 0
     bands: int | None = None
     mix: Mix = "never"
+    verify: VerifyBands = 0
     only_needed: bool = False
 
 
@@ -277,6 +277,15 @@ class _YamlJob:
                 return
         raise origin.fault(f"mix must be never, close or any, not {word}")
 
+    def verify(self, key: str, value: object, origin: Origin, _node: yaml.Node) -> None:
+        if value == "all":
+            self._job.verify = "all"
+        elif isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_BANDS:
+            self._job.verify = value
+        else:
+            shown = _shown(value)
+            raise origin.fault(f"{key} must be all or from 0 to {MAX_BANDS}, not {shown}")
+
     def _set_number(self, name: str, key: str, value: object, origin: Origin) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise origin.fault(f"{key} must be a number, not {_shown(value)}")
@@ -298,6 +307,7 @@ KEYS: KeyTable = {
     "bands": _YamlJob.bands,
     "title": _YamlJob.title,
     "mix": _YamlJob.mix,
+    "verify": _YamlJob.verify,
     "files": _YamlJob.files,
 }
 """The keys of job.yaml and who reads each."""

@@ -38,7 +38,7 @@ def wants_shared_light(files: Iterable[Path]) -> frozenset[SharedLight]:
     """
     found: set[SharedLight] = set()
     for file in files:
-        found |= light_in_text(_read(file))
+        found |= light_in_text(read_text(file))
     return frozenset(found)
 
 
@@ -66,7 +66,7 @@ def scene_texts(root: Path, start: Path, main: Path, library_paths: Sequence[Pat
         if path in found:
             continue
         found[path] = None
-        for name in _included_names(_read(path)):
+        for name in _included_names(read_text(path)):
             if name is None:
                 waiting += [inc for inc in _all_includes(root) if inc not in found]
                 continue
@@ -107,7 +107,8 @@ def _all_includes(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.suffix.lower() == ".inc")[:_MAX_FILES]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Give the beginning of a file as text, "" if it cannot be read."""
     try:
         with path.open("rb") as file:
             # Latin-1 takes any byte, and the words looked for are ASCII.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote
 
+from clusterray.core.model import LightWord
 from clusterray.povray.command import ALIAS_FOLDER
 
 MAX_TEXT_BYTES = 64 << 10
@@ -28,8 +29,10 @@ _END = re.compile(rb"[\r\n]")
 _RENDERED = re.compile(rb"Rendered (\d{1,15}) of (\d{1,15}) pixels \(\d+%\)")
 _PARSE_TIME = re.compile(r"  Parse Time: .*\((\d{1,9}\.\d{3}) seconds\)")
 _PIXELS = re.compile(r"Pixels: +(\d{1,15}) +Samples: ")
+_CPU = re.compile(r" +using \d{1,6} thread\(s\) with (\d{1,9}\.\d{3}) CPU-seconds total")
 _GATHERS = re.compile(r"Radiosity \(final\) calculated:\s+(\d{1,15})\b")
 _RADIOSITY = re.compile(r"Radiosity samples calculated:|  Radiosity Time: +\d")
+_PHOTONS = re.compile(r"  Photon Time: +\d")
 _PLACE = re.compile(r"File '(.*)' line (\d{1,9}): (.*)", re.DOTALL)
 _FATAL = re.compile(r"Fatal error in \w+: (.*)", re.DOTALL)
 _MISSING = re.compile(r"Cannot find file '(.*)', even after", re.DOTALL)
@@ -63,6 +66,8 @@ class ProgressParser:
         """Whether the count has started again, so that radiosity's pretrace is over."""
         self.radiosity = False
         """Whether POV-Ray's statistics, at its end, say that it used radiosity."""
+        self.photons = False
+        """Whether they say that it shot photons."""
         self.gathers = 0
         """Radiosity samples added in the final pass; 0 until POV-Ray's statistics said so."""
         self.moves = 0
@@ -71,6 +76,8 @@ class ProgressParser:
         """Pixels traced, by POV-Ray's statistics at its end; those at blocks' edges count twice."""
         self.parse_s = 0.0
         """Wall seconds of parsing as POV-Ray counts them; 0 until it has said so."""
+        self.parse_cpu_s = 0.0
+        """CPU seconds of parsing and bounding; known when rendering begins."""
         self.warnings: list[RenderProblem] = []
         self._highest = 0
         self._pending = b""
@@ -103,6 +110,12 @@ class ProgressParser:
             self._take_line(self._pending)
             self._pending = b""
         self._end_message()
+
+    @property
+    def used(self) -> tuple[LightWord, ...]:
+        """The light that POV-Ray's statistics, at its end, say it used."""
+        said: dict[LightWord, bool] = {"radiosity": self.radiosity, "photons": self.photons}
+        return tuple(word for word, is_used in said.items() if is_used)
 
     @property
     def text_tail(self) -> str:
@@ -165,10 +178,14 @@ class ProgressParser:
             self.parse_s = float(found[1])
         elif found := _PIXELS.match(line):
             self.pixels = int(found[1])
+        elif self.phase == "parsing" and (found := _CPU.match(line)):
+            self.parse_cpu_s += float(found[1])
         elif found := _GATHERS.match(line):
             self.gathers = int(found[1])
         elif _RADIOSITY.match(line):
             self.radiosity = True
+        elif _PHOTONS.match(line):
+            self.photons = True
         elif line == "Render failed":
             self._failed = True
 

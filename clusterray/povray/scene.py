@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from clusterray.core.errors import SceneFault, UsageFault
-from clusterray.core.model import Mix, Rect
+from clusterray.core.model import Chance, Mix, Rect, VerifyBands
+from clusterray.povray.chance import find_chance
 from clusterray.povray.ini import Origin, split_section
 from clusterray.povray.job_file import (
     JOB_FILE,
@@ -69,7 +70,8 @@ class JobPlan:
     ``root`` is the folder to stage, absolute. ``output_name`` is the finished picture's file name.
     ``bands`` is the number of bands wished for, None leaves it to the farm. ``notes`` are
     sentences to tell the person once; ``files_to_stage`` may add some. ``mix`` says which kinds of
-    POV-Ray may share a frame.
+    POV-Ray may share a frame, ``verify`` how many of its bands are rendered again and compared.
+    ``chance`` is what the scene's text has that its fidelity depends on.
 
     ``folder`` is the scene's folder relative to the root: "." unless the scene climbs out of it.
     ``needed`` are the staged files that the scene was found to need, with their place on this disk;
@@ -85,10 +87,12 @@ class JobPlan:
     bands: int | None = None
     notes: list[str] = field(default_factory=list)
     mix: Mix = "never"
+    verify: VerifyBands = 0
     folder: str = "."
     needed: dict[str, Path] = field(default_factory=dict)
     elsewhere: dict[str, Path] = field(default_factory=dict)
     only_needed: bool = False
+    chance: list[Chance] = field(default_factory=list)
 
 
 # -------------------------------------------------------------------- what to render
@@ -244,7 +248,9 @@ class _Planner:
             bands=bands,
             notes=options.notes,
             mix=self._job.mix,
+            verify=self._job.verify,
             only_needed=only_needed or self._job.only_needed,
+            chance=find_chance(self._own_texts(spec)),
         )
         self._lay_out(plan)
         return plan
@@ -330,6 +336,11 @@ class _Planner:
             and not _SKIPPED_FILES.fullmatch(name)
             and (self._root / name).is_file()
         ]
+
+    def _own_texts(self, spec: RenderSpec) -> Iterator[tuple[str, Path]]:
+        """Give the scene's own texts and what to call them."""
+        for path in self._needs.texts:
+            yield _printable(os.path.relpath(path, self._root / spec.start)), path
 
     def _shared_light(self, spec: RenderSpec) -> frozenset[SharedLight]:
         start = self._root / spec.start

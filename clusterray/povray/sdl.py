@@ -65,12 +65,12 @@ def strip(text: str, *, keep_strings: bool) -> str:
     return "".join(kept)
 
 
-def blank_comments(text: str) -> str:
+def blank_comments(text: str, *, keep_strings: bool = True) -> str:
     """Give the text with comments as spaces: every place keeps its offset and its line."""
     kept: list[str] = []
     at = 0
     for kind, begin, end in _spans(text):
-        if kind == "text":
+        if kind == "text" and keep_strings:
             continue
         kept.append(text[at:begin])
         kept.append(_NOT_LINE_END.sub(" ", text[begin:end]))

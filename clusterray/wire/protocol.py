@@ -18,7 +18,8 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
-from clusterray.core.model import Mix
+from clusterray.core.fidelity import FidelityKind
+from clusterray.core.model import MAX_BANDS, LightWord, Mix
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
@@ -47,7 +48,9 @@ ExitCode: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 RectTuple: TypeAlias = tuple[Pixel, Pixel, Pixel, Pixel]
 Role: TypeAlias = Literal["node", "submit", "admin"]
 Phase: TypeAlias = Literal["waiting", "fetching", "parsing", "rendering", "uploading"]
-BandStage: TypeAlias = Literal["light", "final"]
+LeaseStage: TypeAlias = Literal["light", "final"]
+BandStage: TypeAlias = Literal["light", "final", "verify"]
+Verify: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_BANDS)] | Literal["all"]
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,6 +99,23 @@ class Entry(Part, frozen=True):
     sha256: Sha256
 
 
+class Chance(Part, frozen=True):
+    """What a scene's text has that its fidelity depends on, and where; docs/fidelity.md."""
+
+    feature: Name
+    file: Annotated[str, Meta(max_length=4096)]
+    line: Count
+
+
+class ProbeView(Part, frozen=True):
+    """What a probe found: how many of its pixels differ, and by how much of ``levels`` at most."""
+
+    pixels: Count
+    differing: Count
+    largest: Count = 0
+    levels: Count = 255
+
+
 class NodeInfo(Part, frozen=True):
     """What a node can do, and the attempts it still holds from an earlier connection.
 
@@ -127,20 +147,39 @@ class PhaseSeconds(Part, frozen=True):
     upload: Seconds = 0.0
 
 
+class VerifiedView(Part, frozen=True):
+    """What came of rendering bands of a job again; ``lines`` say it in words.
+
+    ``compared`` bands are, ``open`` ones will be, ``failed`` ones never. ``differing`` of the
+    ``pixels`` compared differ, by at most ``largest``, where ``white`` is white.
+    """
+
+    compared: Count = 0
+    open: Count = 0
+    failed: Count = 0
+    pixels: Count = 0
+    differing: Count = 0
+    largest: float = 0.0
+    white: float = 255.0
+    lines: Annotated[list[Text], Meta(max_length=20)] = []
+
+
 class JobView(Part, frozen=True):
     """One job as a person sees it; immutable, published at most twice a second.
 
     ``created`` is wall time (seconds since 1970), for display only. ``pixels_*`` count the pixels
     that the frame needs rendered. ``error_code`` is the exit code the submitter ends with.
-    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture. ``wasted_pixels``
-    were rendered in vain, ``dropped_results`` counts the whole tiles among them.
+    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture. ``verify`` bands were
+    to be rendered again; ``verified`` is what came of it, None before the picture is covered.
+    ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why.
+    ``wasted_pixels`` were rendered in vain, ``dropped_results`` counts the whole tiles among them.
     """
 
     id: Ident
     number: Count
     title: Name
     owner: Name
-    state: Literal["queued", "running", "stitching", "done", "failed", "cancelled"]
+    state: Literal["queued", "running", "stitching", "verifying", "done", "failed", "cancelled"]
     priority: int
     scene: Sha256
     width: Pixel
@@ -165,6 +204,10 @@ class JobView(Part, frozen=True):
     error_text: LongText = ""
     mix: Mix = "never"
     mixed: Text = ""
+    verify: Verify = 0
+    verified: VerifiedView | None = None
+    fidelity: FidelityKind = "not probed"
+    fidelity_reason: Text = ""
     wasted_pixels: Count = 0
     dropped_results: Count = 0
 
@@ -188,6 +231,24 @@ class BandView(Part, frozen=True):
     state: Ident
     attempts: Annotated[list[AttemptView], Meta(max_length=64)] = []
     stage: BandStage = "final"
+
+
+class CheckView(Part, frozen=True):
+    """One band rendered again: which, by whom, and what the comparison found, for ``show``.
+
+    ``largest`` is the largest difference of each channel; ``reason`` says why there is none.
+    """
+
+    band: Ident
+    rect: RectTuple
+    state: Literal["open", "compared", "failed"]
+    first: Name
+    second: Name = ""
+    pixels: Count = 0
+    differing: Count = 0
+    largest: Annotated[dict[Name, float], Meta(max_length=8)] = {}
+    white: float = 255.0
+    reason: Text = ""
 
 
 class NodeView(Part, frozen=True):
@@ -284,7 +345,8 @@ class Lease(Message, frozen=True, tag="lease"):
     """Render this band. ``read`` fetches the scene, ``write`` is where the tile goes.
 
     ``stage`` "light": gather the band's radiosity samples instead; their file takes the tile's
-    place. ``light``: render with these samples and gather none before.
+    place. ``light``: render with these samples and gather none before. ``probe``: find out besides
+    whether the frame depends on threads, and answer PROBED, at leisure.
     """
 
     attempt: Ident
@@ -296,8 +358,9 @@ class Lease(Message, frozen=True, tag="lease"):
     spec: dict[str, Any]
     read: Grant
     write: Grant
-    stage: BandStage = "final"
+    stage: LeaseStage = "final"
     light: LightRef | None = None
+    probe: bool = False
 
 
 class Keep(Message, frozen=True, tag="keep"):
@@ -348,12 +411,25 @@ class Uploading(Message, frozen=True, tag="uploading"):
 class Done(Message, frozen=True, tag="done"):
     """The tile has been stored by FTP as announced.
 
-    ``gathers`` counts the radiosity samples that POV-Ray had to add while it made the tile.
+    ``gathers`` counts the radiosity samples that POV-Ray had to add while it made the tile;
+    ``used`` is the light that it says it used.
     """
 
     attempt: Ident
     seconds: PhaseSeconds
     gathers: Count = 0
+    used: Annotated[list[LightWord], Meta(max_length=8)] = []
+
+
+class Probed(Message, frozen=True, tag="probed"):
+    """What came of the probe that was asked for with ``attempt``, however that one ended.
+
+    ``found`` None: nothing did, and ``reason`` says why.
+    """
+
+    attempt: Ident
+    found: ProbeView | None = None
+    reason: Text = ""
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -431,6 +507,8 @@ class Submit(Message, frozen=True, tag="submit"):
     bands: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     note: Text = ""
     mix: Mix = "never"
+    verify: Verify = 0
+    chance: Annotated[list[Chance], Meta(max_length=50)] = []
 
 
 class Follow(Message, frozen=True, tag="follow"):
@@ -554,7 +632,9 @@ class Nodes(Message, frozen=True, tag="nodes"):
 class JobDetail(Message, frozen=True, tag="job_detail"):
     """One job with its settings, at most 500 of its bands, and its submitter's note.
 
-    ``light`` says in words what came of its light pass, "" if it had none.
+    ``light`` says in words what came of its light pass, "" if it had none; ``checks`` are the first
+    500 of its bands that were rendered again. ``chance`` is what the submitter found in the scene's
+    text, ``probe`` what a node found, if one did.
     """
 
     request: RequestId
@@ -563,6 +643,9 @@ class JobDetail(Message, frozen=True, tag="job_detail"):
     bands: Annotated[list[BandView], Meta(max_length=500)]
     note: Text = ""
     light: Text = ""
+    checks: Annotated[list[CheckView], Meta(max_length=500)] = []
+    chance: Annotated[list[Chance], Meta(max_length=50)] = []
+    probe: ProbeView | None = None
 
 
 class Result(Message, frozen=True, tag="result"):
@@ -608,7 +691,7 @@ class Refused(Message, frozen=True, tag="refused"):
 
 
 FromNode: TypeAlias = (
-    Hello | Bye | Beat | Progress | Uploading | Done | Failed | HandBack | Draining | Unfit
+    Hello | Bye | Beat | Progress | Uploading | Done | Probed | Failed | HandBack | Draining | Unfit
 )
 ToNode: TypeAlias = Welcome | Bye | Beat | Lease | Keep | Drop | Accepted
 FromClient: TypeAlias = (

@@ -42,6 +42,7 @@ FAR = 1.5
 """So many times what plain runs differ by is worth a look: three runs do not show all of chance."""
 _MOST_PLACES = 20
 _SAID_BY_FARM = re.compile(r"^clusterray-submit: (?:\S+:\d+: )?(.+)$", re.MULTILINE)
+_MISSING = re.compile(r"Cannot find file '([^']+)'")
 _FATAL = re.compile(r"^(File '.*' line \d+: .*|Fatal error in .*|Problem with .*)$", re.MULTILINE)
 
 
@@ -295,9 +296,16 @@ def farm_message(said: str) -> str:
 
 
 def is_alike(complaint: str, said: str) -> bool:
-    """Tell whether the farm's complaint is POV-Ray's own, however POV-Ray broke its lines."""
+    """Tell whether the farm's complaint is POV-Ray's own, however POV-Ray broke its lines.
+
+    Of a missing file the submitter speaks before anything is sent, in its own words: then it must
+    be one that POV-Ray misses too.
+    """
     bare = re.sub(r"\s", "", complaint)
-    return bool(bare) and bare in re.sub(r"\s", "", said)
+    if bare and bare in re.sub(r"\s", "", said):
+        return True
+    missing = _MISSING.findall(said)
+    return "which is nowhere" in complaint and any(f" {name}," in complaint for name in missing)
 
 
 def differing_places(first: Path, second: Path, most: int) -> Iterator[tuple[int, int]]:

@@ -12,9 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from clusterray.povray.chance import find_chance
+from clusterray.povray.needs import find_needs
+
 EXAMPLES = Path("/usr/share/doc/povray/examples")
 """Where the package povray-examples puts them."""
-LIBRARY = Path("/usr/share/povray-3.7/include")
 
 _MADE_FIRST = {
     "advanced/cliche/cliche.pov": ("+Isign.pov", "+Osign.png", "+FN8", "+W400", "+H400", "+A0.3"),
@@ -31,18 +33,6 @@ _MADE_FIRST = {
 }
 """Scenes whose own words say that another is to be rendered first, and how."""
 _OWN_OPTIONS = {"camera/mesh_camera/baking_repair_seams.pov": ("+K1",)}
-_CHANCE = {
-    "radiosity": re.compile(r"\bradiosity\s*\{"),
-    "photons": re.compile(r"\bphotons\s*\{"),
-    "jittered area light": re.compile(r"\barea_light\b(?=[^}]*\bjitter\b)"),
-    "crand": re.compile(r"\bcrand\b"),
-    "media": re.compile(r"\bmedia\s*\{"),
-    "subsurface": re.compile(r"\bsubsurface\b"),
-    "rainbow with jitter": re.compile(r"\brainbow\b(?=[^}]*\bjitter\b)"),
-}
-"""What POV-Ray draws random numbers for while it renders, in an order that depends on threads."""
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-_INCLUDE = re.compile(r"#\s*include\s*\"([^\"]+)\"")
 _WRITES = re.compile(rb"#\s*fopen\b[^\n]*\b(?:write|append)\b")
 _ENTRY = re.compile(r"^\s*Input_File_Name\s*=\s*(\S+\.pov)\s*$", re.IGNORECASE | re.MULTILINE)
 
@@ -81,25 +71,15 @@ def find_scenes(examples: Path = EXAMPLES) -> list[Scene]:
     ]
 
 
-def chance_in(scene: Scene, library: Path = LIBRARY) -> list[str]:
-    """Give the words of a scene's text, and of what it includes, that POV-Ray draws lots for.
+def chance_in(scene: Scene) -> list[str]:
+    """Give what a scene's text, and what it includes, has of chance and of light made before.
 
     Whether the scene makes use of all it includes is not known.
     """
-    found: dict[str, None] = {}
-    waiting, seen = [scene.folder / Path(scene.name).name], set[Path]()
-    while waiting:
-        file = waiting.pop()
-        if file in seen or not file.is_file():
-            continue
-        seen.add(file)
-        text = _COMMENT.sub(" ", _text(file))
-        where = f" in {file.name}" if file.parent == library else ""
-        found |= {f"{word}{where}": None for word, form in _CHANCE.items() if form.search(text)}
-        waiting += [
-            place / name for name in _INCLUDE.findall(text) for place in (file.parent, library)
-        ]
-    return list(found)
+    main = scene.folder / Path(scene.name).name
+    texts = find_needs(main, start=scene.folder).texts
+    found = find_chance((text.name, text) for text in texts)
+    return list(dict.fromkeys(each.feature for each in found))
 
 
 def first_frame(ini: str) -> tuple[str, ...]:

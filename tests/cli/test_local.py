@@ -50,6 +50,16 @@ def test_two_nodes_here_make_the_picture_and_leave_nothing(tmp_path: Path) -> No
     assert left_in(tmp_path) == []
 
 
+@needs_povray
+def test_a_lone_node_here_can_only_be_held_against_itself(tmp_path: Path) -> None:
+    scene_folder(tmp_path)
+    env = local_environment(tmp_path)
+    words = ("--local", "1", "--verify", "scene")
+    ended = run("clusterray-submit", *words, *SMALL, cwd=tmp_path, env=env)
+    assert (ended.code, ended.stdout) == (0, "room.png\n"), ended.stderr
+    assert "again by the same node (there was no other), 0 pixels differ" in ended.stderr
+
+
 def is_rendering(process: psutil.Process) -> bool:
     try:
         return process.name() == "povray" and "+I" in " ".join(process.cmdline())

@@ -44,6 +44,10 @@ def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         (["--local", "s/"], ["--local=one", "s/"], []),
         (["--local", "2", "s/"], ["--local=2", "s/"], []),
         (["--local", "2x"], ["--local=one", "2x"], []),
+        (["--verify", "s/"], ["--verify=2", "s/"], []),
+        (["--verify", "5", "s/"], ["--verify=5", "s/"], []),
+        (["s/", "--verify", "all"], ["s/", "--verify=all"], []),
+        (["--verify", "--local", "3", "s/"], ["--verify=2", "--local=3", "s/"], []),
         (["s/", "--", "+A", "--", "--local", "2"], ["s/"], ["+A", "--", "--local", "2"]),
     ],
 )
@@ -52,8 +56,12 @@ def test_words_are_split(words: list[str], ours: list[str], povray: list[str]) -
 
 
 def test_all_words_are_understood() -> None:
-    line = "--width 80 scene --height 60 --region 0,1,2,3 -o out.png --local 3"
+    line = "--width 80 scene --height 60 --region 0,1,2,3 -o out.png --local 3 --verify all"
     chosen = read_words(split_words(line.split())[0])
+    assert chosen.verify == "all"
+    assert read_words(split_words(["scene", "--verify"])[0]).verify == 2
+    assert read_words(["scene", "--verify=0"]).verify == 0
+    assert read_words(["scene"]).verify is None, "job.yaml says it"
     assert (chosen.scene, chosen.width, chosen.height, chosen.local) == ("scene", 80, 60, 3)
     assert (chosen.region, chosen.out, chosen.detach) == (Rect(0, 1, 2, 3), "out.png", False)
 
@@ -78,6 +86,7 @@ def test_what_is_no_region(text: str) -> None:
         ("+W640 a", "clusterray-submit SCENE -- +W640"),
         ("a -W640", "clusterray-submit SCENE -- -W640"),
         ("a --local 0", "--local: '0' is not a whole number from 1"),
+        ("a --verify=x", "--verify: 'x' is neither all nor a whole number from 0 to 100000"),
         ("a --local --join x", "leave out --join"),
         ("a --local --detach", "leave out --detach"),
         ("a --detach -o x.png", "clusterray fetch"),

@@ -79,7 +79,9 @@ def test_show_tells_settings_and_bands(head: HeadCommand, job: str, tmp_path: Pa
     assert "--width" in text
     shown = answer(head, tmp_path, f"show {job}")
     assert isinstance(shown, dict)
-    assert set(shown) == {"job", "settings", "bands", "note", "light"}
+    assert set(shown) == {
+        *("job", "settings", "bands", "note", "light", "checks", "chance", "probe"),
+    }
     assert set(shown["bands"][0]) == fields(BandView)
     width = next(s for s in shown["settings"] if s["name"] == "Width")
     assert (width["value"], width["source"]) == ("64", "--width")

@@ -94,10 +94,14 @@ def test_everything_about_a_job() -> None:
         BandView("b3", (0, 10, 10, 12), "waiting"),
     ]
     view = job_view(error="Parse Error", error_file="a.pov", error_line=3, note="one band only")
+    view = msgspec.structs.replace(
+        view, fidelity="noisy", fidelity_reason="its text has crand (a.pov:3)"
+    )
     detail = JobDetail(1, view, [Setting("Width", "10", "--width")], bands, "radiosity: one band")
     facts = dict(tables.job_facts(detail))
     assert facts["error"] == "a.pov:3: Parse Error"
     assert facts["waits"] == "one band only"
+    assert facts["fidelity"] == "noisy: its text has crand (a.pov:3)"
     assert facts["note"] == "radiosity: one band"
     rows = tables.bands_table(detail.bands)[1]
     assert rows[0][:8] == ["b1", "0-3", "0-9", "covered", "1", "attic", "accepted", "6.0 s"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 from clusterray.client.report import LiveReport, PlainReport, job_line, make_report
+from clusterray.wire.protocol import VerifiedView
 from tests.client.stand_in import job_view
 
 
@@ -74,6 +75,18 @@ def test_a_running_job_tells_ten_percent_or_five_seconds() -> None:
         "job j1: 0 %",
         "job j1: 10 %",
         "job j1: 25 %",
+    ]
+
+
+def test_verifying_tells_how_far_it_is_each_five_seconds() -> None:
+    stream, clock = io.StringIO(), Clock()
+    report = PlainReport(stream, clock)
+    for done in range(12):
+        clock.now += 1
+        line = f"verifying: {done} of 12 bands rendered again and compared"
+        report.job(job_view(state="verifying", verified=VerifiedView(lines=[line])), "")
+    assert stream.getvalue().splitlines() == [
+        f"job j1: verifying: {done} of 12 bands rendered again and compared" for done in (0, 5, 10)
     ]
 
 

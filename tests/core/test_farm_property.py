@@ -10,17 +10,27 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clusterray.core import events as ev
-from clusterray.core.entities import Band, Node
-from clusterray.core.model import AttemptId, JobId, Mix, NodeId, PovrayClass
+from clusterray.core.entities import Band, Job, Node
+from clusterray.core.fidelity import fidelity_of
+from clusterray.core.model import (
+    AttemptId,
+    JobId,
+    Mix,
+    NodeId,
+    PovrayClass,
+    ProbeFound,
+    VerifyBands,
+)
 from clusterray.core.patience import KEPT_OFF_MOST_S, Patience
 from clusterray.core.policy import may_render
 from clusterray.core.states import JobState
-from tests.core.world import LIGHT, Held, World, picture, povray, request
+from tests.core.world import ALIKE, LIGHT, Held, World, picture, povray, request
 
 NAMES = ["pi", "desk", "attic", "cellar"]
 A, NEAR_A, B = povray("A", 100, 100, 100), povray("A'", 101, 100, 99), povray("B", 102, 100, 100)
 """Of the classes A' is close to A and to B, while A and B are too far apart."""
 MIXES: list[Mix] = ["never", "never", "close", "any"]
+VERIFY: list[VerifyBands] = [0, 2, "all"]
 PATIENCE = Patience(node_failures=2, node_failed_jobs=2, kept_off_s=15, stall_s=20, parse_s=30)
 
 
@@ -51,6 +61,7 @@ class AnyOrder(RuleBasedStateMachine):
         wish=st.one_of(st.none(), st.integers(1, 9)),
         light=st.booleans(),
         mix=st.sampled_from(MIXES),
+        verify=st.sampled_from(VERIFY),
     )
     def submit(
         self,
@@ -61,18 +72,25 @@ class AnyOrder(RuleBasedStateMachine):
         wish: int | None,
         light: bool,
         mix: Mix,
+        verify: VerifyBands,
     ) -> None:
-        shape = picture(width, height, block)
-        key = f"k{len(self.jobs)}"
-        job = request(key, shape=shape, priority=priority, wish_bands=wish, light=light, mix=mix)
+        job = request(
+            f"k{len(self.jobs)}",
+            shape=picture(width, height, block),
+            priority=priority,
+            wish_bands=wish,
+            light=light,
+            mix=mix,
+            verify=verify,
+        )
         self.jobs.append(self.world.submit(job))
 
-    @rule(mix=st.sampled_from(MIXES), light=st.booleans())
-    def a_job_comes_to_nodes_that_wait(self, mix: Mix, light: bool) -> None:
+    @rule(mix=st.sampled_from(MIXES), light=st.booleans(), verify=st.sampled_from(VERIFY))
+    def a_job_comes_to_nodes_that_wait(self, mix: Mix, light: bool, verify: VerifyBands) -> None:
         """World.do checks that the strongest class among them begins it."""
         for job in list(self.world.farm.open_jobs):
             self.world.do(ev.JobCancelled(job.id, "ann"))
-        self.submit(64, 256, 32, 0, None, light, mix)
+        self.submit(64, 256, 32, 0, None, light, mix, verify)
 
     def _conn(self, data: st.DataObject) -> int | None:
         conns = sorted(self.world.conns)
@@ -129,6 +147,21 @@ class AnyOrder(RuleBasedStateMachine):
         for attempt in self.world.rendering(conn):
             self.world.rendered(conn, attempt)
 
+    @rule(light=st.booleans(), mix=st.sampled_from(MIXES), verify=st.sampled_from(VERIFY))
+    def a_picture_is_covered(self, light: bool, mix: Mix, verify: VerifyBands) -> None:
+        """And its bands are to be verified next, unless nobody is there to render it."""
+        world = self.world
+        self.submit(64, 64, 32, 2, 2, light, mix, verify)
+        (frame,) = world.farm.jobs[self.jobs[-1]].frames
+        for _ in range(4):
+            for conn in sorted(world.conns):
+                if frame.complete:
+                    return
+                for attempt in world.rendering(conn):
+                    world.finish(conn, attempt)
+            while world.joining:
+                world.joined(LIGHT)
+
     @rule(data=st.data())
     def any_word(self, data: st.DataObject) -> None:
         """A duplicate, early, late or foreign report of any attempt."""
@@ -181,6 +214,16 @@ class AnyOrder(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         self.world.do(ev.JobCancelled(data.draw(st.sampled_from(self.jobs)), "ann"))
 
+    @rule(data=st.data(), differing=st.one_of(st.none(), st.integers(0, 9)))
+    def probed(self, data: st.DataObject, differing: int | None) -> None:
+        """Whoever it is, whenever it comes, about any attempt."""
+        conn = self._conn(data)
+        attempt = None if conn is None else self._attempt(data, conn)
+        if conn is None or attempt is None:
+            return
+        found = None if differing is None else ProbeFound(10, differing)
+        self.world.do(ev.Probed(conn, attempt, found, "no time"))
+
     @rule()
     def stitched(self) -> None:
         if self.world.stitching:
@@ -190,6 +233,11 @@ class AnyOrder(RuleBasedStateMachine):
     def light_joined(self, found: bool) -> None:
         if self.world.joining:
             self.world.joined(LIGHT if found else None)
+
+    @rule(readable=st.booleans())
+    def compared(self, readable: bool) -> None:
+        if self.world.comparing:
+            self.world.compared(ALIKE if readable else None)
 
     @rule(seconds=st.one_of(st.floats(0, 12), st.floats(0, 120)))
     def time_passes(self, seconds: float) -> None:
@@ -202,7 +250,7 @@ class AnyOrder(RuleBasedStateMachine):
             for job in self.world.farm.open_jobs:
                 for frame in job.frames:
                     if may_render(node, frame) and not node.kept_off_job(job.id):
-                        assert all(node.id in band.failed_on for band in frame.waiting.values())
+                        assert all(band.reluctance(node.id) for band in frame.waiting.values())
 
     @invariant()
     def a_band_that_enough_nodes_failed_does_not_wait(self) -> None:
@@ -222,11 +270,13 @@ class AnyOrder(RuleBasedStateMachine):
         self._end_with_fresh_nodes()
         for job in self.world.farm.jobs.values():
             assert not job.open
+            assert fidelity_of(job, {}).reason
             if job.state is JobState.DONE:
                 areas = self.world.tiles[job.id]
                 assert sum(rect.area for rect in areas) == job.frames[0].area.area
                 kinds = job.frames[0].tile_classes
                 assert job.request.mix != "never" or len(kinds) == 1
+                self.check_verified(job)
             if job.state is JobState.FAILED:
                 assert job.problem is not None and job.problem.message
 
@@ -272,6 +322,14 @@ class AnyOrder(RuleBasedStateMachine):
             world.held[name] = Held()
             world.join(name, povray_class=povray_class)
         world.work_off()
+
+    def check_verified(self, job: Job) -> None:
+        frame = job.frames[0]
+        wanted = job.request.verify
+        count = len(frame.bands) if wanted == "all" else min(wanted, len(frame.bands))
+        assert len(frame.verify_bands) == count
+        for band in frame.verify_bands.values():
+            assert (band.comparison is None) is bool(band.reason)
 
 
 AnyOrder.TestCase.settings = settings(max_examples=120, stateful_step_count=60, deadline=None)

@@ -59,4 +59,4 @@ def test_a_missing_way_is_refused(
 
 def test_live_and_open_are_the_states_with_a_way_out() -> None:
     assert set(states.LIVE_ATTEMPT) == {"rendering", "uploading"}
-    assert set(states.OPEN_JOB) == {"queued", "running", "stitching"}
+    assert set(states.OPEN_JOB) == {"queued", "running", "stitching", "verifying"}

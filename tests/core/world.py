@@ -11,6 +11,7 @@ from clusterray.core.entities import Frame
 from clusterray.core.farm import Farm
 from clusterray.core.model import (
     AttemptId,
+    Chance,
     JobId,
     JobRequest,
     Light,
@@ -20,10 +21,13 @@ from clusterray.core.model import (
     PovrayClass,
     Rect,
     SceneId,
+    VerifyBands,
 )
 from clusterray.core.policy import class_threads
+from clusterray.core.verify import Comparison
 
 LIGHT = Light("1" * 64, 1000, 20)
+ALIKE = Comparison(64 * 32, 0, (("red", 0.0), ("green", 0.0), ("blue", 0.0)), 255)
 
 
 def picture(
@@ -46,6 +50,8 @@ def request(
     wish_bands: int | None = None,
     light: bool = False,
     mix: Mix = "never",
+    verify: VerifyBands = 0,
+    chance: tuple[Chance, ...] = (),
 ) -> JobRequest:
     return JobRequest(
         key=key,
@@ -60,6 +66,8 @@ def request(
         output_name="a.png",
         light=light,
         mix=mix,
+        verify=verify,
+        chance=chance,
     )
 
 
@@ -82,6 +90,7 @@ class World:
         self.answers: dict[int, str] = {}
         self.stitching: list[tuple[JobId, int]] = []
         self.joining: list[tuple[JobId, int]] = []
+        self.comparing: list[act.CompareTiles] = []
         self.leases: dict[AttemptId, act.SendLease] = {}
         self.tiles: dict[JobId, list[Rect]] = {}
         self.log: list[act.Action] = []
@@ -140,6 +149,8 @@ class World:
                 self.stitching.append((job, frame))
             case act.JoinLight(job=job, frame=frame):
                 self.joining.append((job, frame))
+            case act.CompareTiles():
+                self.comparing.append(action)
             case act.AddTile(job=job, rect=rect):
                 self.tiles.setdefault(job, []).append(rect)
             case _:
@@ -209,8 +220,14 @@ class World:
         """Let the oldest join of light end."""
         self.do(ev.LightJoined(*self.joining.pop(0), light))
 
+    def compared(self, found: Comparison | None = ALIKE) -> None:
+        """Let the oldest comparison end; None: the tiles cannot be read."""
+        asked = self.comparing.pop(0)
+        reason = "" if found else "the tile is torn"
+        self.do(ev.Compared(asked.job, asked.frame, asked.band, found, reason))
+
     def work_off(self) -> None:
-        """Let every node finish all it gets, and every frame be stitched."""
+        """Let every node finish all it gets, and every frame be compared and stitched."""
         busy = True
         while busy:
             busy = False
@@ -229,10 +246,12 @@ class World:
         return bool(rendering or rendered)
 
     def stitch_all(self) -> bool:
-        """Let every light be joined and every frame stitched; tells whether there was any."""
-        busy = bool(self.joining or self.stitching)
+        """Let lights be joined, tiles compared, frames stitched; tells whether there were any."""
+        busy = bool(self.joining or self.comparing or self.stitching)
         while self.joining:
             self.joined(LIGHT)
+        while self.comparing:
+            self.compared()
         while self.stitching:
             self.do(ev.FrameStitched(*self.stitching.pop()))
         return busy

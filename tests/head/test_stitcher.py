@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clusterray.core.model import FileFormat, JobId, Rect
+from clusterray.core.model import BandId, FileFormat, JobId, Rect
 from clusterray.head import stitcher as module
-from clusterray.head.stitcher import Stitcher
+from clusterray.head.stitcher import Pair, Stitcher
 from clusterray.images.stitch import FrameWriter
 
 WaitFor = Callable[[Callable[[], bool]], None]
@@ -331,6 +331,63 @@ def test_only_recent_previews_are_kept(
     stitcher.stop()
     kept = [number for number in range(4) if stitcher.preview(f"j{number}") is not None]
     assert kept == [2, 3]
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def test_two_tiles_are_compared_also_when_the_picture_is_written(
+    nothing_left: None, outcomes: Outcomes, tmp_path: Path
+) -> None:
+    found: list[tuple[object, ...]] = []
+    stitcher = Stitcher(
+        outcomes.on_finished, outcomes.on_failed, on_compared=lambda *each: found.append(each)
+    )
+    begin(stitcher, tmp_path)
+    first, second = tile(tmp_path, REGION, (9, 9, 9)), tile(tmp_path, REGION, (12, 9, 8))
+    stitcher.add(JOB, 0, first, REGION)
+    stitcher.finish(JOB, 0)
+    for number, other in enumerate((first, second, tmp_path / "gone.png")):
+        pair = Pair(BandId(f"b{number}"), (first, other), REGION, FileFormat())
+        stitcher.compare(JOB, 0, pair)
+    stitcher.start()
+    stitcher.stop()
+    assert (len(outcomes.finished), outcomes.failed) == (1, [])
+    shown = [(each[2], getattr(each[3], "differing", None), each[4]) for each in found]
+    assert shown == [
+        ("b0", 0, ""),
+        ("b1", 64 * 48, ""),
+        ("b2", None, "a tile cannot be compared: it cannot be read: No such file or directory"),
+    ]
+    assert getattr(found[1][3], "largest", None) == (("red", 3), ("green", 0), ("blue", 1))
+
+
+def test_a_fault_of_ours_costs_the_comparison_and_nothing_else(
+    nothing_left: None,
+    outcomes: Outcomes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def stumble(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, "compare_tiles", stumble)
+    found: list[tuple[object, ...]] = []
+    stitcher = Stitcher(
+        outcomes.on_finished, outcomes.on_failed, on_compared=lambda *each: found.append(each)
+    )
+    begin(stitcher, tmp_path)
+    first = tile(tmp_path, REGION, (9, 9, 9))
+    stitcher.add(JOB, 0, first, REGION)
+    stitcher.compare(JOB, 0, Pair(BandId("b1"), (first, first), REGION, FileFormat()))
+    stitcher.finish(JOB, 0)
+    stitcher.start()
+    stitcher.stop()
+    assert found[0][3] is None
+    assert "please report it" in str(found[0][4])
+    assert "could not be compared" in caplog.text
+    assert len(outcomes.finished) == 1
 
 
 # ---------------------------------------------------------------- stop

@@ -11,7 +11,7 @@ import pytest
 
 from clusterray.node.backoff import Backoff
 from clusterray.node.folders import AttemptFolder, empty_folder, make_read_only, remove_tree
-from clusterray.node.machine import memory_bytes, usable_cores
+from clusterray.node.machine import memory_bytes, memory_left, usable_cores
 from clusterray.node.stop import StopFlag
 
 
@@ -44,6 +44,18 @@ def test_a_limit_bounds_the_memory(tmp_path: Path) -> None:
     assert memory_bytes(tmp_path) == 1_000_000 < without
     (tmp_path / "memory.max").write_text("max\n")
     assert memory_bytes(tmp_path) == without
+
+
+def test_memory_that_is_left_is_what_the_limit_leaves(tmp_path: Path) -> None:
+    left = memory_left(tmp_path)
+    assert 0 < left <= memory_bytes(tmp_path)
+    (tmp_path / "memory.max").write_text("1000000\n")
+    (tmp_path / "memory.current").write_text("900000\n")
+    assert memory_left(tmp_path) == 100_000
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 300000\n")
+    assert memory_left(tmp_path) == 400_000
+    (tmp_path / "memory.current").write_text("1400000\n")
+    assert memory_left(tmp_path) == 0
 
 
 def test_an_attempt_folder_keeps_only_its_tile(tmp_path: Path) -> None:

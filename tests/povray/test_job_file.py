@@ -58,11 +58,12 @@ priority: 7
 bands: 12
 title: "My room: a test"
 mix: close
+verify: 3
 """,
     )
     found = plan(folder)
     assert (found.output_name, found.title) == ("shot.png", "My room: a test")
-    assert (found.priority, found.bands, found.mix) == (7, 12, "close")
+    assert (found.priority, found.bands, found.mix, found.verify) == (7, 12, "close", 3)
     assert (found.spec.input, found.spec.width, found.spec.height) == ("room.pov", 320, 240)
     assert found.spec.options == (
         ("Antialias", True),
@@ -155,6 +156,9 @@ def test_the_outputs_name_chooses_the_format_where_nothing_else_does(folder: Pat
         ("priority: 101", 1, "between -100 and 100"),
         ("mix: some", 1, "mix must be never, close or any, not some"),
         ("mix: true", 1, "mix must be a text"),
+        ("verify: some", 1, "verify must be all or from 0 to 100000, not some"),
+        ("verify: true", 1, "verify must be all or from 0 to 100000, not True"),
+        ("verify: -1", 1, "verify must be all or from 0 to 100000, not -1"),
         ("bands: 0", 1, "between 1 and 100000"),
         ("title: |\n  two\n  lines", 1, "one line"),
         ("scene: none.pov", 1, "there is no scene none.pov"),

@@ -13,10 +13,15 @@ GOOD = (
     b"File 'a.pov' line 4: Parse Warning: careful there\n"
     b"Parser Time\n"
     b"  Parse Time:       0 hours  0 minutes  1 seconds (1.234 seconds)\n"
-    b"              using 1 thread(s) with 0.000 CPU-seconds total\n"
+    b"              using 1 thread(s) with 1.100 CPU-seconds total\n"
+    b"  Bounding Time:    0 hours  0 minutes  0 seconds (0.020 seconds)\n"
+    b"              using 1 thread(s) with 0.020 CPU-seconds total\n"
     b"==== [Rendering...] ========================================================\n"
     b"Rendered 1024 of 4096 pixels (25%)\rRendered 4096 of 4096 pixels (100%)\r\n"
     b"----------------------------------------------------------------------------\n"
+    b"  Photon Time:      No photons\n"
+    b"  Trace Time:       0 hours  0 minutes  2 seconds (2.524 seconds)\n"
+    b"              using 2 thread(s) with 0.959 CPU-seconds total\n"
     b"POV-Ray finished\n"
 )
 
@@ -41,6 +46,8 @@ def test_a_good_run(feed: type[ProgressParser]) -> None:
     parser = feed(GOOD)  # type: ignore[call-arg]
     assert (parser.phase, parser.done, parser.total) == ("rendering", 4096, 4096)
     assert parser.parse_s == 1.234
+    assert parser.parse_cpu_s == pytest.approx(1.12)
+    assert parser.used == ()
     assert parser.fatal is None
     assert parser.warnings == [RenderProblem("careful there", "a.pov", 4)]
     assert "Rendered" not in parser.text_tail
@@ -85,6 +92,13 @@ def test_the_statistics_of_radiosity_are_read() -> None:
     parser = whole(counted + used)
     assert (parser.gathers, parser.radiosity) == (7, True)
     assert not whole(b"  Radiosity Time:   No radiosity\n").radiosity
+
+
+def test_light_in_use_is_what_the_statistics_time() -> None:
+    photons = b"  Photon Time:      0 hours  0 minutes  0 seconds (0.222 seconds)\n"
+    assert whole(photons).used == ("photons",)
+    both = b"Radiosity samples calculated:    847 (83.20 %)\n" + photons
+    assert whole(both).used == ("radiosity", "photons")
 
 
 @pytest.mark.parametrize("feed", [whole, byte_by_byte])

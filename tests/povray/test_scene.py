@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from clusterray.core.errors import SceneFault, UsageFault
-from clusterray.core.model import FileFormat, Rect
+from clusterray.core.model import Chance, FileFormat, Rect
 from clusterray.images import stitch
 from clusterray.images.formats import pixel_bytes, write_picture
 from clusterray.povray.scene import RESULT_KEYWORD, JobPlan, files_to_stage, plan_job
@@ -53,6 +53,19 @@ def test_the_only_scene_of_a_folder(folder: Path) -> None:
         [],
     )
     assert found.spec.sources["Input_File_Name"] == "the only .pov of the folder"
+
+
+def test_what_a_scene_draws_lots_for_is_found_in_all_its_own_texts(folder: Path) -> None:
+    (folder / "parts").mkdir()
+    (folder / "parts" / "lamp.inc").write_text("\nlight_source { 0 area_light x, z, 4, 4 jitter }")
+    (folder.parent / "dust.inc").write_text("media { method 1 }")
+    put(folder, room__pov='#include "parts/lamp.inc"\n#include "../dust.inc"\nfinish { crand 1 }')
+    put(folder, unused__inc="media { jitter 1 }")
+    assert plan(folder).chance == [
+        Chance("crand", "room.pov", 3),
+        Chance("area_light with jitter", "parts/lamp.inc", 2),
+        Chance("media of method 1", "../dust.inc", 1),
+    ]
 
 
 @pytest.mark.parametrize("letter", ["N", "P", "T", "C", "J", "E", "H"])

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from clusterray.wire.protocol import JobView, NodeView, Role
+from clusterray.wire.protocol import JobView, NodeView, Role, VerifiedView
 
 SUBMIT, ADMIN, NODE = "cr1-submit", "cr1-admin", "cr1-node"
 DIFFERS = "differs from most: other POV-Ray 3.7.0.8"
+VERIFIED = "verified: 2 bands rendered again on other nodes, 12 of 960 pixels differ"
+APART = "rows 64 to 95: 12 of 480 pixels differ between <desk> and pi, by up to 3 of 255"
+TRUE = "12 of 4,800 pixels differ between one thread and two; its text has crand (a<b>.pov:7)"
 MIXED = "mixed: tiles of 2 kinds of POV-Ray are in the picture"
 HOSTILE = "<script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
@@ -86,6 +89,10 @@ def busy_farm() -> Farm:
                 elapsed_s=7624.0,
                 mix="any",
                 mixed=MIXED,
+                fidelity="noisy",
+                fidelity_reason=TRUE,
+                verify=2,
+                verified=VerifiedView(compared=2, lines=[VERIFIED, APART]),
             ),
         ),
         nodes=(

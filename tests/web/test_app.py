@@ -17,6 +17,7 @@ from tests.web.farm import (
     MIXED,
     NODE,
     SUBMIT,
+    VERIFIED,
     Farm,
     busy_farm,
     job,
@@ -155,6 +156,8 @@ def test_the_page_shows_jobs_nodes_and_pictures(client: FlaskClient) -> None:
         "2 open jobs", "2 nodes", 'value="50"', "2 min 00 s", "2 h 07 min", "1 job before it",
         "on attic, pi-4", "(chess.pov, line 88)", "room.png", "Café ☕", "said nothing for 16 s",
         "3 of 4", "/preview/j7.png", "/preview/j3.png", DIFFERS, MIXED,
+        VERIFIED, "12 of 480 pixels differ between &lt;desk&gt; and pi",
+        "noisy", "its text has crand (a&lt;b&gt;.pov:7)",
     ):  # fmt: skip
         assert words in text
     assert "/preview/j5.png" not in text

@@ -65,7 +65,8 @@ def values(kind: Any, meta: Meta | None = None) -> st.SearchStrategy[Any]:
     if origin is list:
         return st.lists(values(arguments[0]), max_size=3)
     if origin is dict:
-        return st.dictionaries(st.text(letters, max_size=8), json_values, max_size=4)
+        held = json_values if arguments[1] is Any else values(arguments[1])
+        return st.dictionaries(st.text(letters, max_size=8), held, max_size=4)
     return plain_values(kind, meta or Meta())
 
 
