@@ -206,6 +206,21 @@ def test_one_more_failure_keeps_it_off_at_once_and_twice_as_long() -> None:
     assert until == world.now + 300, "what it delivered made it a good node again"
 
 
+def test_on_a_job_too_one_more_failure_is_enough_until_it_delivers() -> None:
+    world = World(patience=Patience(node_failed_jobs=9))
+    bad, _busy = world.join("bad"), world.join("busy")
+    job = world.submit(request(shape=picture(64, 32 * 20), wish_bands=20))
+    for _ in range(3):
+        fail(world, bad)
+    pass_time(world, 300)
+    fail(world, bad)
+    assert node_of(world, "bad").standings[job].kept_off_until == world.now + 600
+    pass_time(world, 600)
+    world.finish(bad, world.rendering(bad)[0])
+    fail(world, bad)
+    assert not node_of(world, "bad").kept_off_job(job), "it has delivered since"
+
+
 def test_each_tile_makes_up_for_a_failure() -> None:
     world = World()
     shaky, other = world.join("shaky"), world.join("other")
