@@ -16,12 +16,14 @@ from pathlib import Path
 from clusterray import __version__
 from clusterray.cli.parser import Parser
 from clusterray.cli.shell import raise_on_terminate, run_command, say_on_stdout
+from clusterray.cli.values import whole_number
 from clusterray.client import tables
-from clusterray.client.control import Control, as_json, job_id, token_in_words
+from clusterray.client.control import Control, Fetched, as_json, job_id, token_in_words
 from clusterray.client.head_link import HeadLink
 from clusterray.client.report import make_report
-from clusterray.client.text import plain, plain_lines
+from clusterray.client.text import plain, plain_lines, povray_lines
 from clusterray.core.errors import UsageFault
+from clusterray.core.orders import LEAST_PRIORITY, MOST_PRIORITY
 from clusterray.wire.trust import JoinToken, find_token
 
 PROGRAM = "clusterray"
@@ -31,6 +33,10 @@ examples:
   clusterray jobs                     the jobs, newest first
   clusterray show 12                  one job: settings and where they came from, bands, attempts
   clusterray fetch 12 -o room.png     the picture of a finished job
+  clusterray fetch --partial 12       what is there of it by now, the rest hatched
+  clusterray pause 12                 no more of it is handed out until clusterray resume 12
+  clusterray requeue 12               a failed or cancelled job goes on; --all: from the start
+  clusterray logs 12                  what POV-Ray said in each attempt
   clusterray cancel 12
   clusterray nodes --json             for programs
   clusterray nodes --forgive attic    a node that was kept off may work again
@@ -121,12 +127,53 @@ def _show(chosen: argparse.Namespace) -> None:
 
 
 def _cancel(chosen: argparse.Namespace) -> None:
+    _order(chosen, Control.cancel)
+
+
+def _pause(chosen: argparse.Namespace) -> None:
+    _order(chosen, lambda control, job: control.pause(job, now=chosen.now))
+
+
+def _resume(chosen: argparse.Namespace) -> None:
+    _order(chosen, Control.resume)
+
+
+def _requeue(chosen: argparse.Namespace) -> None:
+    _order(chosen, lambda control, job: control.requeue(job, everything=chosen.everything))
+
+
+def _priority(chosen: argparse.Namespace) -> None:
+    _order(chosen, lambda control, job: control.set_priority(job, chosen.priority))
+
+
+def _delete(chosen: argparse.Namespace) -> None:
+    _order(chosen, lambda control, job: control.delete(job, force=chosen.force))
+
+
+def _order(chosen: argparse.Namespace, give: Callable[[Control, str], str]) -> None:
+    """Give an order to a job and say what the head said."""
     job = job_id(chosen.job)
     with _open(chosen) as head:
-        text = Control(head).cancel(job) or f"job {job} is cancelled"
+        text = give(Control(head), job)
     if chosen.json:
         return _say_json({"job": job, "text": text})
     return say_on_stdout(plain(text))
+
+
+def _logs(chosen: argparse.Namespace) -> None:
+    job = job_id(chosen.job)
+    with _open(chosen) as head:
+        logs = Control(head).logs(job, chosen.band)
+    if chosen.json:
+        fields = ("band", "rect", "stage", "attempt", "node", "state", "reason", "text")
+        return _say_json([{name: getattr(log, name) for name in fields} for log in logs])
+    if not logs:
+        return say_on_stdout("no attempts yet")
+    for log in logs:
+        say_on_stdout(plain(tables.attempt_head(log)))
+        for line in povray_lines(log.text) if log.text else ["(no text)"]:
+            say_on_stdout(f"  {line}".rstrip())
+    return None
 
 
 def _fetch(chosen: argparse.Namespace) -> None:
@@ -134,12 +181,24 @@ def _fetch(chosen: argparse.Namespace) -> None:
     report = make_report()
     try:
         with _open(chosen, report.say) as head:
-            fetched = Control(head).fetch(job, chosen.out, report)
+            fetched = Control(head).fetch(job, chosen.out, report, partial=chosen.partial)
+        if chosen.partial:
+            report.say(_how_much(fetched))
     finally:
         report.close()
     if chosen.json:
         return _say_json(asdict(fetched))
     return say_on_stdout(fetched.path)
+
+
+def _how_much(fetched: Fetched) -> str:
+    if not fetched.partial:
+        return f"job {fetched.job} is done: this is the whole picture"
+    done, total = fetched.pixels_done, fetched.pixels_total
+    return (
+        f"{100 * done // total} % of the picture of job {fetched.job} is there "
+        f"({done:,} of {total:,} pixels); the rest is hatched"
+    )
 
 
 def _token_show(chosen: argparse.Namespace) -> None:
@@ -215,12 +274,54 @@ def _parser() -> Parser:
         metavar="NAME",
         help="let a node that failed too often take bands again, by its name or uuid",
     )
-    _add_job(_add(commands, "cancel", "stop a job", _cancel))
+    _add_orders(commands)
+    logs = _add(commands, "logs", "what POV-Ray said in each attempt of a job", _logs)
+    _add_job(logs)
+    logs.add_argument("band", metavar="BAND", nargs="?", help="only this band, such as b3")
     fetch = _add(commands, "fetch", "fetch the picture of a finished job", _fetch)
     _add_job(fetch)
+    fetch.add_argument(
+        "--partial",
+        action="store_true",
+        help="of a job that is not done: what is there, the rest hatched, as NAME.partial.EXT",
+    )
     fetch.add_argument("-o", "--output", dest="out", metavar="OUT", help="a file or a folder")
     _add_token(commands)
     return parser
+
+
+def _add_orders(commands: argparse._SubParsersAction[Parser]) -> None:
+    _add_job(_add(commands, "cancel", "stop a job", _cancel))
+    pause = _add(commands, "pause", "hand out no more of a job; what is at work ends", _pause)
+    _add_job(pause)
+    pause.add_argument("--now", action="store_true", help="take back what renders now")
+    _add_job(_add(commands, "resume", "let a paused job go on", _resume))
+    requeue = _add(commands, "requeue", "run a job again that has ended", _requeue)
+    _add_job(requeue)
+    requeue.add_argument(
+        "--all",
+        dest="everything",
+        action="store_true",
+        help="from the start, also of a job that is done; else only what is not rendered yet",
+    )
+    priority = _add(commands, "priority", "move a job in the queue", _priority)
+    _add_job(priority)
+    priority.add_argument(
+        "priority",
+        metavar="N",
+        type=_priority_number,
+        help="-100 to 100; higher goes first, 0 is usual",
+    )
+    delete = _add(commands, "delete", "delete a job that has ended, its picture and logs", _delete)
+    _add_job(delete)
+    delete.add_argument("--force", action="store_true", help="cancel it first if it has not ended")
+
+
+def _priority_number(text: str) -> int:
+    try:
+        return whole_number(LEAST_PRIORITY, MOST_PRIORITY)(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{plain(text)!r} {error}") from None
 
 
 def _add_token(commands: argparse._SubParsersAction[Parser]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from clusterray.cli.values import (
     ENVIRONMENT_PREFIX,
     any_text,
+    days_or_forever,
     duration_in_seconds,
     folder,
     host_text,
@@ -20,6 +21,7 @@ from clusterray.cli.values import (
     node_name,
     on_or_off,
     port_range,
+    show_days,
     show_number,
     show_range,
     show_size,
@@ -287,6 +289,23 @@ def head_table(environ: Mapping[str, str]) -> DaemonTable:
             size_in_bytes,
             "Room for scenes kept after their jobs, least recently used deleted first.",
             show_size,
+        ),
+        Setting(
+            "disk_bytes",
+            "SIZE",
+            "100GiB",
+            size_in_bytes,
+            "Room for all that the head keeps: scenes, tiles, pictures, logs. The oldest files of "
+            "ended jobs and scenes go first; a job that cannot fit is refused.",
+            show_size,
+        ),
+        Setting(
+            "keep_results_days",
+            "DAYS",
+            "forever",
+            days_or_forever,
+            "How long pictures, tiles and logs of ended jobs are kept, at most: days, or forever.",
+            show_days,
         ),
         LOG_LEVEL,
     )

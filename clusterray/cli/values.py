@@ -107,6 +107,15 @@ def folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def days_or_forever(text: str) -> float | None:
+    """Turn ``30`` or ``0.5`` into days; ``forever`` is None."""
+    if text.lower() == "forever":
+        return None
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", text) or not 0 < float(text) <= 100_000:
+        raise ValueError("is neither a number of days from above 0 to 100000 nor forever")
+    return float(text)
+
+
 def on_or_off(text: str) -> bool:
     """Take ``on`` or ``off``, or the other words that YAML has for them, in any case."""
     if text.lower() in ("on", "true", "yes"):
@@ -146,6 +155,11 @@ def show_size(value: object) -> str:
         if amount >= 1024**exponent and amount % 1024**exponent == 0:
             return f"{amount // 1024**exponent}{unit}"
     return str(amount)
+
+
+def show_days(value: object) -> str:
+    """Show days, or that there is no end."""
+    return "forever" if value is None else show_number(value)
 
 
 def show_switch(value: object) -> str:

@@ -48,12 +48,18 @@ def as_json(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A picture that has been fetched: its job, the file as the person names it, size, hash."""
+    """A picture that has been fetched: its job, the file as the person names it, size, hash.
+
+    ``partial``: it has holes, and only ``pixels_done`` of its ``pixels_total``.
+    """
 
     job: str
     path: str
     size: int
     sha256: str
+    partial: bool
+    pixels_done: int
+    pixels_total: int
 
 
 class Control:
@@ -80,23 +86,72 @@ class Control:
 
     def cancel(self, job: str) -> str:
         """Cancel a job; gives the head's words."""
-        return self._ask(lambda n: protocol.Cancel(request=n, job=job), protocol.Ok).text
+        return self._order(lambda n: protocol.Cancel(request=n, job=job))
 
-    def fetch(self, job: str, out: str | None, report: Report) -> Fetched:
+    def pause(self, job: str, *, now: bool) -> str:
+        """Pause a job; ``now``: take back what renders. Gives the head's words."""
+        return self._order(lambda n: protocol.Pause(request=n, job=job, now=now))
+
+    def resume(self, job: str) -> str:
+        """Let a paused job go on; gives the head's words."""
+        return self._order(lambda n: protocol.Resume(request=n, job=job))
+
+    def requeue(self, job: str, *, everything: bool) -> str:
+        """Run a job that has ended again; gives the head's words."""
+        return self._order(lambda n: protocol.Requeue(request=n, job=job, everything=everything))
+
+    def set_priority(self, job: str, priority: int) -> str:
+        """Change a job's priority; gives the head's words."""
+        return self._order(lambda n: protocol.SetPriority(request=n, job=job, priority=priority))
+
+    def delete(self, job: str, *, force: bool) -> str:
+        """Delete a job with all that is kept of it; gives the head's words."""
+        return self._order(lambda n: protocol.Delete(request=n, job=job, force=force))
+
+    def logs(self, job: str, band: str | None) -> list[protocol.AttemptLog]:
+        """Give what POV-Ray said in each attempt of a job, or of one of its bands."""
+        if band is not None and not _IDENT.match(band):
+            raise SceneFault(f"there is no band {band!r}: see `clusterray show {job}`")
+        request = self._head.next_request()
+        found: list[protocol.AttemptLog] = []
+        try:
+            self._head.send(protocol.Logs(request=request, job=job, band=band))
+            while True:
+                answer = self._head.wait(request, protocol.AttemptLog, protocol.Ok)
+                if not isinstance(answer, protocol.AttemptLog):
+                    return found
+                found.append(answer)
+        except HeadLost as lost:
+            raise _lost(lost) from None
+
+    def fetch(self, job: str, out: str | None, report: Report, *, partial: bool = False) -> Fetched:
         """Fetch the picture of a finished job to ``out``, a file or a folder.
 
+        ``partial``: of another one what is there of it, never to the finished picture's name.
         Raises LocalFault if it cannot be written, UsageFault for a name of another format.
         """
         while True:
             try:
                 result, output = fetch_picture(
-                    self._head, job, lambda result: _writable_output(out, result.name), report
+                    self._head,
+                    job,
+                    lambda result: _writable_output(out, result),
+                    report,
+                    partial=partial,
                 )
             except HeadLost:
                 self._head.reopen()
             else:
                 report.close()
-                return Fetched(job, output.shown, result.size, result.sha256)
+                return Fetched(
+                    job,
+                    output.shown,
+                    result.size,
+                    result.sha256,
+                    result.partial,
+                    result.pixels_done,
+                    result.pixels_total,
+                )
 
     def tokens(self) -> list[protocol.TokenView]:
         """Give the tokens without their secrets; needs an admin token."""
@@ -114,17 +169,26 @@ class Control:
             raise SceneFault(f"there is no token {token!r}: see `clusterray token list`")
         return self._ask(lambda n: protocol.RevokeToken(request=n, id=token), protocol.Ok).text
 
+    def _order(self, make: Callable[[int], protocol.Message]) -> str:
+        return self._ask(make, protocol.Ok).text
+
     def _ask(self, make: Callable[[int], protocol.Message], answer: type[Answer]) -> Answer:
         request = self._head.next_request()
         try:
             return self._head.ask(make(request), request, answer)
         except HeadLost as lost:
-            raise NoHead(f"cannot reach a head: the connection was lost ({lost.reason})") from None
+            raise _lost(lost) from None
 
 
-def _writable_output(out: str | None, name: str) -> OutputFile:
-    extension = name.rpartition(".")[2].lower() or "png"
-    output = output_file(out, safe_name(name, extension), extension)
+def _lost(lost: HeadLost) -> NoHead:
+    return NoHead(f"cannot reach a head: the connection was lost ({lost.reason})")
+
+
+def _writable_output(out: str | None, result: protocol.Result) -> OutputFile:
+    extension = result.name.rpartition(".")[2].lower() or "png"
+    output = output_file(out, safe_name(result.name, extension), extension)
+    if result.partial:
+        output = output.partial()
     output.check_writable()
     return output
 

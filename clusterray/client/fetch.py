@@ -22,17 +22,22 @@ _FIRST_PAUSE_S = 0.2
 
 
 def fetch_picture(
-    head: HeadLink, job: str, place: Callable[[Result], OutputFile], report: Report
+    head: HeadLink,
+    job: str,
+    place: Callable[[Result], OutputFile],
+    report: Report,
+    *,
+    partial: bool = False,
 ) -> tuple[Result, OutputFile]:
     """Fetch the picture of ``job`` to where ``place`` puts it, its size and SHA-256 checked.
 
-    Raises LocalFault if it cannot be written or does not come through, SceneFault if the job is
-    unknown or has no picture, HeadLost.
+    ``partial``: of a job that is not done, what is there of it. Raises LocalFault if it cannot be
+    written or does not come through, SceneFault if the job is unknown or has no picture, HeadLost.
     """
     failures = 0
     while True:
         request = head.next_request()
-        result = head.ask(Fetch(request=request, job=job), request, Result)
+        result = head.ask(Fetch(request=request, job=job, partial=partial), request, Result)
         output = place(result)
         try:
             _write(head, result, output, report)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clusterray.client.head_link import HeadLink, HeadLost
 from clusterray.client.report import Report
-from clusterray.client.text import plain_lines
+from clusterray.client.text import povray_lines
 from clusterray.core.errors import (
     FAULT_BY_EXIT_CODE,
     ClusterRayError,
@@ -23,8 +23,6 @@ from clusterray.wire.protocol import Follow, JobStatus, JobView
 
 _REDRAW_S = 1.0
 _TAIL_LINES = 20
-_STAGE_BEGINS = "==== ["
-"""How POV-Ray heads each stage; what is above the first one is its own introduction."""
 _ENDED = frozenset({"done", "failed", "cancelled"})
 
 
@@ -69,6 +67,8 @@ def _follow_here(
 def _sentence(view: JobView, notes: bool) -> str:
     if view.state == "stitching":
         return "joining the tiles"
+    if view.state == "paused":
+        return f"{view.note or 'paused'}; clusterray resume {view.id} lets it go on"
     if view.note and notes:
         return f"waiting: {view.note}"
     return "waiting for a node" if view.state == "queued" else ""
@@ -93,9 +93,8 @@ def outcome_fault(view: JobView, report: Report, root: Path | None = None) -> Cl
 
 
 def _tail(text: str) -> list[str]:
-    lines = [line for line in plain_lines(text) if line.strip()]
-    stages = [number for number, line in enumerate(lines) if line.startswith(_STAGE_BEGINS)]
-    return lines[stages[0] if stages else 0 :][-_TAIL_LINES:]
+    lines = [line for line in povray_lines(text) if line.strip()]
+    return lines[-_TAIL_LINES:]
 
 
 def _file_here(file: str, root: Path | None) -> str | None:

@@ -17,6 +17,7 @@ from clusterray.client.text import plain
 from clusterray.core.errors import LocalFault, UsageFault
 
 _PROBE_BYTES = 4096
+_PARTIAL = ".partial"
 _OTHER_NAMES = {"jpeg": "jpg", "pgm": "ppm"}
 """Extensions that mean a format whose pictures we name otherwise."""
 
@@ -27,6 +28,11 @@ class OutputFile:
 
     path: Path
     shown: str
+
+    def partial(self) -> OutputFile:
+        """Give the place beside this one for a picture that has holes: ``<stem>.partial.<ext>``."""
+        # By the name that was given: where that is a link, the partial picture lies beside it.
+        return _place(_partial_name(Path(self.shown)))
 
     def check_writable(self) -> None:
         """Find out now whether the picture could be written; leaves nothing behind.
@@ -111,6 +117,12 @@ def safe_name(name: str, extension: str) -> str:
     """Turn a picture's name from elsewhere into a plain file name, never hidden, without folder."""
     base = plain(name.replace("\\", "/").rsplit("/", 1)[-1]).lstrip(".")
     return base or f"picture.{extension}"
+
+
+def _partial_name(path: Path) -> Path:
+    if path.stem.endswith(_PARTIAL):
+        return path
+    return path.with_name(f"{path.stem}{_PARTIAL}{path.suffix}")
 
 
 def _place(path: Path) -> OutputFile:

@@ -17,7 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from clusterray.client.text import duration_text, fidelity_text, plain, rate_text, size_text
-from clusterray.wire.protocol import BandView, CheckView, JobDetail, JobView, NodeView, TokenView
+from clusterray.wire.protocol import (
+    AttemptLog,
+    BandView,
+    CheckView,
+    JobDetail,
+    JobView,
+    NodeView,
+    TokenView,
+)
 
 _ENDED = frozenset({"accepted", "failed", "handed-back", "lost", "dropped"})
 _RIGHT = frozenset({"JOB", "PRIORITY", "DONE", "BANDS", "THREADS", "PIXELS", "ATTEMPTS"})
@@ -60,7 +68,7 @@ def jobs_table(jobs: Sequence[JobView]) -> tuple[list[str], list[list[str]]]:
             f"{_percent(job)}%",
             str(job.priority),
             duration_text(job.elapsed_s),
-            job.error or job.note,
+            job.error or job.note or job.gone,
         ]
         for job in jobs
     ]
@@ -86,6 +94,16 @@ def nodes_table(nodes: Sequence[NodeView]) -> tuple[list[str], list[list[str]]]:
         ]
         for node in nodes
     ]
+
+
+def attempt_head(log: AttemptLog) -> str:
+    """Give the line above what POV-Ray said in an attempt."""
+    _, y0, _, y1 = log.rect
+    light = ", light" if log.stage == "light" else ""
+    reason = f": {log.reason}" if log.reason else ""
+    return (
+        f"{log.band} (rows {y0}-{y1 - 1}{light}), {log.attempt} on {log.node}, {log.state}{reason}"
+    )
 
 
 def tokens_table(tokens: Sequence[TokenView]) -> tuple[list[str], list[list[str]]]:
@@ -122,6 +140,8 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
         facts.append(("wasted", _wasted(job)))
     if job.note:
         facts.append(("waits", job.note))
+    if job.gone:
+        facts.append(("files", job.gone))
     if detail.light:
         facts.append(("light", detail.light))
     if job.state not in ("failed", "cancelled"):

@@ -13,6 +13,8 @@ _ESCAPES = re.compile(
     r"\x1b\][^\x07\x1b]{0,4096}(?:\x07|\x1b\\)?"  # OSC: titles, links, clipboard
     r"|[\x1b\x9b][\[\]()#;?]*[0-9;:?]*[ -/]*[@-~]?"  # CSI and two-character escapes
 )
+_STAGE_BEGINS = "==== ["
+"""How POV-Ray heads each stage; what is above the first one is its own introduction."""
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
@@ -33,6 +35,13 @@ def plain_lines(text: str) -> list[str]:
         "".join(c for c in line.replace("\t", "    ") if _is_printable(c)).rstrip()
         for line in lines
     ]
+
+
+def povray_lines(text: str) -> list[str]:
+    """Split POV-Ray's text into plain lines, without its introduction, which is always the same."""
+    lines = plain_lines(text)
+    stages = [number for number, line in enumerate(lines) if line.startswith(_STAGE_BEGINS)]
+    return lines[stages[0] if stages else 0 :]
 
 
 def _is_printable(char: str) -> bool:

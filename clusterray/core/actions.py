@@ -85,11 +85,15 @@ class DiscardTile:
 
 @dataclass(frozen=True, slots=True)
 class BeginFrame:
-    """Make ready for the tiles of a frame."""
+    """Make ready for the tiles of a frame.
+
+    ``run`` counts how often that was asked for: what comes of an earlier run is stale.
+    """
 
     job: JobId
     frame: int
     request: JobRequest
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,25 +136,44 @@ class FinishFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class DiscardTiles:
+    """Delete what ``attempts`` uploaded and the light of ``frames``: the job needs them no more."""
+
+    job: JobId
+    frames: tuple[int, ...]
+    attempts: tuple[AttemptId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DiscardResult:
+    """Delete the finished picture of a job and what POV-Ray said of it."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True)
 class JobDone:
-    """Nothing more is to be done for a job whose pictures are written: its tiles may go."""
+    """Nothing more is to be done for a job whose pictures are written."""
 
     job: JobId
 
 
 @dataclass(frozen=True, slots=True)
 class AbandonJob:
-    """Forget the frames and tiles of a job that failed or was cancelled."""
+    """Put the frames of a job that failed or was cancelled aside; its tiles stay."""
 
     job: JobId
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetJob:
-    """Nobody can ask for this job any more: delete its picture and what is known of it."""
+    """Nobody can ask for this job any more: delete its picture and what is known of it.
+
+    ``reason`` says to those who follow it why.
+    """
 
     job: JobId
-    attempts: tuple[AttemptId, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +220,8 @@ Action: TypeAlias = (
     | AddTile
     | CompareTiles
     | FinishFrame
+    | DiscardTiles
+    | DiscardResult
     | JobDone
     | AbandonJob
     | ForgetJob

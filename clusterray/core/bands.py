@@ -66,6 +66,33 @@ def equal_bands(rect: Rect, step: int, count: int) -> list[Rect]:
     return [Rect(rect.x0, top, rect.x1, bottom) for top, bottom in pairwise(edges)]
 
 
+def holes(area: Rect, rects: Iterable[Rect]) -> list[Rect]:
+    """Give what disjoint ``rects`` leave of ``area``, as rectangles from top to bottom.
+
+    Rows that lack the same columns are one rectangle.
+    """
+    inside = [part for part in map(area.intersection, rects) if part is not None]
+    edges = sorted({area.y0, area.y1, *(y for part in inside for y in (part.y0, part.y1))})
+    left: list[Rect] = []
+    for top, bottom in pairwise(edges):
+        row = sorted((part.x0, part.x1) for part in inside if part.y0 <= top < part.y1)
+        ends = [area.x0, *(x1 for _, x1 in row)]
+        begins = [*(x0 for x0, _ in row), area.x1]
+        for x0, x1 in zip(ends, begins, strict=True):
+            if x0 < x1:
+                _append_below(left, Rect(x0, top, x1, bottom))
+    return left
+
+
+def _append_below(rects: list[Rect], rect: Rect) -> None:
+    """Add ``rect``, or make the one just above it longer."""
+    for index, above in enumerate(rects):
+        if (above.x0, above.x1, above.y1) == (rect.x0, rect.x1, rect.y0):
+            rects[index] = Rect(above.x0, above.y0, rect.x1, rect.y1)
+            return
+    rects.append(rect)
+
+
 def are_disjoint(rects: Sequence[Rect]) -> bool:
     """Tell whether no pixel lies in two of ``rects``."""
     ordered = sorted(rects, key=lambda rect: rect.y0)

@@ -144,6 +144,7 @@ class Frame:
     picture; ``light_bands`` are those whose light is joined, and ``light`` is what came of it.
     ``povray_class`` is that of the first node that took a band; which classes may take the others
     the job's ``mix`` says, until no tile is accepted or in the making. ``uncovered`` counts pixels.
+    ``run`` counts how often the shells were asked to begin it.
     ``verify_bands`` are made when the picture is covered, and then ``waiting`` is theirs;
     ``give_up_at`` is when those that wait will be given up, None while a node may take them.
     ``probe`` is None where light is shared, or made by the one POV-Ray that renders all.
@@ -163,6 +164,7 @@ class Frame:
     give_up_at: float | None = None
     uncovered: int = 0
     stitched: bool = False
+    run: int = 0
     rendered_pixels: int = 0
     rendered_thread_s: float = 0.0
 
@@ -208,6 +210,10 @@ class Frame:
 class Job:
     """What a person submitted, and how far it is.
 
+    ``submitted_at`` is when it came into the queue, also again; ``started_at`` when a band of it
+    was leased since it was queued or resumed last, and ``counted_from`` the pixels that were there
+    by then. ``priority`` is the request's until somebody changes it. ``paused_by`` is who paused
+    it. ``gone`` says why nothing of its files is left, "" while they are kept.
     ``wasted_pixels`` were rendered for nothing: by attempts that failed, were lost or dropped.
     ``dropped_results`` counts whole tiles among them, which came after another had been asked.
     """
@@ -216,24 +222,39 @@ class Job:
     number: int
     request: JobRequest
     submitted_at: float
+    priority: int = 0
     state: JobState = JobState.QUEUED
     frames: list[Frame] = field(default_factory=list)
     started_at: float | None = None
     ended_at: float | None = None
     problem: Problem | None = None
     reason: str = ""
+    counted_from: int = 0
+    paused_by: str = ""
+    gone: str = ""
     wasted_pixels: int = 0
     dropped_results: int = 0
 
     @property
     def open(self) -> bool:
-        """Tell whether it can still change."""
+        """Tell whether it has not ended."""
         return self.state in OPEN_JOB
+
+    @property
+    def takes_leases(self) -> bool:
+        """Tell whether its waiting bands may be handed out."""
+        return self.open and self.state is not JobState.PAUSED
+
+    @property
+    def pixels_covered(self) -> int:
+        """How many pixels of its pictures are there."""
+        final = [frame for frame in self.frames if frame.state is FrameState.FINAL]
+        return sum(frame.area.area - frame.uncovered for frame in final)
 
     @property
     def rank(self) -> tuple[int, int]:
         """Its place in the queue: higher priority first, then the older."""
-        return -self.request.priority, self.number
+        return -self.priority, self.number
 
     @property
     def has_waiting(self) -> bool:
@@ -312,11 +333,13 @@ class Node:
 class FarmState:
     """All that a farm holds; ``core.farm`` changes it, ``core.invariants`` checks it.
 
-    ``open_jobs`` are those that can still change, in queue order; ``hungry`` the nodes with a place
-    for a band, the longest waiting first; ``detached`` the live attempts whose node is away, in the
-    order in which they will be lost; ``verifying`` the frames with an open verify band; ``probing``
-    those whose probe is asked, by the attempt. ``look_at`` is when the next of all else that time
-    decides may be due, None if nothing is waited for; ``patience`` says how long it is.
+    ``open_jobs`` are those that have not ended, in queue order; ``kept`` those that have and whose
+    files are still at the head, in the order in which they ended; ``deleted`` says of the last jobs
+    that were deleted by whom. ``hungry`` are the nodes with a place for a band, the longest waiting
+    first; ``detached`` the live attempts whose node is away, in the order in which they will be
+    lost; ``verifying`` the frames with an open verify band; ``probing`` those whose probe is asked,
+    by the attempt. ``look_at`` is when the next of all else that time decides may be due, None if
+    nothing is waited for; ``patience`` says how long it is.
     """
 
     jobs: dict[JobId, Job] = field(default_factory=dict)
@@ -324,6 +347,8 @@ class FarmState:
     attempts: dict[AttemptId, Attempt] = field(default_factory=dict)
     nodes: dict[NodeId, Node] = field(default_factory=dict)
     open_jobs: list[Job] = field(default_factory=list)
+    kept: dict[JobId, Job] = field(default_factory=dict)
+    deleted: dict[JobId, str] = field(default_factory=dict)
     hungry: dict[NodeId, Node] = field(default_factory=dict)
     detached: dict[AttemptId, Attempt] = field(default_factory=dict)
     verifying: dict[tuple[JobId, int], Frame] = field(default_factory=dict)

@@ -180,12 +180,65 @@ class JobCancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class JobPaused:
+    """A person wants no more of the job leased; ``now``: nor what is leased to go on."""
+
+    job: JobId
+    by: str
+    now: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobResumed:
+    """A person wants a paused job to go on."""
+
+    job: JobId
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequeued:
+    """A person wants a job that has ended to run again; ``everything``: from the start."""
+
+    job: JobId
+    by: str
+    everything: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityChanged:
+    """A person wants the job to stand elsewhere in the queue."""
+
+    job: JobId
+    by: str
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobDeleted:
+    """A person wants nothing of the job to stay; ``force``: even if it has not ended."""
+
+    job: JobId
+    by: str
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FilesUnwanted:
+    """The room that the files of a job that has ended take is needed; ``reason`` is for people."""
+
+    job: JobId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class LightJoined:
     """The light that a frame's light bands found lies in one file; None: they found none."""
 
     job: JobId
     frame: int
     light: Light | None
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +254,11 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class FrameStitched:
-    """The finished picture of a frame is written."""
+    """The finished picture of a frame is written. ``run`` as in BeginFrame."""
 
     job: JobId
     frame: int
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +268,7 @@ class FrameFailed:
     job: JobId
     frame: int
     reason: str
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +293,12 @@ Event: TypeAlias = (
     | Probed
     | JobSubmitted
     | JobCancelled
+    | JobPaused
+    | JobResumed
+    | JobRequeued
+    | PriorityChanged
+    | JobDeleted
+    | FilesUnwanted
     | LightJoined
     | Compared
     | FrameStitched

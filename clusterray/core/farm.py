@@ -2,26 +2,26 @@
 
 Owned by the task-manager thread. No I/O, no clock: time is an argument, randomness a generator
 passed in. What it holds is described in ``entities``, its states in ``states``, who gets what in
-``policy``, its invariants in ``invariants``. It stands on ``ledger``, what all duties share, and
-two floors: ``verifying``, how bands are rendered again and a job ends, and ``trouble_rules``.
+``policy``, its invariants in ``invariants``. It stands on ``ledger`` and ``farm_base``, what all
+duties share, ``verifying``, how bands are rendered again and a job ends, ``life_rules``, what
+people do to jobs, and ``trouble_rules``, what fails.
 """
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Callable
 from itertools import islice
-from typing import Protocol
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core import policy, probing
 from clusterray.core.actions import Action
-from clusterray.core.bands import equal_bands, render_area, row_step
 from clusterray.core.blame import hopeless
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
+from clusterray.core.farm_base import RandomBits
 from clusterray.core.invariants import check_farm, tell_story
-from clusterray.core.model import AttemptId, BandId, JobId, Rect, Stage
+from clusterray.core.life_rules import LifeRules
+from clusterray.core.model import AttemptId, BandId, JobId
 from clusterray.core.patience import Patience
 from clusterray.core.states import (
     ATTEMPT_TABLE,
@@ -38,18 +38,13 @@ from clusterray.core.states import (
     advance,
 )
 from clusterray.core.trouble_rules import TroubleRules
-from clusterray.core.verifying import Verifying
 
 
-class RandomBits(Protocol):
-    """Where ids get what makes them unguessable and unlike those of another farm."""
+class Farm(TroubleRules, LifeRules):
+    """Jobs, bands, attempts and nodes, and the rules by which they change.
 
-    def getrandbits(self, k: int, /) -> int:
-        """Give ``k`` random bits."""
-
-
-class Farm(TroubleRules, Verifying):
-    """Jobs, bands, attempts and nodes, and the rules by which they change."""
+    The files of jobs that have ended are kept for ``keep_s`` seconds, None for ever.
+    """
 
     def __init__(
         self,
@@ -57,16 +52,15 @@ class Farm(TroubleRules, Verifying):
         *,
         detached_s: float = 10.0,
         max_jobs: int = 10_000,
+        keep_s: float | None = None,
         first_number: int = 1,
         patience: Patience | None = None,
     ) -> None:
-        super().__init__(detached_s)
+        super().__init__(random, detached_s=detached_s, max_jobs=max_jobs)
         self.patience = patience or self.patience
-        self._random = random
-        self._max_jobs = max_jobs
+        self._keep_s = keep_s
         self._next_number = first_number
         self._attempts_made = 0
-        self._by_key: dict[str, Job] = {}
         self._handlers: dict[type, Callable[..., None]] = {
             ev.NodeJoined: self._node_joined,
             ev.NodeGone: self._node_gone,
@@ -84,6 +78,12 @@ class Farm(TroubleRules, Verifying):
             ev.Probed: self._probed,
             ev.JobSubmitted: self._job_submitted,
             ev.JobCancelled: self._job_cancelled,
+            ev.JobPaused: self._job_paused,
+            ev.JobResumed: self._job_resumed,
+            ev.JobRequeued: self._job_requeued,
+            ev.PriorityChanged: self._priority_changed,
+            ev.JobDeleted: self._job_deleted,
+            ev.FilesUnwanted: self._files_unwanted,
             ev.LightJoined: self._light_joined,
             ev.Compared: self._compared,
             ev.FrameStitched: self._frame_stitched,
@@ -106,7 +106,12 @@ class Farm(TroubleRules, Verifying):
         """Give when a Tick is due, None if nothing is waited for."""
         moments = [self.look_at, *(frame.give_up_at for frame in self.verifying.values())]
         moments += [attempt.detached_until for attempt in islice(self.detached.values(), 1)]
+        moments += [self._keep_until(job) for job in islice(self.kept.values(), 1)]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def job_of_key(self, key: str) -> Job | None:
+        """Give the job that was submitted under this key."""
+        return self._by_key.get(key)
 
     def check(self) -> None:
         """Raise InvariantBroken with the stories concerned if the farm contradicts itself."""
@@ -252,7 +257,7 @@ class Farm(TroubleRules, Verifying):
         for other in band.live_attempts:
             self._end(other, AttemptTrigger.DROP, "another attempt was first")
         if band.stage == "final":
-            self._out.append(act.AddTile(frame.job.id, frame.index, attempt.id, band.rect))
+            self._add_tile(band, attempt)
         elif band.stage == "verify":
             self._compare(attempt)
         if node.conn is not None:
@@ -269,18 +274,13 @@ class Farm(TroubleRules, Verifying):
     def _covered(self, frame: Frame) -> None:
         job = frame.job
         if frame.state is FrameState.LIGHT:
-            self._join_light(frame)
+            frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.COVERED)
+            self._join(frame)
             return
         self._out.append(act.FinishFrame(job.id, frame.index))
         self._begin_verifying(frame)
         if all(other.complete for other in job.frames):
             job.state = advance(JOB_TABLE, job.state, JobTrigger.COVERED)
-
-    def _join_light(self, frame: Frame) -> None:
-        frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.COVERED)
-        bands = sorted(frame.bands.values(), key=lambda band: (band.rect.y0, band.rect.x0))
-        attempts = tuple(band.accepted.id for band in bands if band.accepted is not None)
-        self._out.append(act.JoinLight(frame.job.id, frame.index, attempts))
 
     def _attempt_failed(self, event: ev.AttemptFailed) -> None:
         attempt = self._live(event.conn, event.attempt)
@@ -340,28 +340,12 @@ class Farm(TroubleRules, Verifying):
             self._out.append(act.RefuseSubmit(event.reply, text))
             return
         number, self._next_number = self._next_number, self._next_number + 1
-        job = Job(JobId(f"j{number}"), number, request, self._now)
+        job = Job(JobId(f"j{number}"), number, request, self._now, request.priority)
         self.jobs[job.id] = self._by_key[request.key] = job
-        insort(self.open_jobs, job, key=lambda other: other.rank)
+        self._into_queue(job)
         self._add_frame(job, 0)
         self._out.append(act.AnswerSubmit(event.reply, job.id, existing=False))
         self._changed(job)
-
-    def _forget_oldest(self) -> bool:
-        """Forget the oldest job that has ended, its picture too; False if none has."""
-        job = next((job for job in self.jobs.values() if not job.open), None)
-        if job is None:
-            return False
-        del self.jobs[job.id], self._by_key[job.request.key]
-        bands = [band for frame in job.frames for band in frame.all_bands]
-        attempts = [attempt.id for band in bands for attempt in band.attempts]
-        for band in bands:
-            del self.bands[band.id]
-        for attempt_id in attempts:
-            del self.attempts[attempt_id]
-            self.probing.pop(attempt_id, None)
-        self._out.append(act.ForgetJob(job.id, tuple(attempts)))
-        return True
 
     def _answer_again(self, event: ev.JobSubmitted, known: Job) -> None:
         if known.request == event.request:
@@ -370,84 +354,27 @@ class Farm(TroubleRules, Verifying):
         text = f"job {known.id} was submitted under the same key with other content"
         self._out.append(act.RefuseSubmit(event.reply, text))
 
-    def _add_frame(self, job: Job, index: int) -> None:
-        picture = job.request.picture
-        frame = Frame(job, index, render_area(picture))
-        frame.state = FrameState.LIGHT if job.request.light else FrameState.FINAL
-        if frame.state is FrameState.FINAL:
-            probing.begin(frame)
-        job.frames.append(frame)
-        self._add_bands(frame)
-        self._out.append(act.BeginFrame(job.id, index, job.request))
-
-    def _add_bands(self, frame: Frame) -> None:
-        """Partition the whole area into bands of the frame's stage."""
-        request = frame.job.request
-        frame.uncovered = frame.area.area
-        for rect in equal_bands(frame.area, row_step(request.picture), request.wish_bands or 1):
-            self._add_band(frame, rect)
-
-    def _add_band(self, frame: Frame, rect: Rect) -> Band:
-        stage: Stage = "final" if frame.state is FrameState.FINAL else "light"
-        band = self._make_band(frame, rect, stage)
-        frame.bands[band.id] = band
-        return band
-
-    def _job_cancelled(self, event: ev.JobCancelled) -> None:
-        job = self.jobs.get(event.job)
-        if job is not None and job.open:
-            self._end_job(job, JobTrigger.CANCEL, f"cancelled by {event.by}", None)
-
-    def _end_job(self, job: Job, trigger: JobTrigger, reason: str, problem: Problem | None) -> None:
-        job.state = advance(JOB_TABLE, job.state, trigger)
-        job.reason, job.problem, job.ended_at = reason, problem, self._now
-        self.open_jobs.remove(job)
-        for frame in job.frames:
-            for band in frame.all_bands:
-                for attempt in band.live_attempts:
-                    self._end(attempt, AttemptTrigger.DROP, f"job {job.id} {job.state}")
-                if band.state is not BandState.VOID:
-                    band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
-            frame.waiting.clear()
-            self._stop_verifying(frame)
-            self._stop_probe(frame)
-        self._close_accounts(job)
-        self._out.append(act.AbandonJob(job.id))
-        self._changed(job)
-
-    def _stop_probe(self, frame: Frame) -> None:
-        """Have a node that probes for a band it has delivered leave that; nobody wants to know."""
-        asked = frame.probe.attempt if frame.probe is not None else None
-        if asked is None:
-            return
-        reason = f"job {frame.job.id} {frame.job.state}"
-        probing.lose(self, asked, reason)
-        conn = self.nodes[self.attempts[asked].node].conn
-        if conn is not None:
-            self._out.append(act.SendDrop(conn, asked, reason))
-
     def _light_joined(self, event: ev.LightJoined) -> None:
         """Let the picture's bands begin, all with this light.
 
         The picture's bands may be another class's than the light's: the light is plain text.
         """
-        job = self.jobs.get(event.job)
-        if job is None or not job.open:
+        frame = self._running(event)
+        if frame is None or frame.state is not FrameState.JOINING:
             return
-        frame = job.frames[event.frame]
         frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.JOINED)
         frame.light, frame.povray_class = event.light, None
         probing.begin(frame)
         frame.light_bands, frame.bands = frame.bands, {}
         frame.rendered_pixels, frame.rendered_thread_s = 0, 0.0
         self._add_bands(frame)
-        self._changed(job)
+        self._changed(frame.job)
 
     def _frame_failed(self, event: ev.FrameFailed) -> None:
-        job = self.jobs.get(event.job)
-        if job is not None and job.open:
+        frame = self._running(event)
+        if frame is not None:
             problem = Problem("head", event.reason)
-            self._end_job(job, JobTrigger.FAIL, event.reason, problem)
+            self._end_job(frame.job, JobTrigger.FAIL, event.reason, problem)
 
     # ---------------------------------------------------------------- time and work
 
@@ -464,6 +391,7 @@ class Farm(TroubleRules, Verifying):
         # Whoever came with this event may take what was to be given up.
         self._watch_verifying()
         self._tire_of_verifying()
+        self._discard_old_files()
 
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
@@ -519,12 +447,6 @@ class Farm(TroubleRules, Verifying):
                 probe,
             )
         )
-
-    def _start(self, job: Job) -> None:
-        if job.started_at is None:
-            job.started_at = self._now
-            job.state = advance(JOB_TABLE, job.state, JobTrigger.LEASED)
-        self._changed(job)
 
     def _cut(self, band: Band, row: int) -> Band:
         """Cut a waiting band: it keeps what is above ``row``, a new band gets the rest."""

@@ -75,8 +75,6 @@ def _partition(farm: FarmState) -> Complaints:
 def _covered(farm: FarmState) -> Complaints:
     """4. A frame lacks the pixels of its uncovered bands; a stitched or done job lacks none."""
     for frame in _frames(farm):
-        if frame.job.state in (JobState.FAILED, JobState.CANCELLED):
-            continue
         bands = list(frame.bands.values())
         lacking = sum(band.rect.area for band in bands if band.state is not BandState.COVERED)
         finished = frame.job.state in (JobState.STITCHING, JobState.DONE)
@@ -226,8 +224,25 @@ def _probes(farm: FarmState) -> Complaints:
         yield f"probes are asked of {sorted(asked)}, the index differs", []
 
 
+def _kept(farm: FarmState) -> Complaints:
+    """15. Of the jobs that have ended those whose files are kept are listed as they ended, and no
+    other; of one that failed or was cancelled nothing is covered once its files are gone.
+    """
+    ended = [job for job in farm.jobs.values() if not job.open and not job.gone]
+    if set(farm.kept) != {job.id for job in ended}:
+        yield f"kept are {[job.id for job in ended]}, listed {list(farm.kept)}", []
+    ends = [job.ended_at or 0.0 for job in farm.kept.values()]
+    if ends != sorted(ends):
+        yield f"the kept jobs are listed by their ends at {ends}", []
+    for job in farm.jobs.values():
+        bands = [band for frame in job.frames for band in frame.bands.values()]
+        there = [band for band in bands if band.state is BandState.COVERED]
+        if job.gone and job.state is not JobState.DONE and there:
+            yield f"the files of {job.id} are gone", there
+
+
 def _clocks(farm: FarmState) -> Complaints:
-    """15. The farm looks at its clocks no later than the first of them is due.
+    """16. The farm looks at its clocks no later than the first of them is due.
 
     These are the deadline by which each attempt of a connected node must have moved on, the time at
     which a tile is asked for again, and the one at which a node is let in again.
@@ -239,7 +254,7 @@ def _clocks(farm: FarmState) -> Complaints:
 
 
 def _accounts(farm: FarmState) -> Complaints:
-    """16. What is held against a node on one job is held on a job that is open."""
+    """17. What is held against a node on one job is held on a job that is open."""
     for node in farm.nodes.values():
         for job in node.standings:
             if job not in farm.jobs or not farm.jobs[job].open:
@@ -266,6 +281,7 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _verified,
     _given_up,
     _probes,
+    _kept,
     _clocks,
     _accounts,
 )

@@ -61,7 +61,7 @@ def choose_band(
     A band that failed on the node ``tries`` times is not for it.
     """
     for job in jobs:
-        if node.kept_off_job(job.id):
+        if not job.takes_leases or node.kept_off_job(job.id):
             continue
         for frame in job.frames:
             if not may_render(node, frame):
@@ -89,7 +89,7 @@ def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
     whose band the node has failed: it is better off with the one that is away.
     """
     for job in jobs:
-        if node.kept_off_job(job.id):
+        if not job.takes_leases or node.kept_off_job(job.id):
             continue
         for frame in job.frames:
             if not may_render(node, frame):

@@ -13,10 +13,11 @@ from typing import TypeVar
 
 
 class JobState(StrEnum):
-    """Where a job is."""
+    """Where a job is; QUEUED is one of which nothing was leased since it came into the queue."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     STITCHING = "stitching"
     VERIFYING = "verifying"
     DONE = "done"
@@ -66,8 +67,10 @@ class ProbeState(StrEnum):
 class JobTrigger(StrEnum):
     """What moves a job."""
 
-    LEASED = "first band leased"
+    LEASED = "a band leased"
     COVERED = "every band covered"
+    PAUSE = "paused"
+    QUEUE = "resumed or requeued"
     STITCHED = "picture written"
     UNVERIFIED = "picture written, bands left to verify"
     VERIFIED = "no band left to verify"
@@ -91,6 +94,8 @@ class BandTrigger(StrEnum):
     COMPARE = "compared with the first tile"
     GIVE_UP = "verification given up"
     JOB_ENDED = "job failed or cancelled"
+    DISCARD = "its tile was deleted with the job's files"
+    REQUEUE = "job requeued"
 
 
 class AttemptTrigger(StrEnum):
@@ -117,10 +122,19 @@ class ProbeTrigger(StrEnum):
 JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
     JobState.QUEUED: {
         JobTrigger.LEASED: JobState.RUNNING,
+        JobTrigger.COVERED: JobState.STITCHING,
+        JobTrigger.PAUSE: JobState.PAUSED,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
     JobState.RUNNING: {
+        JobTrigger.COVERED: JobState.STITCHING,
+        JobTrigger.PAUSE: JobState.PAUSED,
+        JobTrigger.FAIL: JobState.FAILED,
+        JobTrigger.CANCEL: JobState.CANCELLED,
+    },
+    JobState.PAUSED: {
+        JobTrigger.QUEUE: JobState.QUEUED,
         JobTrigger.COVERED: JobState.STITCHING,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
@@ -136,9 +150,9 @@ JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
-    JobState.DONE: {},
-    JobState.FAILED: {},
-    JobState.CANCELLED: {},
+    JobState.DONE: {JobTrigger.QUEUE: JobState.QUEUED},
+    JobState.FAILED: {JobTrigger.QUEUE: JobState.QUEUED},
+    JobState.CANCELLED: {JobTrigger.QUEUE: JobState.QUEUED},
 }
 
 FRAME_TABLE: Mapping[FrameState, Mapping[FrameTrigger, FrameState]] = {
@@ -162,9 +176,10 @@ BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
         BandTrigger.COMPARE: BandState.COMPARED,
         BandTrigger.GIVE_UP: BandState.VOID,
         BandTrigger.JOB_ENDED: BandState.VOID,
+        BandTrigger.DISCARD: BandState.VOID,
     },
     BandState.COMPARED: {BandTrigger.JOB_ENDED: BandState.VOID},
-    BandState.VOID: {},
+    BandState.VOID: {BandTrigger.REQUEUE: BandState.WAITING},
 }
 
 ATTEMPT_TABLE: Mapping[AttemptState, Mapping[AttemptTrigger, AttemptState]] = {
@@ -208,7 +223,16 @@ PROBE_TABLE: Mapping[ProbeState, Mapping[ProbeTrigger, ProbeState]] = {
 LIVE_ATTEMPT = frozenset(state for state, ways in ATTEMPT_TABLE.items() if ways)
 OPEN_BAND = frozenset({BandState.WAITING, BandState.RUNNING, BandState.COVERED})
 """The states of a verify band that is not yet compared or given up."""
-OPEN_JOB = frozenset(state for state, ways in JOB_TABLE.items() if ways)
+OPEN_JOB = frozenset(
+    {
+        JobState.QUEUED,
+        JobState.RUNNING,
+        JobState.PAUSED,
+        JobState.STITCHING,
+        JobState.VERIFYING,
+    }
+)
+"""The states of a job that has not ended: out of the others only people lead."""
 
 S = TypeVar("S", bound=StrEnum)
 T = TypeVar("T", bound=StrEnum)

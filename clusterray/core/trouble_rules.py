@@ -11,7 +11,7 @@ from clusterray.core import events as ev
 from clusterray.core import patience as clocks
 from clusterray.core.blame import blame, clocks_of, credit, forgive, let_in, times_kept_off
 from clusterray.core.entities import Attempt, Band, Job, Node, Problem
-from clusterray.core.ledger import Ledger
+from clusterray.core.farm_base import FarmBase
 from clusterray.core.model import AttemptId
 from clusterray.core.states import AttemptState, AttemptTrigger
 
@@ -21,7 +21,7 @@ TWIN = (
 )
 
 
-class TroubleRules(Ledger):
+class TroubleRules(FarmBase):
     """Judges attempts by the clock, and nodes by what they did."""
 
     def _fail(self, attempt: Attempt, problem: Problem) -> None:

@@ -10,7 +10,7 @@ from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core import policy
 from clusterray.core.entities import Attempt, Band, Frame, Job
-from clusterray.core.ledger import Ledger
+from clusterray.core.farm_base import FarmBase
 from clusterray.core.states import (
     BAND_TABLE,
     JOB_TABLE,
@@ -22,7 +22,7 @@ from clusterray.core.states import (
 from clusterray.core.verify import spread
 
 
-class Verifying(Ledger):
+class Verifying(FarmBase):
     """Makes the verify bands of a covered picture, and sees to it that each comes to an end."""
 
     def _begin_verifying(self, frame: Frame) -> None:
@@ -50,8 +50,10 @@ class Verifying(Ledger):
         job = self.jobs.get(event.job)
         if job is None or not job.open:
             return
-        band = job.frames[event.frame].verify_bands[event.band]
-        assert band.accepted is not None
+        band = job.frames[event.frame].verify_bands.get(event.band)
+        if band is None or band.accepted is None:
+            # Of a run that is over: the job has been requeued since.
+            return
         self._out.append(act.DiscardTile(band.accepted.id))
         if event.comparison is None:
             self._give_up(band, event.reason)
@@ -76,10 +78,6 @@ class Verifying(Ledger):
             self._stop_verifying(frame)
             self._finish(frame.job)
 
-    def _stop_verifying(self, frame: Frame) -> None:
-        self.verifying.pop((frame.job.id, frame.index), None)
-        frame.give_up_at = None
-
     def _watch_verifying(self) -> None:
         """Set a deadline to verify bands for which nobody is there, and lift it when one comes."""
         for frame in self.verifying.values():
@@ -100,12 +98,11 @@ class Verifying(Ledger):
                 self._give_up(band, reason)
 
     def _frame_stitched(self, event: ev.FrameStitched) -> None:
-        job = self.jobs.get(event.job)
-        if job is None or not job.open:
-            return
-        job.frames[event.frame].stitched = True
-        self._changed(job)
-        self._finish(job)
+        frame = self._running(event)
+        if frame is not None:
+            frame.stitched = True
+            self._changed(frame.job)
+            self._finish(frame.job)
 
     def _finish(self, job: Job) -> None:
         """Let the job be done if all its pictures are written and nothing is left to verify."""
@@ -120,5 +117,7 @@ class Verifying(Ledger):
         job.state = advance(JOB_TABLE, job.state, trigger)
         job.ended_at = self._now
         self.open_jobs.remove(job)
+        self.kept[job.id] = job
+        self._discard_tiles(job)
         self._close_accounts(job)
         self._out.append(act.JobDone(job.id))

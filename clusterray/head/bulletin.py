@@ -8,14 +8,15 @@ twice a second, and at once when it has ended.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from clusterray.core.entities import Job
+from clusterray.core.errors import JobCancelled
 from clusterray.core.farm import Farm
 from clusterray.core.fidelity import Fidelity, fidelity_of
 from clusterray.core.model import AttemptId, JobId, LightWord, NodeId
 from clusterray.head.views import FarmView, NodeCard, job_view, most_common, node_view
-from clusterray.wire.protocol import JobStatus, JobView, Message
+from clusterray.wire.protocol import JobStatus, JobView, Message, Refused
 
 PUBLISH_EVERY_S = 0.5
 JOBS_SHOWN = 200
@@ -45,8 +46,8 @@ class Bulletin:
     # ---------------------------------------------------------------- notes
 
     def job_made(self, job: JobId) -> None:
-        """Note the wall time of a job's submission."""
-        self._created[job] = time.time()
+        """Note the wall time of a job's submission, the first time."""
+        self._created.setdefault(job, time.time())
 
     def job_changed(self, job: JobId) -> None:
         """A follower of the job would see something new."""
@@ -56,10 +57,14 @@ class Bulletin:
         """Note what POV-Ray said of the light it used."""
         self._used[attempt] = used
 
-    def forget(self, job: JobId, attempts: Iterable[AttemptId]) -> None:
-        """The job is gone, and its attempts."""
-        for attempt in attempts:
-            self._used.pop(attempt, None)
+    def attempt_gone(self, attempt: AttemptId) -> None:
+        """The attempt is forgotten."""
+        self._used.pop(attempt, None)
+
+    def forget(self, job: JobId, reason: str) -> None:
+        """The job is gone; who follows it is told ``reason``, as of one that was cancelled."""
+        for conn, request in self._followers.pop(job, ()):
+            self._send(conn, Refused(request, JobCancelled.exit_code, reason))
         for known in (self._created, self._job_views, self._dirty, self._published_at):
             known.pop(job, None)
         self.anything_changed()

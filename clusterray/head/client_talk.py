@@ -5,18 +5,27 @@ Runs on the connection's own thread.
 
 from __future__ import annotations
 
+import queue
 import secrets
-import threading
 from dataclasses import dataclass
 from typing import Any
 
-from clusterray.core.errors import ClusterRayError, SceneFault
+from clusterray.core.errors import ClusterRayError, LocalFault, SceneFault
 from clusterray.core.model import Chance, JobRequest, SceneId
 from clusterray.head.conversation import Conversation, Introduction, Services
 from clusterray.head.grants import FileGrant
-from clusterray.head.letters import Asked, ClientOpened, Hold, NewJob, TokenRevoked
+from clusterray.head.letters import (
+    Asked,
+    ClientOpened,
+    Hold,
+    NewJob,
+    PartialPlan,
+    TokenRevoked,
+)
+from clusterray.head.partials import Partials, TilesChanged
 from clusterray.head.uploads import Announced, arrived_whole
 from clusterray.images.formats import check_supported
+from clusterray.images.tile import TileFault
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.archive import missing_ranges, scene_id
@@ -29,6 +38,8 @@ HOLD_SECONDS = 30.0
 MAX_NAME_BYTES = 200
 """Leaves room for what is put behind a name while its file is being written."""
 UPLOAD_FILE = "scene.tar"
+COPIES_OF_A_SCENE = 2
+"""A scene that comes lies on the disk twice: what was uploaded, and the tar made of it."""
 
 
 @dataclass(slots=True)
@@ -50,6 +61,7 @@ class ClientTalk(Conversation):
         super().__init__(number, link, services, card)
         self._offered: _Offered | None = None
         self._ready: set[str] = set()
+        self._partials = Partials(services.partials, services.ftp, number)
         self._handlers = {
             msg.Offer: self._offer,
             msg.Manifest: self._manifest,
@@ -62,7 +74,13 @@ class ClientTalk(Conversation):
         for question in (
             msg.Follow,
             msg.Fetch,
+            msg.Logs,
             msg.Cancel,
+            msg.Pause,
+            msg.Resume,
+            msg.Requeue,
+            msg.SetPriority,
+            msg.Delete,
             msg.ListJobs,
             msg.ListNodes,
             msg.Forgive,
@@ -74,8 +92,9 @@ class ClientTalk(Conversation):
         self._post(ClientOpened(self._number, self, self._record.id))
 
     def ended(self) -> None:
-        """Nothing half uploaded stays."""
+        """Nothing half uploaded stays, and no partial picture."""
         self._drop_offer()
+        self._partials.discard()
 
     def _take(self, message: AnyMessage) -> None:
         try:
@@ -96,6 +115,22 @@ class ClientTalk(Conversation):
 
     def _ask(self, question: Any) -> None:
         self._post(Asked(self._number, question, self._hello.name))
+
+    def _make_partial(self, plan: PartialPlan) -> None:
+        self._partials.discard()
+        try:
+            answer = self._partials.make(plan, self._link.service)
+        except TilesChanged:
+            # The job has ended meanwhile, or begun anew: what is there now is asked anew.
+            self._ask(msg.Fetch(plan.request, plan.job, partial=True))
+        except TileFault as fault:
+            text = f"the head cannot put together what is there of job {plan.job}: {fault}"
+            self._link.send(msg.Refused(plan.request, LocalFault.exit_code, text))
+        except OSError as error:
+            text = f"the head cannot write the picture: {error.strerror or error}"
+            self._link.send(msg.Refused(plan.request, LocalFault.exit_code, text))
+        else:
+            self._link.send(answer)
 
     # ------------------------------------------------ scenes
 
@@ -128,10 +163,7 @@ class ClientTalk(Conversation):
         scene = SceneId(offered.offer.scene)
         if scene_id(offered.entries) != scene:
             raise SceneFault("the manifest is not the one that the scene's id names; submit again")
-        hold = Hold(self._number, scene, threading.Event())
-        self._post(hold)
-        if not hold.done.wait(HOLD_SECONDS):
-            raise SceneFault("the head is too busy to take the scene in; submit again")
+        self._hold(scene, sum(entry.size for entry in offered.entries))
         if self._services.scenes.has(scene):
             self._nothing_needed(offered)
             return
@@ -142,6 +174,17 @@ class ClientTalk(Conversation):
             return
         write = self._grant_upload(offered, missing)
         self._link.send(msg.Need(offered.offer.request, missing_ranges(missing), write))
+
+    def _hold(self, scene: SceneId, size: int) -> None:
+        """Have the scene kept from now on; raises SceneFault if there is no room for it."""
+        hold = Hold(self._number, scene, COPIES_OF_A_SCENE * size, queue.SimpleQueue())
+        self._post(hold)
+        try:
+            refusal = hold.answer.get(timeout=HOLD_SECONDS)
+        except queue.Empty:
+            raise SceneFault("the head is too busy to take the scene in; submit again") from None
+        if refusal:
+            raise SceneFault(refusal)
 
     def _nothing_needed(self, offered: _Offered) -> None:
         self._offered = None

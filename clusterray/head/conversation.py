@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from clusterray.head.ftp_server import FtpServer
+from clusterray.head.letters import PartialPlan
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.settings import HeadSettings
 from clusterray.head.task_manager import TaskManager
@@ -34,6 +36,7 @@ class Services:
     tokens: TokenStore
     ftp: FtpServer
     scenes: SceneStore
+    partials: Path
 
 
 class Refusal(Exception):
@@ -63,7 +66,7 @@ class Conversation:
         self._services = services
         self._hello = card.hello
         self._record = card.record
-        self._orders: deque[tuple[Message, Expected | None]] = deque()
+        self._orders: deque[tuple[Message, Expected | None] | PartialPlan] = deque()
         self._leaving: str | None = None
         self._handlers: dict[type[Message], Callable[[Any], None]] = {}
 
@@ -72,6 +75,11 @@ class Conversation:
     def post(self, message: Message, expected: Expected | None = None) -> None:
         """Leave a message to send; see letters.Outlet."""
         self._orders.append((message, expected))
+        self._link.wake()
+
+    def plan(self, plan: PartialPlan) -> None:
+        """Leave a partial picture to make; see letters.Outlet."""
+        self._orders.append(plan)
         self._link.wake()
 
     def leave(self, reason: str) -> None:
@@ -103,9 +111,16 @@ class Conversation:
 
     def _send_orders(self) -> None:
         while self._orders:
-            message, expected = self._orders.popleft()
+            order = self._orders.popleft()
+            if isinstance(order, PartialPlan):
+                self._make_partial(order)
+                continue
+            message, expected = order
             self._expect(message, expected)
             self._link.send(message)
+
+    def _make_partial(self, plan: PartialPlan) -> None:
+        raise NotImplementedError
 
     def _take(self, message: AnyMessage) -> None:
         if isinstance(message, msg.Bye):

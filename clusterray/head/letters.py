@@ -5,27 +5,53 @@ A farm event goes in as it is; a letter carries what the farm need not know.
 
 from __future__ import annotations
 
-import threading
+import queue
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from clusterray.core.events import Event, NodeJoined
-from clusterray.core.model import AttemptId, JobId, JobRequest, LightWord, SceneId
+from clusterray.core.model import (
+    AttemptId,
+    FileFormat,
+    JobId,
+    JobRequest,
+    LightWord,
+    Rect,
+    SceneId,
+)
 from clusterray.head.uploads import Expected
 from clusterray.head.views import NodeCard
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     Cancel,
+    Delete,
     Fetch,
     Follow,
     Forgive,
     ListJobs,
     ListNodes,
+    Logs,
     Message,
+    Pause,
     PhaseSeconds,
+    Requeue,
+    Resume,
+    SetPriority,
     Show,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class PartialPlan:
+    """What is there of a picture: the tiles to put together, for the request of a client."""
+
+    request: int
+    job: JobId
+    name: str
+    region: Rect
+    kind: FileFormat
+    tiles: tuple[tuple[Path, Rect], ...]
 
 
 class Outlet(Protocol):
@@ -33,6 +59,9 @@ class Outlet(Protocol):
 
     def post(self, message: Message, expected: Expected | None = None) -> None:
         """Have the connection's thread send ``message``; ``expected`` comes with a lease."""
+
+    def plan(self, plan: PartialPlan) -> None:
+        """Have the connection's thread put a partial picture together and offer it."""
 
     def leave(self, reason: str) -> None:
         """Have the connection's thread say BYE and close."""
@@ -80,7 +109,16 @@ class Spent:
     used: frozenset[LightWord] | None = None
 
 
-Question: TypeAlias = Follow | Fetch | Cancel | ListJobs | ListNodes | Forgive | Show
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What POV-Ray said in an attempt, the end of it."""
+
+    attempt: AttemptId
+    text: str
+
+
+Order: TypeAlias = Cancel | Pause | Resume | Requeue | SetPriority | Delete
+Question: TypeAlias = Order | Follow | Fetch | Logs | ListJobs | ListNodes | Forgive | Show
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +142,27 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Keep this scene while the connection stands; ``done`` is set once that is so."""
+    """Keep this scene of ``size`` bytes while the connection stands.
+
+    ``answer`` gets "" once that is so, or why there is no room for it.
+    """
 
     conn: int
     scene: SceneId
-    done: threading.Event
+    size: int
+    answer: queue.SimpleQueue[str]
 
 
 @dataclass(frozen=True, slots=True)
 class PictureWritten:
-    """The stitcher has written a frame's picture."""
+    """The stitcher has written a frame's picture; ``run`` as in BeginFrame."""
 
     job: JobId
     frame: int
     path: Path
     size: int
     sha256: str
+    run: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +183,7 @@ Letter: TypeAlias = (
     | NodeOpened
     | Closed
     | Spent
+    | Said
     | Asked
     | NewJob
     | Hold

@@ -13,7 +13,7 @@ from contextlib import suppress
 from clusterray.core import events as ev
 from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
-from clusterray.head.letters import NodeOpened, Spent
+from clusterray.head.letters import NodeOpened, Said, Spent
 from clusterray.head.uploads import Announced, Expected, UploadFault, arrived_whole, take_in
 from clusterray.head.views import NodeCard
 from clusterray.images.tile import TileFault
@@ -95,6 +95,7 @@ class NodeTalk(Conversation):
     def _done(self, message: msg.Done) -> None:
         attempt = AttemptId(message.attempt)
         self._post(Spent(attempt, message.seconds, message.gathers, frozenset(message.used)))
+        self._post(Said(attempt, message.text))
         expected, announced = self._expected.get(attempt), self._announced.get(attempt)
         if expected is None or announced is None:
             # Not one of this connection's: the farm answers DROP, or ACCEPTED once more.
@@ -130,6 +131,7 @@ class NodeTalk(Conversation):
 
     def _failed(self, message: msg.Failed) -> None:
         self._forget(message.attempt)
+        self._post(Said(AttemptId(message.attempt), message.text))
         self._post(
             ev.AttemptFailed(
                 self._number,

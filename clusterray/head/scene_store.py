@@ -19,12 +19,13 @@ import threading
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import msgspec
 
 from clusterray.core.errors import ClusterRayError, LocalFault, SceneFault
 from clusterray.core.model import SceneId
+from clusterray.head.scene_sources import TAR_NAME, Pace, Place, Sources
 from clusterray.wire.archive import (
     ArchiveLimits,
     TarWriter,
@@ -35,24 +36,9 @@ from clusterray.wire.archive import (
 from clusterray.wire.protocol import Entry
 
 MANIFEST_NAME: Final = "manifest.json"
-TAR_NAME: Final = "scene.tar"
-TICK_BYTES: Final = 4 << 20
-"""``tick`` is called at least once for so many bytes."""
-SYNC_BYTES: Final = 32 << 20
-"""So many bytes are put on the disk at a time: one fsync of a large scene at its end could take
-longer than a silent connection is allowed to live."""
 
 _PARTIAL: Final = ".part-"
 _UPLOADS: Final = "uploads"
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where content lies: in the tar of ``scene`` (None: in the upload) from ``offset`` on."""
-
-    scene: SceneId | None
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +46,7 @@ class _Stored:
     """One scene that is whole on the disk; ``places`` by the content's sha256."""
 
     tar_bytes: int
-    places: dict[str, _Place]
+    places: dict[str, Place]
 
 
 class SceneStore:
@@ -188,13 +174,13 @@ class SceneStore:
             "free some space there or make it writable, and submit again"
         )
 
-    def _index_upload(self, entries: Sequence[Entry], upload: Path | None) -> dict[str, _Place]:
+    def _index_upload(self, entries: Sequence[Entry], upload: Path | None) -> dict[str, Place]:
         if upload is None:
             return {}
         if not upload.is_file():
             raise SceneFault("the scene's files have not arrived at the head; submit it again")
         by_path = {entry.path: entry for entry in entries}
-        places: dict[str, _Place] = {}
+        places: dict[str, Place] = {}
         for member in index_tar(upload, self._limits):
             entry = by_path.get(member.path)
             if entry is None or entry.size != member.size:
@@ -202,19 +188,19 @@ class SceneStore:
                     "sent as the manifest does not have it; submit the scene again",
                     file=member.path,
                 )
-            places[entry.sha256] = _Place(None, member.offset, member.size)
+            places[entry.sha256] = Place(None, member.offset, member.size)
         return places
 
     def _write_tar(
         self,
         target: Path,
         entries: Sequence[Entry],
-        uploaded: dict[str, _Place],
+        uploaded: dict[str, Place],
         upload: Path | None,
         tick: Callable[[], None],
     ) -> None:
-        with TarWriter(target) as tar, _Sources(self._folder, upload) as sources:
-            on_bytes = _Pace(target, tick)
+        with TarWriter(target) as tar, Sources(self._folder, upload) as sources:
+            on_bytes = Pace(target, tick)
             for entry in sorted(entries, key=lambda entry: entry.path):
                 place = uploaded.get(entry.sha256) or self._find(entry)
                 if place is None:
@@ -230,7 +216,7 @@ class SceneStore:
             tar.finish()
             on_bytes.sync()
 
-    def _bad_content(self, entry: Entry, place: _Place) -> ClusterRayError:
+    def _bad_content(self, entry: Entry, place: Place) -> ClusterRayError:
         if place.scene is None:
             return SceneFault("arrived damaged; submit the scene again", file=entry.path)
         # Ours, not the client's: whoever asks next is to send the content of that scene again.
@@ -260,6 +246,32 @@ class SceneStore:
         """
         for scene in self._pick_victims(in_use):
             self._delete(scene)
+
+    def total_bytes(self, among: Set[SceneId] | None = None) -> int:
+        """Give the bytes of all stored tars, or of those ``among`` which are stored."""
+        with self._lock:
+            known = self._scenes if among is None else self._scenes.keys() & among
+            return sum(self._scenes[scene].tar_bytes for scene in known)
+
+    def oldest(self, in_use: Set[SceneId]) -> tuple[SceneId, float] | None:
+        """Give the least recently used scene that is not ``in_use``, and the wall time of its use.
+
+        None if there is none.
+        """
+        with self._lock:
+            scene = next((scene for scene in self._scenes if scene not in in_use), None)
+        if scene is None:
+            return None
+        try:
+            return scene, (self._folder / scene).stat().st_mtime
+        except OSError:
+            return scene, 0.0
+
+    def remove(self, scene: SceneId) -> None:
+        """Remove a scene; who is reading its tar can read it to its end."""
+        with self._lock:
+            self._scenes.pop(scene, None)
+        self._delete(scene)
 
     def _pick_victims(self, in_use: Set[SceneId]) -> list[SceneId]:
         victims: list[SceneId] = []
@@ -323,7 +335,7 @@ class SceneStore:
         except (OSError, msgspec.MsgspecError, ClusterRayError):
             return None
 
-    def _find(self, entry: Entry) -> _Place | None:
+    def _find(self, entry: Entry) -> Place | None:
         with self._lock:
             for stored in self._scenes.values():
                 place = stored.places.get(entry.sha256)
@@ -347,61 +359,6 @@ class SceneStore:
         if stored is None:
             raise SceneFault(f"the head has no scene {scene}; submit it again")
         return stored
-
-
-class _Sources:
-    """The tars one assemble copies from, each opened once; one thread owns it.
-
-    Open files outlive an eviction in the middle of the work.
-    """
-
-    def __init__(self, folder: Path, upload: Path | None) -> None:
-        self._folder = folder
-        self._upload = upload
-        self._open: dict[SceneId | None, BinaryIO] = {}
-
-    def __enter__(self) -> _Sources:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self._open.values():
-            file.close()
-
-    def at(self, place: _Place) -> BinaryIO:
-        """Give the file that holds ``place``, at its first byte."""
-        file = self._open.get(place.scene)
-        if file is None:
-            path = self._upload if place.scene is None else self._folder / place.scene / TAR_NAME
-            assert path is not None, "a place in the upload comes from its index"
-            file = self._open[place.scene] = path.open("rb")
-        file.seek(place.offset)
-        return file
-
-
-class _Pace:
-    """Counts the bytes written to ``target``: ticks, and puts them on the disk in portions."""
-
-    def __init__(self, target: Path, tick: Callable[[], None]) -> None:
-        self._target = target
-        self._tick = tick
-        self._until_tick = TICK_BYTES
-        self._until_sync = SYNC_BYTES
-
-    def __call__(self, count: int) -> None:
-        self._until_tick -= count
-        self._until_sync -= count
-        if self._until_sync <= 0:
-            self.sync()
-            self._until_sync = SYNC_BYTES
-        # Less than one chunk of the writer's goes past the mark.
-        if self._until_tick <= 1 << 18:
-            self._tick()
-            self._until_tick = TICK_BYTES
-
-    def sync(self) -> None:
-        """Put on the disk what has been written so far."""
-        with self._target.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _check_limits(entries: Sequence[Entry], limits: ArchiveLimits) -> None:
@@ -435,7 +392,7 @@ def _index_stored(
     if scene_id(entries) != scene or listed != [(m.path, m.mode, m.size) for m in members]:
         raise SceneFault("the scene's tar does not fit its manifest")
     places = {
-        entry.sha256: _Place(scene, member.offset, member.size)
+        entry.sha256: Place(scene, member.offset, member.size)
         for entry, member in zip(ordered, members, strict=True)
     }
     return _Stored(tar.stat().st_size, places)

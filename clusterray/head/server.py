@@ -115,10 +115,19 @@ class Head:
             random.SystemRandom(),
             detached_s=settings.detached_s,
             max_jobs=settings.max_jobs,
+            keep_s=_seconds_of(settings.keep_results_days),
             first_number=folder.last_job_number() + 1,
             patience=settings.patience,
         )
-        manager = TaskManager(farm, folder, ftp, scenes, stitcher, on_crash=self._crash)
+        manager = TaskManager(
+            farm,
+            folder,
+            ftp,
+            scenes,
+            stitcher,
+            on_crash=self._crash,
+            disk_bytes=settings.disk_bytes,
+        )
         self._manager = manager
         undo.callback(manager.stop)
         stitcher.start()
@@ -138,7 +147,15 @@ class Head:
         folder.remember_ports(Ports(control, ftp.port, web.port))
         tokens.write_files(settings.advertise or settings.listen, control)
         self._services = Services(
-            settings, folder.farm_id(), ftp.port, web.port, manager, tokens, ftp, scenes
+            settings,
+            folder.farm_id(),
+            ftp.port,
+            web.port,
+            manager,
+            tokens,
+            ftp,
+            scenes,
+            folder.partials,
         )
         return Ready(settings.listen, control, ftp.port, web.port)
 
@@ -233,6 +250,10 @@ def _at_port(wanted: int, remembered: int, make: Callable[[int], Made]) -> Made:
         with contextlib.suppress(LocalFault):
             return make(remembered)
     return make(wanted)
+
+
+def _seconds_of(days: float | None) -> float | None:
+    return None if days is None else days * 86_400
 
 
 def _listen(host: str, port: int) -> socket.socket:

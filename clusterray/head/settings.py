@@ -34,6 +34,8 @@ class HeadSettings:
     max_pixels: int = 1 << 28
     max_jobs: int = 10_000
     scene_store_bytes: int = 20 << 30
+    disk_bytes: int = 100 << 30
+    keep_results_days: float | None = None
 
     @property
     def patience(self) -> Patience:

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,8 @@ class StateFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.scenes = root / "scenes"
+        self.partials = root / "partials"
+        self.logs = root / "logs"
         self._incoming = root / "incoming"
         self._tiles = root / "tiles"
         self._results = root / "results"
@@ -53,9 +56,10 @@ class StateFolder:
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock()
-            for folder in (self._incoming, self._tiles):
+            for folder in (self._incoming, self._tiles, self.partials):
                 shutil.rmtree(folder, ignore_errors=True)
-            for folder in (self._incoming, self._tiles, self._results, self.scenes):
+            made = (self._incoming, self._tiles, self.partials, self._results, self.logs)
+            for folder in (*made, self.scenes):
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise LocalFault(
@@ -120,8 +124,16 @@ class StateFolder:
         _delete(self.light_of(job, frame))
 
     def discard_result(self, job: JobId) -> None:
-        """Delete the folder of a job that came to nothing."""
+        """Delete the folder of a job's finished picture."""
         shutil.rmtree(self._results / job, ignore_errors=True)
+
+    def bytes_of(self, job: JobId, frames: int, attempts: Iterable[AttemptId]) -> int:
+        """Give the bytes that picture, logs, light and tiles of a job take on the disk."""
+        files = [path for folder in (self._results, self.logs) for path in folder.glob(f"{job}/*")]
+        files += [self.light_of(job, frame) for frame in range(frames)]
+        for attempt in attempts:
+            files += [self.tile_of(attempt), self.samples_of(attempt)]
+        return sum(map(_size, files))
 
     # ---------------------------------------------------------------- what is remembered
 
@@ -162,6 +174,13 @@ class StateFolder:
         temporary = path.with_suffix(".new")
         temporary.write_text(text, "ascii")
         temporary.replace(path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _delete(path: Path) -> None:

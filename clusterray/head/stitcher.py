@@ -28,14 +28,14 @@ from clusterray.images.stitch import FrameWriter
 from clusterray.images.tile import TileFault
 from clusterray.povray.light_file import LightFault, join_light
 
-OnFinished: TypeAlias = Callable[[JobId, int, Path, int, str], None]
-"""(job, frame, path, size in bytes, sha256 hex), called on the stitcher's thread."""
-OnJoined: TypeAlias = Callable[[JobId, int, Light | None], None]
-"""(job, frame, its light; None if none was found), called on the stitcher's thread."""
+OnFinished: TypeAlias = Callable[[JobId, int, Path, int, str, int], None]
+"""(job, frame, path, size in bytes, sha256 hex, run), called on the stitcher's thread."""
+OnJoined: TypeAlias = Callable[[JobId, int, Light | None, int], None]
+"""(job, frame, its light; None if none was found, run), called on the stitcher's thread."""
 OnCompared: TypeAlias = Callable[[JobId, int, BandId, Comparison | None, str], None]
 """(job, frame, verify band, what was found; None: nothing, and why), on the stitcher's thread."""
-OnFailed: TypeAlias = Callable[[JobId, int, str], None]
-"""(job, frame, reason in words), called on the stitcher's thread."""
+OnFailed: TypeAlias = Callable[[JobId, int, str, int], None]
+"""(job, frame, reason in words, run), called on the stitcher's thread."""
 
 PREVIEW_SIDE: Final = 640
 """Longer side of a preview in pixels, at most."""
@@ -58,6 +58,7 @@ class _Begin:
     region: Rect
     kind: FileFormat
     target: Path
+    run: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class _Frame:
 
     writer: FrameWriter
     target: Path
+    run: int = 0
 
 
 @dataclass(slots=True)
@@ -141,7 +143,7 @@ class Stitcher:
         on_finished: OnFinished,
         on_failed: OnFailed,
         *,
-        on_joined: OnJoined = lambda _job, _frame, _light: None,
+        on_joined: OnJoined = lambda _job, _frame, _light, _run: None,
         on_compared: OnCompared = lambda _job, _frame, _band, _found, _reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -164,9 +166,21 @@ class Stitcher:
         """Start the thread ``stitcher``."""
         self._thread.start()
 
-    def begin(self, job: JobId, frame: int, region: Rect, kind: FileFormat, target: Path) -> None:
-        """Open a frame of the pixels ``region``, to be written to ``target``."""
-        self._inbox.put(_Begin(job, frame, region, kind, target))
+    def begin(
+        self,
+        job: JobId,
+        frame: int,
+        region: Rect,
+        kind: FileFormat,
+        target: Path,
+        *,
+        run: int = 0,
+    ) -> None:
+        """Open a frame of the pixels ``region``, to be written to ``target``.
+
+        Instead of the one that was opened before; what comes of it is told with its ``run``.
+        """
+        self._inbox.put(_Begin(job, frame, region, kind, target, run))
 
     def join(self, job: JobId, frame: int, parts: tuple[Path, ...], target: Path) -> None:
         """Put the radiosity samples ``parts`` of an open frame together into ``target``."""
@@ -249,14 +263,16 @@ class Stitcher:
     def _handle_frame(self, note: _FrameNote) -> None:
         key = (note.job, note.frame)
         if isinstance(note, _Begin):
+            self._let_go(key)
             writer = FrameWriter(note.region, note.kind, _place_for_rows(note.target))
-            self._frames[key] = _Frame(writer, note.target)
+            self._frames[key] = _Frame(writer, note.target, note.run)
             return
         frame = self._frames.get(key)
         if frame is None:
             return
         if isinstance(note, _Join):
-            self._on_joined(note.job, note.frame, join_light(note.parts, note.target))
+            light = join_light(note.parts, note.target)
+            self._on_joined(note.job, note.frame, light, frame.run)
             return
         if isinstance(note, _Add):
             frame.writer.add(note.path, note.rect)
@@ -284,12 +300,14 @@ class Stitcher:
         size, digest = _measure(frame.target)
         self._publish(note.job, frame.writer)
         self._forget_frame(note.job, note.frame)
-        self._on_finished(note.job, note.frame, frame.target, size, digest)
+        self._on_finished(note.job, note.frame, frame.target, size, digest, frame.run)
 
     def _fail(self, note: _FrameNote, reason: str) -> None:
         _log.error("frame %d of job %s: %s", note.frame, note.job, reason)
+        frame = self._frames.get((note.job, note.frame))
+        run = note.run if isinstance(note, _Begin) else frame.run if frame is not None else 0
         self._forget_frame(note.job, note.frame)
-        self._on_failed(note.job, note.frame, reason)
+        self._on_failed(note.job, note.frame, reason, run)
 
     def _forget_frame(self, job: JobId, frame: int) -> None:
         self._let_go((job, frame))

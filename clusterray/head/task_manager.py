@@ -13,8 +13,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from clusterray.core import actions as act
@@ -23,10 +21,14 @@ from clusterray.core.actions import Action
 from clusterray.core.entities import Job
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId, Light, Rect, SceneId, Stage
+from clusterray.core.states import JobState
+from clusterray.head.answers import Answers, Known, StoredResult
 from clusterray.head.bulletin import Bulletin
+from clusterray.head.disk_room import DiskRoom, room_for
 from clusterray.head.fidelity_file import fidelity_file
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.grants import FileGrant
+from clusterray.head.job_logs import JobLogs
 from clusterray.head.letters import (
     Asked,
     ClientOpened,
@@ -36,7 +38,9 @@ from clusterray.head.letters import (
     NewJob,
     NodeOpened,
     Outlet,
+    PartialPlan,
     PictureWritten,
+    Said,
     Spent,
     Stop,
     TokenRevoked,
@@ -45,35 +49,19 @@ from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
 from clusterray.head.stitcher import Pair, Stitcher
 from clusterray.head.uploads import Expected, ExpectedLight
-from clusterray.head.verdicts import check_views, verdict_lines
-from clusterray.head.views import (
-    FarmView,
-    band_views,
-    chance_view,
-    light_view,
-    probe_view,
-    settings_view,
-)
+from clusterray.head.verdicts import verdict_lines
+from clusterray.head.views import FarmView, light_view
 from clusterray.images.formats import is_whole_picture, pixel_bytes
 from clusterray.povray.light_file import light_limit
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
-from clusterray.wire.protocol import Grant, Message, PhaseSeconds
+from clusterray.wire.protocol import Grant, Message
 
 SCENE_FILE = "scene.tar"
 TILE_FILE = "tile.png"
 LIGHT_FILE = "light.rca"
 
 _log = logging.getLogger("clusterray.head.task_manager")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredResult:
-    """A finished picture on the head's disk."""
-
-    path: Path
-    size: int
-    sha256: str
 
 
 def tile_limit(rect: Rect, spec: RenderSpec) -> int:
@@ -104,6 +92,7 @@ class TaskManager:
         stitcher: Stitcher,
         *,
         on_crash: Callable[[], None],
+        disk_bytes: int = 100 << 30,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._farm = farm
@@ -118,12 +107,31 @@ class TaskManager:
         self._thread = threading.Thread(target=self._run, name="task-manager")
         self._outlets: dict[int, Outlet] = {}
         self._tokens: dict[int, str] = {}
-        self._specs: dict[JobId, RenderSpec] = {}
-        self._results: dict[JobId, StoredResult] = {}
-        self._seconds: dict[str, PhaseSeconds] = {}
-        self._gathers: dict[str, int] = {}
+        self._known = Known()
+        self._logs = JobLogs(folder.logs)
+        self._room = DiskRoom(
+            disk_bytes,
+            farm,
+            scenes,
+            size_of=self._size_of,
+            discard=lambda job, reason: self._happen(ev.FilesUnwanted(job, reason)),
+            in_use=self._scenes_in_use,
+            clock=clock,
+        )
+        self._answers = Answers(
+            farm,
+            folder,
+            ftp,
+            scenes,
+            self._bulletin,
+            self._logs,
+            self._room,
+            self._known,
+            happen=self._happen,
+            send=self._send,
+            plan=self._plan,
+        )
         self._held: dict[int, set[SceneId]] = {}
-        self._fetch_grants: dict[int, list[str]] = {}
         self._submits: dict[int, NewJob] = {}
         self._next_reply = 0
         self._node_conns: set[int] = set()
@@ -140,6 +148,8 @@ class TaskManager:
             act.AddTile: self._add_tile,
             act.CompareTiles: self._compare_tiles,
             act.FinishFrame: lambda a: stitcher.finish(a.job, a.frame),
+            act.DiscardTiles: self._discard_tiles,
+            act.DiscardResult: self._discard_result,
             act.JobDone: self._job_done,
             act.AbandonJob: self._abandon_job,
             act.ForgetJob: self._forget_job,
@@ -153,21 +163,13 @@ class TaskManager:
             NodeOpened: self._node_opened,
             Closed: self._closed,
             Spent: self._spent,
-            Asked: self._asked,
+            Said: self._said,
+            Asked: self._answers.asked,
             NewJob: self._new_job,
             Hold: self._hold,
             PictureWritten: self._picture_written,
             ev.LightJoined: self._light_joined,
             TokenRevoked: self._token_revoked,
-        }
-        self._questions: dict[type, Callable[[Asked, Any], Message]] = {
-            msg.Follow: self._follow,
-            msg.Fetch: self._fetch,
-            msg.Cancel: self._cancel,
-            msg.ListJobs: lambda _, q: msg.Jobs(q.request, list(self._bulletin.refresh().jobs)),
-            msg.ListNodes: lambda _, q: msg.Nodes(q.request, list(self._bulletin.refresh().nodes)),
-            msg.Forgive: self._forgive,
-            msg.Show: self._show,
         }
 
     # ---------------------------------------------------------------- any thread
@@ -237,6 +239,11 @@ class TaskManager:
         if outlet is not None:
             outlet.post(message, expected)
 
+    def _plan(self, conn: int, plan: PartialPlan) -> None:
+        outlet = self._outlets.get(conn)
+        if outlet is not None:
+            outlet.plan(plan)
+
     # ---------------------------------------------------------------- actions
 
     def _send_lease(self, action: act.SendLease) -> None:
@@ -284,7 +291,7 @@ class TaskManager:
     def _grant_tile(
         self, attempt: AttemptId, job: JobId, rect: Rect, stage: Stage
     ) -> tuple[Grant, Expected]:
-        spec = self._specs[job]
+        spec = self._known.specs[job]
         upload = self._folder.upload_of(attempt)
         grant = Grant(f"w-{attempt}", secrets.token_hex(16), TILE_FILE)
         kind = ExpectedLight if stage == "light" else Expected
@@ -305,11 +312,14 @@ class TaskManager:
 
     def _begin_frame(self, action: act.BeginFrame) -> None:
         spec = RenderSpec.from_wire(action.request.spec)
-        self._specs[action.job] = spec
+        self._known.specs[action.job] = spec
         self._bulletin.job_made(action.job)
+        self._room.job_begun(self._farm.jobs[action.job], spec)
         target = self._folder.result_of(action.job, action.request.output_name)
         region = action.request.picture.region
-        self._stitcher.begin(action.job, action.frame, region, spec.file_format, target)
+        self._stitcher.begin(
+            action.job, action.frame, region, spec.file_format, target, run=action.run
+        )
 
     def _join_light(self, action: act.JoinLight) -> None:
         parts = tuple(self._folder.samples_of(attempt) for attempt in action.attempts)
@@ -322,54 +332,71 @@ class TaskManager:
 
     def _compare_tiles(self, action: act.CompareTiles) -> None:
         tiles = self._folder.tile_of(action.first), self._folder.tile_of(action.second)
-        kind = self._specs[action.job].file_format
+        kind = self._known.specs[action.job].file_format
         self._stitcher.compare(
             action.job, action.frame, Pair(action.band, tiles, action.rect, kind)
         )
 
     def _job_done(self, action: act.JobDone) -> None:
         job = self._farm.jobs[action.job]
-        self._discard_tiles(job)
+        self._room.job_ended(job)
         self._evict_scenes()
-        _log.info("job %s is %s: %s", job.id, job.state, self._results[job.id].path)
+        _log.info("job %s is %s: %s", job.id, job.state, self._known.results[job.id].path)
         for line in verdict_lines(job):
             _log.info("job %s: %s", job.id, line)
         self._note_fidelity(job)
 
     def _abandon_job(self, action: act.AbandonJob) -> None:
         self._stitcher.abandon(action.job)
-        self._discard_tiles(self._farm.jobs[action.job])
         self._folder.discard_result(action.job)
+        self._known.results.pop(action.job, None)
+        job = self._farm.jobs.get(action.job)
+        # A job that is deleted while it runs is gone by now.
+        if job is not None:
+            self._room.job_ended(job)
+            self._evict_scenes()
+
+    def _discard_tiles(self, action: act.DiscardTiles) -> None:
+        for frame in action.frames:
+            self._folder.discard_light(action.job, frame)
+        for attempt in action.attempts:
+            self._folder.discard_attempt(attempt)
+            if attempt not in self._farm.attempts:
+                self._known.seconds.pop(attempt, None)
+                self._known.gathers.pop(attempt, None)
+                self._bulletin.attempt_gone(attempt)
+
+    def _discard_result(self, action: act.DiscardResult) -> None:
+        self._folder.discard_result(action.job)
+        self._logs.discard(action.job)
+        self._known.results.pop(action.job, None)
+        self._room.forget(action.job)
 
     def _forget_job(self, action: act.ForgetJob) -> None:
-        self._folder.discard_result(action.job)
-        self._results.pop(action.job, None)
-        self._specs.pop(action.job, None)
-        for attempt in action.attempts:
-            self._seconds.pop(attempt, None)
-            self._gathers.pop(attempt, None)
-        self._bulletin.forget(action.job, action.attempts)
+        self._stitcher.abandon(action.job)
+        self._discard_result(act.DiscardResult(action.job))
+        self._known.specs.pop(action.job, None)
+        self._bulletin.forget(action.job, action.reason)
+        self._evict_scenes()
 
     def _note_fidelity(self, job: Job) -> None:
         """Write beside a picture, once it is written, how true it is by what is known now."""
-        result = self._results.get(job.id)
+        result = self._known.results.get(job.id)
         if result is None or not result.path.is_file():
             return
         fidelity = self._bulletin.fidelity_of(job)
         _log.info("%s of %s: %s: %s", result.path.name, job.id, fidelity.kind, fidelity.reason)
         try:
             self._folder.write_beside(
-                result.path, fidelity_file(job, fidelity, result.sha256, self._gathers)
+                result.path, fidelity_file(job, fidelity, result.sha256, self._known.gathers)
             )
         except OSError as error:
             _log.warning("what is known of %s cannot be kept: %s", result.path, error.strerror)
 
-    def _discard_tiles(self, job: Job) -> None:
-        for frame in job.frames:
-            self._folder.discard_light(job.id, frame.index)
-            for band in frame.all_bands:
-                for attempt in band.attempts:
-                    self._folder.discard_attempt(attempt.id)
+    def _size_of(self, job: Job) -> int:
+        bands = [band for frame in job.frames for band in frame.all_bands]
+        attempts = [attempt.id for band in bands for attempt in band.attempts]
+        return self._folder.bytes_of(job.id, len(job.frames), attempts)
 
     def _answer_submit(self, action: act.AnswerSubmit) -> None:
         letter = self._submits.pop(action.reply)
@@ -401,8 +428,8 @@ class TaskManager:
     def _closed(self, letter: Closed) -> None:
         self._outlets.pop(letter.conn, None)
         self._tokens.pop(letter.conn, None)
-        for user in self._fetch_grants.pop(letter.conn, ()):
-            self._ftp.revoke(user)
+        self._answers.closed(letter.conn)
+        self._room.scene_comes(letter.conn, 0)
         self._bulletin.unfollow(letter.conn)
         if self._held.pop(letter.conn, None):
             self._evict_scenes()
@@ -412,20 +439,41 @@ class TaskManager:
             self._bulletin.nodes_changed()
 
     def _spent(self, letter: Spent) -> None:
-        self._seconds[letter.attempt] = letter.seconds
-        self._gathers[letter.attempt] = letter.gathers
-        if letter.used is not None:
-            self._bulletin.light_used(letter.attempt, letter.used)
+        if letter.attempt in self._farm.attempts:
+            self._known.seconds[letter.attempt] = letter.seconds
+            self._known.gathers[letter.attempt] = letter.gathers
+            if letter.used is not None:
+                self._bulletin.light_used(letter.attempt, letter.used)
+
+    def _said(self, letter: Said) -> None:
+        attempt = self._farm.attempts.get(letter.attempt)
+        if attempt is not None:
+            self._logs.keep(attempt.band.frame.job.id, attempt.id, letter.text)
 
     def _hold(self, letter: Hold) -> None:
-        self._held.setdefault(letter.conn, set()).add(letter.scene)
-        letter.done.set()
+        refusal = ""
+        if not self._scenes.has(letter.scene):
+            refusal = self._room.make_room(letter.size, "this scene")
+        if not refusal:
+            self._held.setdefault(letter.conn, set()).add(letter.scene)
+            self._room.scene_comes(letter.conn, letter.size)
+        letter.answer.put(refusal)
+
+    def _scenes_in_use(self) -> set[SceneId]:
+        return {job.request.scene for job in self._farm.open_jobs}.union(*self._held.values())
 
     def _evict_scenes(self) -> None:
-        in_use = {job.request.scene for job in self._farm.open_jobs}
-        self._scenes.evict(in_use.union(*self._held.values()))
+        self._scenes.evict(self._scenes_in_use())
 
     def _new_job(self, letter: NewJob) -> None:
+        # What came of the scene is in the store by now.
+        self._room.scene_comes(letter.conn, 0)
+        if self._farm.job_of_key(letter.request.key) is None:
+            wanted = room_for(letter.request, letter.spec)
+            words = self._room.make_room(wanted, "this job")
+            if words:
+                self._send(letter.conn, msg.Refused(letter.request_id, 3, words))
+                return
         self._next_reply += 1
         self._submits[self._next_reply] = letter
         self._happen(ev.JobSubmitted(self._next_reply, letter.request))
@@ -439,13 +487,17 @@ class TaskManager:
         for band in job.frames[event.frame].light_bands.values():
             for attempt in band.attempts:
                 self._folder.discard_attempt(attempt.id)
-        _log.info("light of %s: %s", job.id, light_view(job, self._gathers))
+        _log.info("light of %s: %s", job.id, light_view(job, self._known.gathers))
 
     def _picture_written(self, letter: PictureWritten) -> None:
-        self._results[letter.job] = StoredResult(letter.path, letter.size, letter.sha256)
-        self._happen(ev.FrameStitched(letter.job, letter.frame))
+        self._known.results[letter.job] = StoredResult(letter.path, letter.size, letter.sha256)
+        self._happen(ev.FrameStitched(letter.job, letter.frame, letter.run))
         job = self._farm.jobs.get(letter.job)
-        if job is not None and job.open:
+        if job is None or job.state in (JobState.FAILED, JobState.CANCELLED):
+            # It ended while its picture was being written.
+            self._known.results.pop(letter.job, None)
+            self._folder.discard_result(letter.job)
+        elif job.open:
             # Its bands are still being rendered again; but the picture can be fetched.
             self._note_fidelity(job)
 
@@ -453,71 +505,3 @@ class TaskManager:
         for conn, token in self._tokens.items():
             if token == letter.token:
                 self._outlets[conn].leave("its token was revoked")
-
-    # ---------------------------------------------------------------- questions
-
-    def _asked(self, letter: Asked) -> None:
-        answer = self._questions[type(letter.question)]
-        self._send(letter.conn, answer(letter, letter.question))
-
-    def _no_job(self, question: Any) -> Message:
-        text = f"there is no job {question.job}; `clusterray jobs` lists them"
-        return msg.Refused(question.request, 3, text)
-
-    def _follow(self, letter: Asked, question: msg.Follow) -> Message:
-        job = self._farm.jobs.get(JobId(question.job))
-        if job is None:
-            return self._no_job(question)
-        self._bulletin.follow(job, letter.conn, question.request)
-        return msg.JobStatus(question.request, self._bulletin.view_of(job))
-
-    def _fetch(self, letter: Asked, question: msg.Fetch) -> Message:
-        job = self._farm.jobs.get(JobId(question.job))
-        if job is None:
-            return self._no_job(question)
-        result = self._results.get(job.id)
-        if result is None or job.open:
-            text = f"job {job.id} is {job.state}: there is no finished picture to fetch"
-            return msg.Refused(question.request, 3, text)
-        user = f"f-{letter.conn}-{question.request}"
-        grant = Grant(user, secrets.token_hex(16), result.path.name)
-        self._ftp.grant(FileGrant(user, grant.password, grant.path, result.path, "read"))
-        self._fetch_grants.setdefault(letter.conn, []).append(user)
-        name = job.request.output_name
-        return msg.Result(question.request, name, result.size, result.sha256, grant)
-
-    def _cancel(self, letter: Asked, question: msg.Cancel) -> Message:
-        job = self._farm.jobs.get(JobId(question.job))
-        if job is None:
-            return self._no_job(question)
-        if not job.open:
-            return msg.Refused(question.request, 3, f"job {job.id} is {job.state} already")
-        self._happen(ev.JobCancelled(job.id, letter.by))
-        return msg.Ok(question.request, f"job {job.id} is cancelled")
-
-    def _forgive(self, letter: Asked, question: msg.Forgive) -> Message:
-        nodes = list(self._farm.nodes.values())
-        named = [node for node in nodes if question.node in (node.name, node.id)]
-        if not named:
-            text = f"there is no node {question.node!r}; `clusterray nodes` lists them"
-            return msg.Refused(question.request, 3, text)
-        for node in named:
-            self._happen(ev.NodeForgiven(node.id, letter.by))
-        self._bulletin.nodes_changed()
-        return msg.Ok(question.request, f"nothing is held against node {question.node} any more")
-
-    def _show(self, letter: Asked, question: msg.Show) -> Message:
-        job = self._farm.jobs.get(JobId(question.job))
-        if job is None:
-            return self._no_job(question)
-        return msg.JobDetail(
-            question.request,
-            self._bulletin.view_of(job),
-            settings_view(self._specs[job.id]),
-            band_views(job.frames, self._seconds),
-            job.request.note,
-            light_view(job, self._gathers),
-            check_views(job),
-            chance_view(job),
-            probe_view(job),
-        )

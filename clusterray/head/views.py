@@ -69,7 +69,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
     done = _pixels_done(job, live)
     ended = job.ended_at if job.ended_at is not None else now
     spent = 0.0 if job.started_at is None else ended - job.started_at
-    speed = done / spent if spent > 0 else 0.0
+    speed = max(0, done - job.counted_from) / spent if spent > 0 else 0.0
     problem = job.problem
     request = job.request
     return JobView(
@@ -78,7 +78,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         title=request.title,
         owner=request.owner,
         state=job.state.value,
-        priority=request.priority,
+        priority=job.priority,
         scene=request.scene,
         width=request.picture.width,
         height=request.picture.height,
@@ -106,6 +106,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         verified=verified_view(job),
         fidelity=fidelity.kind,
         fidelity_reason=fidelity.reason[:MAX_TEXT],
+        gone=job.gone[:MAX_TEXT],
         wasted_pixels=job.wasted_pixels,
         dropped_results=job.dropped_results,
     )
@@ -113,16 +114,16 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
 
 def _seconds_left(job: Job, pixels: int, speed: float) -> float | None:
     # When the picture is there, its speed says nothing of how long verifying takes.
-    known = job.open and job.state is not JobState.VERIFYING and speed > 0
+    known = job.takes_leases and job.state is not JobState.VERIFYING and speed > 0
     return pixels / speed if known else None
 
 
 def _pixels_done(job: Job, live: Iterable[Attempt]) -> int:
     if job.state is JobState.DONE:
         return sum(frame.area.area for frame in job.frames)
-    final = [frame for frame in job.frames if frame.state is FrameState.FINAL]
-    covered = sum(frame.area.area - frame.uncovered for frame in final)
-    return covered + sum(attempt.done for attempt in live if attempt.band.stage == "final")
+    return job.pixels_covered + sum(
+        attempt.done for attempt in live if attempt.band.stage == "final"
+    )
 
 
 def _count(bands: Sequence[Band], state: BandState) -> int:

@@ -11,6 +11,7 @@ from clusterray.core.blame import kept_off_words
 from clusterray.core.entities import Attempt, Band, Job, Node
 from clusterray.core.farm import Farm
 from clusterray.core.policy import may_render, may_still_take
+from clusterray.core.states import JobState
 
 NO_NODE = "no node is connected; start clusterray-node on each render machine"
 FORGIVE = "`clusterray nodes --forgive NAME` lets a node try again"
@@ -18,6 +19,9 @@ FORGIVE = "`clusterray nodes --forgive NAME` lets a node try again"
 
 def why_waiting(job: Job, farm: Farm, live: Sequence[Attempt], now: float) -> str:
     """Say why a job does not move, "" if it does; ``live`` are its live attempts."""
+    if job.state is JobState.PAUSED:
+        still = f"; {len(live)} bands at work will end" if live else ""
+        return f"paused by {job.paused_by}{still}"
     held_up = [attempt.reason for attempt in live if attempt.again_at is not None]
     if held_up:
         return f"{held_up[0]}; its node is asked for it again"
@@ -34,7 +38,7 @@ def why_waiting(job: Job, farm: Farm, live: Sequence[Attempt], now: float) -> st
     if not any(_able(node, waiting, farm) for node in fitting):
         reasons = [reason for node in fitting for reason in _why_not(node, job, waiting, now)]
         return f"no node that is there can take it: {'; '.join(reasons)}. {FORGIVE}"
-    before = sum(other.rank < job.rank for other in farm.open_jobs)
+    before = sum(other.rank < job.rank and other.takes_leases for other in farm.open_jobs)
     return f"{before} job{'s' if before > 1 else ''} before it" if before else ""
 
 

@@ -120,12 +120,18 @@ def _due(found: plain.PlainFile, kind: FileFormat) -> plain.PlainFile:
 
 
 def _due_ppm(found: plain.PlainFile, kind: FileFormat) -> plain.PlainFile:
-    magic, highest = b"P5" if kind.grey else b"P6", b"%d" % ((1 << kind.bits) - 1)
-    if found.colour != ((b"magic", magic), (b"maxval", highest)):
-        said = " ".join(value.decode() for _, value in found.colour)
-        due = f"{magic.decode()} {highest.decode()}"
+    if found.colour != _ppm_colour(kind):
+        said, due = (
+            " ".join(value.decode() for _, value in colour)
+            for colour in (found.colour, _ppm_colour(kind))
+        )
         raise TileFault(f"its pixels are {said}, and {due} are due")
     return found
+
+
+def _ppm_colour(kind: FileFormat) -> Colour:
+    highest = b"%d" % ((1 << kind.bits) - 1)
+    return ((b"magic", b"P5" if kind.grey else b"P6"), (b"maxval", highest))
 
 
 # ---------------------------------------------------------------- writing
@@ -174,6 +180,17 @@ def _write(
             case _:
                 pixels = _png_pixels(kind)
                 png.write_png(file, size, pixels, colour, strips, text=text, level=level)
+
+
+def colour_of_none(kind: FileFormat) -> Colour:
+    """Give the colours that a picture without a single tile is written with."""
+    match kind.tile.letter:
+        case "P":
+            return _ppm_colour(kind.tile)
+        case "T":
+            # Of the extension area: gamma not given; alpha there and to be used, or none.
+            return ((b"alpha", b"\3" if kind.alpha else b"\0"), (b"gamma", bytes(4)))
+    return ()
 
 
 # ---------------------------------------------------------------- measuring

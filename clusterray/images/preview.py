@@ -10,16 +10,13 @@ import io
 import math
 from typing import Final
 
-from PIL import Image, ImageDraw, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
-from clusterray.core.model import Rect
+from clusterray.core.model import FileFormat, Rect
+from clusterray.images.hatch import hatch_rows
 
 MAX_SIDE: Final = 1024
 """Longer side of the kept preview, in pixels; asking for more gives this much."""
-
-_HATCH_STEP: Final = 12
-_HATCH_DARK: Final = (52, 52, 58)
-_HATCH_LIGHT: Final = (78, 78, 86)
 
 
 class Preview:
@@ -71,9 +68,4 @@ class Preview:
 
 
 def _hatch(size: tuple[int, int]) -> Image.Image:
-    image = Image.new("RGBA", size, _HATCH_DARK)
-    draw = ImageDraw.Draw(image)
-    width, height = size
-    for x in range(-height, width, _HATCH_STEP):
-        draw.line((x, height, x + height, 0), fill=_HATCH_LIGHT, width=2)
-    return image
+    return Image.frombytes("RGBA", size, hatch_rows(Rect(0, 0, *size), FileFormat(alpha=True)))

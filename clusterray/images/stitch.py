@@ -8,23 +8,30 @@ twice.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from clusterray.core.bands import holes
 from clusterray.core.model import FileFormat, Rect
 from clusterray.images.canvas import Canvas
 from clusterray.images.formats import (
     RESULT_KEYWORD,
     as_seen,
+    colour_of_none,
     pixel_bytes,
     preview_colour,
     write_picture,
 )
+from clusterray.images.hatch import hatch_rows
 from clusterray.images.preview import Preview
 from clusterray.images.rows import Colour, TileFault
 from clusterray.images.tile import cannot_write, open_tile
 
 __all__ = ["RESULT_KEYWORD", "FrameWriter"]
+
+_HATCH_ROWS = 64
+"""Rows of a hole that are filled at a time."""
 
 
 class FrameWriter:
@@ -69,6 +76,11 @@ class FrameWriter:
         self._colour = tile.colour
 
     def _place(self, rows: bytes, inside: Rect) -> None:
+        place = self._put(rows, inside)
+        self._taken.append(inside)
+        self._preview.add(as_seen(rows, inside.width, self._format), place)
+
+    def _put(self, rows: bytes, inside: Rect) -> Rect:
         region = self.region
         if self._canvas is None:
             step = pixel_bytes(self._format)
@@ -76,8 +88,24 @@ class FrameWriter:
         x, y = inside.x0 - region.x0, inside.y0 - region.y0
         place = Rect(x, y, x + inside.width, y + inside.height)
         self._canvas.put(place, rows)
-        self._taken.append(inside)
-        self._preview.add(as_seen(rows, inside.width, self._format), place)
+        return place
+
+    def write_partial(self, target: Path, tick: Callable[[], None]) -> None:
+        """Write what is there as a picture of its own format, what is missing hatched.
+
+        ``tick`` is called between portions. Raises OSError, TileFault; what has been written by
+        then stays. Tiles may still come afterwards.
+        """
+        for hole in holes(self.region, self._taken):
+            for y in range(hole.y0, hole.y1, _HATCH_ROWS):
+                rows = Rect(hole.x0, y, hole.x1, min(y + _HATCH_ROWS, hole.y1))
+                self._put(hatch_rows(rows, self._format), rows)
+                tick()
+        assert self._canvas is not None, "no region is empty"
+        size = (self.region.width, self.region.height)
+        colour = self._colour if self._taken else colour_of_none(self._format)
+        strips = _ticking(self._canvas.strips(), tick)
+        write_picture(target, size, self._format, colour, strips)
 
     def finish(self, target: Path) -> None:
         """Write the picture; ``target`` appears whole, by rename, and is on the disk then.
@@ -109,6 +137,12 @@ class FrameWriter:
     def preview(self, max_side: int) -> bytes:
         """Give a PNG of what is there, at most ``max_side`` pixels wide and high, holes hatched."""
         return self._preview.png(max_side, preview_colour(self._colour, self._format))
+
+
+def _ticking(strips: Iterable[bytes], tick: Callable[[], None]) -> Iterator[bytes]:
+    for strip in strips:
+        tick()
+        yield strip
 
 
 def _sync(path: Path, flags: int) -> None:

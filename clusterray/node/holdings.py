@@ -138,6 +138,7 @@ class Held:
     gathers: int = 0
     used: tuple[LightWord, ...] = ()
     probe_begun: bool = False
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -512,7 +513,8 @@ class Holdings:
             if self._connection is not connection:
                 return
             held.stage = Stage.STORED
-        connection.report(Done(held.attempt, held.seconds.report(), held.gathers, list(held.used)))
+        report = Done(held.attempt, held.seconds.report(), held.gathers, list(held.used), held.text)
+        connection.report(report)
 
     def refused(self, held: Held, grant: Grant) -> None:
         """The head refuses a write grant: its lease is dead, a DROP or a KEEP will follow."""

@@ -13,6 +13,8 @@ CGROUP = Path("/sys/fs/cgroup")
 """Inside a container this is the container's own group (cgroup v2)."""
 MEMINFO = Path("/proc/meminfo")
 _IDLE = "inactive_file"
+_CPU_TIMES = slice(11, 15)
+"""User and system time, own and children's, as proc(5) counts them behind the name."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -53,6 +55,13 @@ def memory_left(cgroup: Path = CGROUP) -> int:
     return max(0, left)
 
 
+def process_cpu_s(pid: int) -> float:
+    """Give the CPU seconds of a process and of its children that have ended; 0 if it is gone."""
+    # The second word is the program's name, in brackets and of any letters.
+    words = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    return sum(int(word) for word in words[_CPU_TIMES]) / os.sysconf("SC_CLK_TCK")
+
+
 def boot_id() -> str:
     """Name the boot this machine is in: what was not flushed to the disk before may be zeros."""
     try:
@@ -75,8 +84,11 @@ def _words(file: Path) -> list[str]:
 
 def _lines(file: Path) -> list[list[str]]:
     """Give the words of each line that has any; none of a file that is not there."""
+    return [words for words in map(str.split, _read(file).splitlines()) if words]
+
+
+def _read(file: Path) -> str:
     try:
-        text = file.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return []
-    return [words for words in map(str.split, text.splitlines()) if words]
+        return file.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""

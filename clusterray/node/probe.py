@@ -35,7 +35,8 @@ from clusterray.wire.protocol import Probed, ProbeView
 log = logging.getLogger(__name__)
 
 BEGIN_AFTER_S = 1.0
-"""A probe begins when its band has rendered for so long: where bands are shorter, the job is."""
+"""A probe begins when its band has computed for so many CPU seconds: bands that take less are not
+worth one."""
 PARSE_SHARE = 0.05
 """And when parsing the scene twice more is at most this part of what its band has computed."""
 LIMIT_S = 3600.0
@@ -63,27 +64,9 @@ class Task:
     scene: Path
 
 
-class ProbeStart:
-    """Tells when a band has shown that its probe is cheap; the thread that renders it owns this.
-
-    ``threads`` are those of the band's POV-Ray.
-    """
-
-    def __init__(self, threads: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._threads = threads
-        self._clock = clock
-        self._rendering_at: float | None = None
-
-    def is_due(self, phase: str, parse_cpu_s: float) -> bool:
-        """Take the phase that the band is in now, and tell whether the probe may begin."""
-        if phase != "rendering":
-            return False
-        now = self._clock()
-        if self._rendering_at is None:
-            self._rendering_at = now
-        rendered_s = now - self._rendering_at
-        computed_s = rendered_s * self._threads
-        return rendered_s >= BEGIN_AFTER_S and 2 * parse_cpu_s <= PARSE_SHARE * computed_s
+def is_due(parse_cpu_s: float, computed_s: float) -> bool:
+    """Tell whether a band has shown that its probe is cheap; all in CPU seconds."""
+    return computed_s >= BEGIN_AFTER_S and 2 * parse_cpu_s <= PARSE_SHARE * computed_s
 
 
 class ProbeRender(Render):

@@ -25,6 +25,7 @@ from typing import IO, Literal
 from clusterray.core.model import LightWord, Rect
 from clusterray.node import launcher
 from clusterray.node.folders import AttemptFolder
+from clusterray.node.machine import process_cpu_s
 from clusterray.povray.command import (
     environment,
     light_argv,
@@ -89,13 +90,14 @@ class RenderTimes:
     """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process.
 
     ``gathers`` counts the radiosity samples that POV-Ray added in its final pass, ``used`` is the
-    light that its statistics say it used.
+    light that its statistics say it used, ``text`` the tail of what it wrote.
     """
 
     parse_s: float
     render_s: float
     gathers: int = 0
     used: tuple[LightWord, ...] = ()
+    text: str = ""
 
 
 class _Cancel(IntEnum):
@@ -143,6 +145,7 @@ class Render:
         self._on_progress = on_progress
         self._kept_pixels = kept_pixels
         self._parser = ProgressParser()
+        self._pid = 0
         self._cancel = _Cancel.NO
         # Written by cancel(): a socket, because a send to a closed one is an error, where a write
         # to a closed pipe's number could hit another file.
@@ -165,10 +168,10 @@ class Render:
         """Count what POV-Ray has said besides pixels since it parsed: for ``on_progress``."""
         return self._parser.moves
 
-    @property
-    def parse_cpu_s(self) -> float:
-        """CPU seconds that parsing took, as far as POV-Ray has said: for ``on_progress``."""
-        return self._parser.parse_cpu_s
+    def cpu_seconds(self) -> tuple[float, float]:
+        """Give, once POV-Ray renders, those of parsing and those of all else so far."""
+        parsed_s = self._parser.parse_cpu_s
+        return parsed_s, max(0.0, process_cpu_s(self._pid) - parsed_s)
 
     def above(self, row: int) -> Render:
         """Give the render of the rows above ``row`` alone, which goes on from this one's blocks.
@@ -230,7 +233,8 @@ class Render:
         self._check(status)
         parse_s = self._parser.parse_s
         spent_s = max(0.0, time.monotonic() - began_at - parse_s)
-        return RenderTimes(parse_s, spent_s, self._parser.gathers, self._parser.used)
+        parser = self._parser
+        return RenderTimes(parse_s, spent_s, parser.gathers, parser.used, parser.text_tail)
 
     def _name_blocks(self) -> None:
         """Have the blocks that POV-Ray finishes kept."""
@@ -248,6 +252,7 @@ class Render:
             bufsize=0,
             start_new_session=True,
         ) as process:
+            self._pid = process.pid
             try:
                 assert process.stderr is not None
                 self._follow(process, process.stderr, heard)

@@ -23,7 +23,7 @@ from clusterray.node.canary import PovrayWatch
 from clusterray.node.fitness import LOOK_S, Fitness
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.light_cache import LightCache, LightDamaged
-from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, ProbeStart, Task
+from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, Task, is_due
 from clusterray.node.renderer import LightRender, Render, RenderCancelled, RenderFailed
 from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
@@ -176,7 +176,8 @@ class RenderLoop:
         except (SceneDamaged, LightDamaged) as damage:
             self._fail(held, RenderFailed("node", str(damage)))
         except TileFault as fault:
-            self._fail(held, RenderFailed("node", f"POV-Ray left no whole picture: {fault}"))
+            left = f"POV-Ray left no whole picture: {fault}"
+            self._fail(held, RenderFailed("node", left, text=held.text))
         except (OSError, LocalFault) as error:
             self._fail(held, _machine_failure(error))
         else:
@@ -271,15 +272,11 @@ class RenderLoop:
 
     def _run_povray(self, held: Held, kept_pixels: int) -> None:
         kind = LightRender if held.lease.stage == "light" else Render
-        start = ProbeStart(self._threads)
 
         def look(phase: Phase, done: int, total: int) -> None:
             self._holdings.progress(held, phase, done, total, render.moves)
-            if (
-                held.lease.probe
-                and not held.probe_begun
-                and start.is_due(phase, render.parse_cpu_s)
-            ):
+            wanted = held.lease.probe and not held.probe_begun
+            if wanted and phase == "rendering" and is_due(*render.cpu_seconds()):
                 self._begin_probe(held)
 
         render = kind(
@@ -297,6 +294,7 @@ class RenderLoop:
         held.seconds.parse = times.parse_s
         held.seconds.render += times.render_s
         held.gathers, held.used = times.gathers, times.used
+        held.text = times.text[-_TEXT_CHARACTERS:]
 
     def _begin_probe(self, held: Held) -> None:
         """Have the frame probed from now on, its scene held; the band goes on meanwhile."""

@@ -46,6 +46,7 @@ Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Pixel: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 ExitCode: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 RectTuple: TypeAlias = tuple[Pixel, Pixel, Pixel, Pixel]
+Priority: TypeAlias = Annotated[int, Meta(ge=-100, le=100)]
 Role: TypeAlias = Literal["node", "submit", "admin"]
 Phase: TypeAlias = Literal["waiting", "fetching", "parsing", "rendering", "uploading"]
 LeaseStage: TypeAlias = Literal["light", "final"]
@@ -169,8 +170,9 @@ class JobView(Part, frozen=True):
 
     ``created`` is wall time (seconds since 1970), for display only. ``pixels_*`` count the pixels
     that the frame needs rendered. ``error_code`` is the exit code the submitter ends with.
-    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture. ``verify`` bands were
-    to be rendered again; ``verified`` is what came of it, None before the picture is covered.
+    ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture, ``gone`` why picture
+    or tiles of a job that has ended are no longer there. ``verify`` bands were to be rendered
+    again; ``verified`` is what came of it, None before the picture is covered.
     ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why.
     ``wasted_pixels`` were rendered in vain, ``dropped_results`` counts the whole tiles among them.
     """
@@ -179,7 +181,9 @@ class JobView(Part, frozen=True):
     number: Count
     title: Name
     owner: Name
-    state: Literal["queued", "running", "stitching", "verifying", "done", "failed", "cancelled"]
+    state: Literal[
+        "queued", "running", "paused", "stitching", "verifying", "done", "failed", "cancelled"
+    ]
     priority: int
     scene: Sha256
     width: Pixel
@@ -204,6 +208,7 @@ class JobView(Part, frozen=True):
     error_text: LongText = ""
     mix: Mix = "never"
     mixed: Text = ""
+    gone: Text = ""
     verify: Verify = 0
     verified: VerifiedView | None = None
     fidelity: FidelityKind = "not probed"
@@ -412,13 +417,14 @@ class Done(Message, frozen=True, tag="done"):
     """The tile has been stored by FTP as announced.
 
     ``gathers`` counts the radiosity samples that POV-Ray had to add while it made the tile;
-    ``used`` is the light that it says it used.
+    ``used`` is the light that it says it used, ``text`` the tail of POV-Ray's output.
     """
 
     attempt: Ident
     seconds: PhaseSeconds
     gathers: Count = 0
     used: Annotated[list[LightWord], Meta(max_length=8)] = []
+    text: LongText = ""
 
 
 class Probed(Message, frozen=True, tag="probed"):
@@ -503,7 +509,7 @@ class Submit(Message, frozen=True, tag="submit"):
     output_name: Name
     title: Name = ""
     owner: Name = ""
-    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    priority: Priority = 0
     bands: Annotated[int, Meta(ge=1, le=100_000)] | None = None
     note: Text = ""
     mix: Mix = "never"
@@ -519,10 +525,11 @@ class Follow(Message, frozen=True, tag="follow"):
 
 
 class Fetch(Message, frozen=True, tag="fetch"):
-    """Where is the finished picture of this job?"""
+    """Where is the finished picture of this job? ``partial``: or what is there of it."""
 
     request: RequestId
     job: Ident
+    partial: bool = False
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -530,6 +537,53 @@ class Cancel(Message, frozen=True, tag="cancel"):
 
     request: RequestId
     job: Ident
+
+
+class Pause(Message, frozen=True, tag="pause"):
+    """Lease nothing more of this job. ``now``: what renders is taken back, else it ends."""
+
+    request: RequestId
+    job: Ident
+    now: bool = False
+
+
+class Resume(Message, frozen=True, tag="resume"):
+    """Let this paused job go on."""
+
+    request: RequestId
+    job: Ident
+
+
+class Requeue(Message, frozen=True, tag="requeue"):
+    """Run this job, which has ended, again: what is not covered, or ``everything``."""
+
+    request: RequestId
+    job: Ident
+    everything: bool = False
+
+
+class SetPriority(Message, frozen=True, tag="set_priority"):
+    """Let this job have another priority from now on."""
+
+    request: RequestId
+    job: Ident
+    priority: Priority
+
+
+class Delete(Message, frozen=True, tag="delete"):
+    """Let nothing of this job stay; ``force``: even if it has not ended."""
+
+    request: RequestId
+    job: Ident
+    force: bool = False
+
+
+class Logs(Message, frozen=True, tag="logs"):
+    """What did POV-Ray say in each attempt of this job, or of one ``band`` of it?"""
+
+    request: RequestId
+    job: Ident
+    band: Ident | None = None
 
 
 class ListJobs(Message, frozen=True, tag="list_jobs"):
@@ -648,14 +702,34 @@ class JobDetail(Message, frozen=True, tag="job_detail"):
     probe: ProbeView | None = None
 
 
+class AttemptLog(Message, frozen=True, tag="attempt_log"):
+    """What POV-Ray said in one attempt; one for each, then Ok."""
+
+    request: RequestId
+    band: Ident
+    rect: RectTuple
+    stage: BandStage
+    attempt: Ident
+    node: Name
+    state: Ident
+    reason: Text = ""
+    text: LongText = ""
+
+
 class Result(Message, frozen=True, tag="result"):
-    """The finished picture: its name, size and hash, and the login that reads it."""
+    """The finished picture: its name, size and hash, and the login that reads it.
+
+    ``partial``: it has holes, hatched, and only ``pixels_done`` of its ``pixels_total``.
+    """
 
     request: RequestId
     name: Name
     size: Count
     sha256: Sha256
     read: Grant
+    partial: bool = False
+    pixels_done: Count = 0
+    pixels_total: Count = 0
 
 
 class Tokens(Message, frozen=True, tag="tokens"):
@@ -705,6 +779,12 @@ FromClient: TypeAlias = (
     | Follow
     | Fetch
     | Cancel
+    | Pause
+    | Resume
+    | Requeue
+    | SetPriority
+    | Delete
+    | Logs
     | ListJobs
     | ListNodes
     | Forgive
@@ -724,6 +804,7 @@ ToClient: TypeAlias = (
     | Jobs
     | Nodes
     | JobDetail
+    | AttemptLog
     | Result
     | Tokens
     | TokenMade

@@ -92,7 +92,14 @@ def test_no_nodes_is_said_with_the_way_out(head: HeadCommand, tmp_path: Path) ->
     assert answer(head, tmp_path, "nodes") == []
 
 
-@pytest.mark.parametrize("line", ["show 999", "fetch j999", "cancel 999", "show nonsense"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("show 999", "fetch j999", "cancel 999", "show nonsense", "fetch 999 --partial"),
+        *("pause 999", "resume 999", "requeue 999 --all", "priority 999 3", "delete 999 --force"),
+        *("logs 999", "logs x1 b1"),
+    ],
+)
 def test_an_unknown_job_is_3(head: HeadCommand, tmp_path: Path, line: str) -> None:
     ended = asks(head, tmp_path, line)
     assert (ended.code, ended.stdout) == (3, "")
@@ -105,7 +112,13 @@ def test_a_picture_that_is_not_there_yet_is_3(head: HeadCommand, job: str, tmp_p
     assert {entry.name for entry in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("line", ["", "nonsense", "show", "jobs extra", "token", "token new"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("", "nonsense", "show", "jobs extra", "token", "token new", "pause", "priority 1"),
+        *("priority 1 101", "priority 1 x", "resume 1 --now"),
+    ],
+)
 def test_wrong_words_are_2(tmp_path: Path, line: str) -> None:
     ended = run("clusterray", *line.split(), cwd=tmp_path)
     assert (ended.code, ended.stdout) == (2, "")
@@ -125,6 +138,65 @@ def test_no_token_is_5(tmp_path: Path) -> None:
 def test_join_and_json_may_stand_before_the_command(head: HeadCommand, tmp_path: Path) -> None:
     words = ("--json", "--join", head.token("submit"), "nodes")
     assert run("clusterray", *words, cwd=tmp_path).stdout == "[]\n"
+
+
+# ---------------------------------------------------------------- a job's life
+
+
+def told(head: HeadCommand, here: Path, line: str) -> str:
+    said = answer(head, here, line)
+    assert isinstance(said, dict)
+    assert set(said) == {"job", "text"}
+    return str(said["text"])
+
+
+def test_orders_are_answered_in_words(head: HeadCommand, job: str, tmp_path: Path) -> None:
+    assert told(head, tmp_path, f"pause {job}") == f"job {job} is paused"
+    again = asks(head, tmp_path, f"resume {job}")
+    assert (again.code, again.stdout) == (0, f"job {job} goes on\n")
+    refused = asks(head, tmp_path, f"resume {job}")
+    assert (refused.code, refused.stdout) == (3, "")
+    assert refused.stderr == f"clusterray: job {job} is queued, not paused\n"
+    assert "has priority -7" in told(head, tmp_path, f"priority {job} -7")
+    assert asks(head, tmp_path, f"delete {job}").code == 3
+    assert told(head, tmp_path, f"cancel {job}") == f"job {job} is cancelled"
+    assert "1 of 1 bands" in told(head, tmp_path, f"requeue {job}")
+    assert told(head, tmp_path, f"delete --force {job}") == f"job {job} is deleted"
+    gone = asks(head, tmp_path, f"logs {job}")
+    assert gone.code == 3
+    assert f"job {job} was deleted by" in gone.stderr
+
+
+def test_of_a_job_that_waits_the_partial_picture_is_all_hatch(
+    head: HeadCommand, job: str, tmp_path: Path
+) -> None:
+    ended = asks(head, tmp_path, f"fetch --partial {job}")
+    assert (ended.code, ended.stdout) == (0, "Kugel Ω.partial.png\n")
+    assert f"0 % of the picture of job {job} is there" in ended.stderr
+    fetched = answer(head, tmp_path, f"fetch --partial {job}")
+    assert isinstance(fetched, dict)
+    assert set(fetched) == {
+        *("job", "path", "size", "sha256", "partial", "pixels_done", "pixels_total")
+    }
+    assert (fetched["partial"], fetched["pixels_done"]) == (True, 0)
+    assert (tmp_path / "Kugel Ω.partial.png").stat().st_size == fetched["size"]
+    assert answer(head, tmp_path, f"logs {job}") == []
+    assert asks(head, tmp_path, f"logs {job}").stdout == "no attempts yet\n"
+
+
+def test_who_waits_for_a_paused_job_is_told_and_ends_with_6_when_it_is_deleted(
+    head: HeadCommand, tmp_path: Path
+) -> None:
+    scene_folder(tmp_path)
+    words = ("scene", *SMALL, "--join", head.token("submit"))
+    with running("clusterray-submit", *words, cwd=tmp_path) as submit:
+        job = submit.wait_for("is submitted").split()[1]
+        assert asks(head, tmp_path, f"pause {job}").code == 0
+        assert f"clusterray resume {job}" in submit.wait_for("paused by")
+        assert asks(head, tmp_path, f"delete {job} --force").code == 0
+        ended = submit.ended()
+    assert (ended.code, ended.stdout) == (6, "")
+    assert f"job {job} was deleted by" in ended.stderr
 
 
 # ---------------------------------------------------------------- tokens

@@ -99,6 +99,7 @@ def test_everything_about_a_job() -> None:
     )
     detail = JobDetail(1, view, [Setting("Width", "10", "--width")], bands, "radiosity: one band")
     facts = dict(tables.job_facts(detail))
+    assert "files" not in facts
     assert facts["error"] == "a.pov:3: Parse Error"
     assert facts["waits"] == "one band only"
     assert facts["fidelity"] == "noisy: its text has crand (a.pov:3)"

@@ -22,6 +22,7 @@ def test_every_state_is_shown_until_the_end() -> None:
             job_view(state="queued"),
             job_view(state="queued", note="2 jobs before it"),
             job_view(pixels_done=40),
+            job_view(state="paused", note="paused by ann@desk"),
             job_view(state="stitching"),
             job_view(state="done", pixels_done=100),
         ]
@@ -34,9 +35,10 @@ def test_every_state_is_shown_until_the_end() -> None:
     assert report.sentences == [
         "waiting for a node",
         "waiting: 2 jobs before it",
+        "paused by ann@desk; clusterray resume j1 lets it go on",
         "joining the tiles",
     ]
-    assert [view.pixels_done for view in report.views] == [0, 0, 40, 0]
+    assert [view.pixels_done for view in report.views] == [0, 0, 40, 0, 0]
 
 
 def test_a_lost_head_is_asked_again() -> None:
@@ -68,6 +70,19 @@ def test_an_unknown_job_is_a_fault() -> None:
         head.open()
         with pytest.raises(SceneFault, match="there is no job j9"):
             follow_job(head, "j9", Transcript())
+
+
+def test_a_job_that_is_deleted_is_a_cancelled_one_to_who_follows_it() -> None:
+    def answer(message: AnyMessage) -> Sequence[Message]:
+        if not isinstance(message, Follow):
+            return []
+        words = "job j1 was deleted by ann@desk"
+        return [JobStatus(message.request, job_view()), Refused(message.request, 6, words)]
+
+    with stand_in_head(answer) as stand_in, HeadLink(stand_in.token) as head:
+        head.open()
+        with pytest.raises(JobCancelled, match="job j1 was deleted by ann@desk"):
+            follow_job(head, "j1", Transcript())
 
 
 def test_a_job_that_took_over_the_id_is_not_followed() -> None:

@@ -109,6 +109,25 @@ def test_a_link_stays_a_link(here: Path) -> None:
     assert (here / "real" / "room.png").read_bytes() == b"x"
 
 
+@pytest.mark.parametrize(
+    ("given", "partial"),
+    [
+        (None, "room.partial.png"),
+        ("x/view.v2.png", "x/view.v2.partial.png"),
+        ("x/", "x/room.partial.png"),
+        ("view", "view.partial"),
+        ("view.partial.png", "view.partial.png"),
+    ],
+)
+def test_a_partial_picture_never_has_the_finished_ones_name(
+    here: Path, given: str | None, partial: str
+) -> None:
+    (here / "x").mkdir()
+    (here / "room.png").symlink_to("x/elsewhere.png")
+    out = output_file(given, "room.png", "png").partial()
+    assert (out.path, out.shown) == (here / partial, partial)
+
+
 def test_a_missing_folder_is_named_before_anything_is_rendered(here: Path) -> None:
     with pytest.raises(LocalFault, match=r"nowhere/room\.png.*no folder"):
         output_file("nowhere/room.png", "room.png", "png").check_writable()

@@ -432,7 +432,8 @@ def test_at_the_limit_the_oldest_ended_job_is_forgotten_and_open_ones_never() ->
     assert list(world.farm.jobs) == [young, third]
     (forgotten,) = [action for action in world.log if isinstance(action, act.ForgetJob)]
     assert forgotten.job == old
-    assert len(forgotten.attempts) == 1
+    discarded = [each for each in world.log if isinstance(each, act.DiscardTiles)]
+    assert [each.job for each in discarded] == [old, old], "when done, and when forgotten"
     assert "limit" in world.submit(request("fourth", shape=small))
     assert len({old, young, third}) == 3
 

@@ -1,6 +1,7 @@
-"""Any order of join, leave, finish, fail, stall, return, forgive and cancel: no band lost, doubled
+"""Whatever nodes and people do, in any order: no band is lost, doubled or left to hang.
 
-or left to hang.
+Nodes join, leave, finish, fail, stall, detach, return, and are copied; people cancel, pause,
+resume, requeue, delete, forgive.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(seed=7, patience=PATIENCE)
+        self.world = World(seed=7, keep_s=30.0, patience=PATIENCE)
         self.jobs: list[JobId] = []
         self.seen: list[AttemptId] = []
 
@@ -224,6 +225,26 @@ class AnyOrder(RuleBasedStateMachine):
         found = None if differing is None else ProbeFound(10, differing)
         self.world.do(ev.Probed(conn, attempt, found, "no time"))
 
+    @rule(data=st.data(), flag=st.booleans(), priority=st.integers(-101, 101))
+    @precondition(lambda self: self.jobs)
+    def order(self, data: st.DataObject, flag: bool, priority: int) -> None:
+        job = data.draw(st.sampled_from(self.jobs))
+        orders: list[ev.Event] = [
+            ev.JobPaused(job, "ann", flag),
+            ev.JobResumed(job, "ann"),
+            ev.JobRequeued(job, "ann", flag),
+            ev.PriorityChanged(job, "ann", priority),
+            ev.JobDeleted(job, "ann", flag),
+            ev.FilesUnwanted(job, "the disk is small"),
+        ]
+        self.world.do(data.draw(st.sampled_from(orders)))
+
+    @rule(data=st.data(), everything=st.booleans())
+    @precondition(lambda self: any(not job.open for job in self.world.farm.jobs.values()))
+    def run_again(self, data: st.DataObject, everything: bool) -> None:
+        ended = [job.id for job in self.world.farm.jobs.values() if not job.open]
+        self.world.do(ev.JobRequeued(data.draw(st.sampled_from(ended)), "ann", everything))
+
     @rule()
     def stitched(self) -> None:
         if self.world.stitching:
@@ -249,7 +270,8 @@ class AnyOrder(RuleBasedStateMachine):
         for node in self.world.farm.hungry.values():
             for job in self.world.farm.open_jobs:
                 for frame in job.frames:
-                    if may_render(node, frame) and not node.kept_off_job(job.id):
+                    free = job.takes_leases and not node.kept_off_job(job.id)
+                    if free and may_render(node, frame):
                         assert all(band.reluctance(node.id) for band in frame.waiting.values())
 
     @invariant()
@@ -264,7 +286,14 @@ class AnyOrder(RuleBasedStateMachine):
         return [node for node in there if may_render(node, band.frame)]
 
     def teardown(self) -> None:
-        """However it went, each job ends, or nobody is there who may still take its bands."""
+        """However it went, each job ends, or nobody is there who may still take its bands.
+
+        Every other one is requeued, so that a job is gone on with from any state.
+        """
+        for job in list(self.world.farm.jobs.values()):
+            self.world.do(ev.JobResumed(job.id, "ann"))
+            if job.number % 2:
+                self.world.do(ev.JobRequeued(job.id, "ann"))
         self._end_with_those_that_are_there()
         self._end_once_they_are_forgiven()
         self._end_with_fresh_nodes()

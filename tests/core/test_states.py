@@ -57,6 +57,6 @@ def test_a_missing_way_is_refused(
     assert refused
 
 
-def test_live_and_open_are_the_states_with_a_way_out() -> None:
+def test_live_and_open_are_the_states_that_end_by_themselves_or_when_resumed() -> None:
     assert set(states.LIVE_ATTEMPT) == {"rendering", "uploading"}
-    assert set(states.OPEN_JOB) == {"queued", "running", "stitching", "verifying"}
+    assert set(states.OPEN_JOB) == {"queued", "running", "paused", "stitching", "verifying"}

@@ -24,6 +24,7 @@ from clusterray.core.model import (
     VerifyBands,
 )
 from clusterray.core.policy import class_threads
+from clusterray.core.states import JobState
 from clusterray.core.verify import Comparison
 
 LIGHT = Light("1" * 64, 1000, 20)
@@ -88,11 +89,14 @@ class World:
         self.conns: dict[int, str] = {}
         self.held: dict[str, Held] = {}
         self.answers: dict[int, str] = {}
-        self.stitching: list[tuple[JobId, int]] = []
-        self.joining: list[tuple[JobId, int]] = []
+        self.stitching: list[tuple[JobId, int, int]] = []
+        self.joining: list[tuple[JobId, int, int]] = []
         self.comparing: list[act.CompareTiles] = []
         self.leases: dict[AttemptId, act.SendLease] = {}
+        self.runs: dict[tuple[JobId, int], int] = {}
         self.tiles: dict[JobId, list[Rect]] = {}
+        self.disk: set[AttemptId] = set()
+        self.lights: set[tuple[JobId, int]] = set()
         self.log: list[act.Action] = []
         self._next = 0
 
@@ -103,6 +107,8 @@ class World:
     def do(self, event: ev.Event) -> list[act.Action]:
         """Let the event happen, check the farm, and let the make-believe shells act."""
         begun = {id(each) for each in self._begun()}
+        if isinstance(event, ev.TileVerified):
+            self.disk.add(event.attempt)
         actions = self.farm.handle(event, self.now)
         self.farm.check()
         deadline = self.farm.next_deadline()
@@ -132,6 +138,8 @@ class World:
     def _perform(self, action: act.Action) -> None:
         match action:
             case act.SendLease(conn=conn, attempt=attempt):
+                assert self.farm.jobs[action.job].state is not JobState.PAUSED
+                assert action.light is None or (action.job, action.frame) in self.lights
                 self.leases[attempt] = action
                 self.held[self.conns[conn]].rendering.add(attempt)
             case (
@@ -145,14 +153,26 @@ class World:
                 self.answers[reply] = job
             case act.RefuseSubmit(reply=reply, message=message):
                 self.answers[reply] = message
+            case act.BeginFrame(job=job, frame=frame, run=run):
+                assert run == self.runs.get((job, frame), -1) + 1
+                self.runs[job, frame] = run
+                self.tiles[job] = []
             case act.FinishFrame(job=job, frame=frame):
-                self.stitching.append((job, frame))
-            case act.JoinLight(job=job, frame=frame):
-                self.joining.append((job, frame))
-            case act.CompareTiles():
+                self.stitching.append((job, frame, self.runs[job, frame]))
+            case act.JoinLight(job=job, frame=frame, attempts=attempts):
+                assert self.disk.issuperset(attempts)
+                self.joining.append((job, frame, self.runs[job, frame]))
+            case act.CompareTiles(first=first, second=second):
+                assert self.disk.issuperset((first, second))
                 self.comparing.append(action)
-            case act.AddTile(job=job, rect=rect):
-                self.tiles.setdefault(job, []).append(rect)
+            case act.AddTile(job=job, rect=rect, attempt=attempt):
+                assert attempt in self.disk
+                self.tiles[job].append(rect)
+            case act.DiscardTile(attempt=attempt):
+                self.disk.discard(attempt)
+            case act.DiscardTiles(job=job, frames=frames, attempts=attempts):
+                self.disk.difference_update(attempts)
+                self.lights.difference_update((job, frame) for frame in frames)
             case _:
                 pass
 
@@ -218,7 +238,9 @@ class World:
 
     def joined(self, light: Light | None) -> None:
         """Let the oldest join of light end."""
-        self.do(ev.LightJoined(*self.joining.pop(0), light))
+        job, frame, run = self.joining.pop(0)
+        self.lights.add((job, frame))
+        self.do(ev.LightJoined(job, frame, light, run))
 
     def compared(self, found: Comparison | None = ALIKE) -> None:
         """Let the oldest comparison end; None: the tiles cannot be read."""

@@ -14,7 +14,7 @@ import pytest
 
 from clusterray.core.errors import LocalFault, SceneFault
 from clusterray.core.model import SceneId
-from clusterray.head import scene_store
+from clusterray.head import scene_sources
 from clusterray.head.scene_store import SceneStore
 from clusterray.wire.archive import (
     ArchiveLimits,
@@ -198,7 +198,7 @@ def test_two_assembles_of_one_scene_at_once_both_succeed(
     threads = [threading.Thread(target=assemble, args=(upload,)) for upload in uploads]
     with pytest.MonkeyPatch.context() as patch:
         # Ticking at once, both are in the middle of the work when they meet.
-        patch.setattr(scene_store, "TICK_BYTES", 1)
+        patch.setattr(scene_sources, "TICK_BYTES", 1)
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -36,8 +36,8 @@ class Outcomes:
     """What the stitcher reported."""
 
     def __init__(self) -> None:
-        self.finished: list[tuple[JobId, int, Path, int, str]] = []
-        self.failed: list[tuple[JobId, int, str]] = []
+        self.finished: list[tuple[JobId, int, Path, int, str, int]] = []
+        self.failed: list[tuple[JobId, int, str, int]] = []
         self.threads: set[str] = set()
 
     def on_finished(self, *outcome: object) -> None:
@@ -93,7 +93,7 @@ def test_tiles_become_a_picture(stitcher: Stitcher, outcomes: Outcomes, tmp_path
     stitcher.stop()
     content = target.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
-    assert outcomes.finished == [(JOB, 0, target, len(content), digest)]
+    assert outcomes.finished == [(JOB, 0, target, len(content), digest, 0)]
     assert outcomes.failed == []
     assert outcomes.threads == {"stitcher"}
     picture = Image.open(target)
@@ -124,7 +124,7 @@ def test_a_hole_is_a_failure_and_leaves_no_file(
     stitcher.add(JOB, 0, tile(tmp_path, UPPER, (1, 2, 3)), UPPER)
     stitcher.finish(JOB, 0)
     stitcher.stop()
-    [(job, frame, reason)] = outcomes.failed
+    [(job, frame, reason, _)] = outcomes.failed
     assert (job, frame) == (JOB, 0)
     assert "pixels are missing" in reason
     assert not target.exists()

@@ -14,7 +14,7 @@ import pytest
 
 from clusterray.node import probe as node_probe
 from clusterray.node.launcher import MOST_DISPENSABLE, NICENESS
-from clusterray.node.probe import BEGIN_AFTER_S, TOO_SHORT, Prober, ProbeStart, Task
+from clusterray.node.probe import TOO_SHORT, Prober, Task, is_due
 from clusterray.wire.protocol import (
     Accepted,
     AnyMessage,
@@ -43,6 +43,15 @@ from tests.node.test_daemon import TOP, StartNode, finish_band, start_node
 __all__ = ["start_node"]
 
 M = TypeVar("M", bound=Message)
+
+
+@pytest.fixture(autouse=True)
+def due_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bands here are quick."""
+    monkeypatch.setattr(node_probe, "BEGIN_AFTER_S", 0.0)
+    monkeypatch.setattr(node_probe, "PARSE_SHARE", 1e6)
+
+
 NOISY = SPHERES.replace("reflection 0.3", "reflection 0.3 crand 0.1")
 WHOLE = (0, 0, 48, 96)
 
@@ -252,17 +261,14 @@ def test_an_answer_waits_for_a_connection(
 
 
 @pytest.mark.parametrize(
-    ("threads", "parse_cpu_s", "due_after_s"),
-    [(1, 0.0, BEGIN_AFTER_S), (1, 2.0, 80.0), (4, 2.0, 20.0)],
+    ("parse_cpu_s", "computed_s", "due"),
+    [(0.0, 0.99, False), (0.0, 1.0, True), (2.0, 79.0, False), (2.0, 80.0, True)],
 )
 def test_a_probe_begins_when_rendering_has_outweighed_parsing_by_far(
-    threads: int, parse_cpu_s: float, due_after_s: float
+    monkeypatch: pytest.MonkeyPatch, parse_cpu_s: float, computed_s: float, due: bool
 ) -> None:
-    moments = iter([7.0, 7.0 + 0.99 * due_after_s, 7.0 + 1.01 * due_after_s])
-    start = ProbeStart(threads, lambda: next(moments))
-    assert not start.is_due("parsing", 0.0)
-    due = [start.is_due("rendering", parse_cpu_s) for _ in range(3)]
-    assert due == [False, False, True]
+    monkeypatch.undo()
+    assert is_due(parse_cpu_s, computed_s) is due
 
 
 def test_scenes_are_let_go_of_once_for_each_probe_however_it_ends(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from clusterray.node.backoff import Backoff
 from clusterray.node.folders import AttemptFolder, empty_folder, make_read_only, remove_tree
-from clusterray.node.machine import memory_bytes, memory_left, usable_cores
+from clusterray.node.machine import memory_bytes, memory_left, process_cpu_s, usable_cores
 from clusterray.node.stop import StopFlag
 
 
@@ -56,6 +58,17 @@ def test_memory_that_is_left_is_what_the_limit_leaves(tmp_path: Path) -> None:
     assert memory_left(tmp_path) == 400_000
     (tmp_path / "memory.current").write_text("1400000\n")
     assert memory_left(tmp_path) == 0
+
+
+def test_the_work_of_a_process_counts_its_children_that_ended() -> None:
+    def computed() -> float:
+        return process_cpu_s(os.getpid())
+
+    before = computed()
+    work = "n = 0\nwhile n < 3_000_000: n += 1"
+    subprocess.run([sys.executable, "-c", work], check=True)
+    assert computed() > before
+    assert process_cpu_s(1 << 22) == 0
 
 
 def test_an_attempt_folder_keeps_only_its_tile(tmp_path: Path) -> None:

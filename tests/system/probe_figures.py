@@ -46,10 +46,14 @@ LIGHT = frozenset({"radiosity", "photons"})
 ROUNDS = 5
 HEAVY = """
 #declare N = 0;
-#while (N < 1500000) #declare A = sin(N) * cos(N); #declare N = N + 1; #end
+#while (N < %d) #declare A = sin(N) * cos(N); #declare N = N + 1; #end
 """
-"""Takes 2 s or so to parse, and nothing to render."""
-SCENES = {"parses at once": SLOW, "parses for 2 s": SLOW + HEAVY}
+"""Takes long to parse, and nothing to render."""
+SCENES = {
+    "parses at once": SLOW,
+    "parses for 0.3 s": SLOW + HEAVY % 200_000,
+    "parses for 2 s": SLOW + HEAVY % 1_500_000,
+}
 SIDE = 640
 
 

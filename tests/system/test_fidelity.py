@@ -10,12 +10,12 @@ import pytest
 
 from tests.node.stand_ins import stand_in
 from tests.system.harness import Farm, needs_povray
-from tests.system.test_farm import QUICK, scene_in
+from tests.system.test_farm import SLOW, scene_in
 from tests.system.test_light import ROOM
 
 pytestmark = needs_povray
 
-NOISY = QUICK.replace("phong 0.8", "crand 0.2")
+NOISY = SLOW.replace("phong 0.8", "crand 0.2")
 LIT = ROOM.replace('#include "../parts/ball.inc"', "").replace(
     "object { Ball }", "sphere { 0, 1 pigment { rgb 1 } }"
 )
@@ -46,12 +46,12 @@ def test_an_exact_a_noisy_and_a_radiosity_picture_are_told_apart(tmp_path: Path)
         farm.start_head()
         farm.start_node("n1", "--povray", held.program)
         for number, (text, kind) in enumerate(
-            [(QUICK, "exact (probed)"), (NOISY, "noisy")], start=1
+            [(SLOW, "exact (probed)"), (NOISY, "noisy")], start=1
         ):
             scene = scene_in(tmp_path / kind[:5], text)
             (scene / "job.yaml").write_text("bands: 1\n")
             job = f"j{number}"
-            words = ("-o", f"{job}.png", "--", "+W64", "+H96")
+            words = ("-o", f"{job}.png", "--", "+W320", "+H480")
             submit = farm.submit(scene, *words, cwd=tmp_path)
             submit.err.wait_for("is submitted")
             farm.wait_until(
@@ -61,13 +61,15 @@ def test_an_exact_a_noisy_and_a_radiosity_picture_are_told_apart(tmp_path: Path)
             assert submit.wait() == 0, submit.err.seen
             shown = farm.ask("show", job)
             assert shown["job"]["fidelity"] == kind
-            assert shown["probe"]["pixels"] > 700
+            assert shown["probe"]["pixels"] == 1536
             line = f"{kind}: {shown['job']['fidelity_reason']}"
             assert line in submit.err.seen
             assert f"fidelity:   {line}" in farm.control("show", job).stdout
             beside = farm.state / "results" / job / "room.png.fidelity.json"
             assert json.loads(beside.read_text())["fidelity"] == kind
-        assert farm.ask("show", "j1")["job"]["fidelity_reason"].startswith("0 of 782 pixels differ")
+        assert farm.ask("show", "j1")["job"]["fidelity_reason"].startswith(
+            "0 of 1,536 pixels differ"
+        )
         assert shown["chance"] == [{"feature": "crand", "file": "room.pov", "line": 6}]
         assert "its text has crand (room.pov:6)" in shown["job"]["fidelity_reason"]
         lit = scene_in(tmp_path / "lit", LIT)

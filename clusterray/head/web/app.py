@@ -28,7 +28,7 @@ SHOWN_PICTURES: Final = 8
 MAX_FORM_BYTES: Final = 16 << 10
 MAX_SESSIONS: Final = 1000
 
-_OPEN_STATES: Final = frozenset({"queued", "running", "stitching", "verifying"})
+_OPEN_STATES: Final = frozenset({"queued", "running", "paused", "stitching", "verifying"})
 _HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"

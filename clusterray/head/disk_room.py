@@ -1,0 +1,145 @@
+"""How much of the disk the head's files take, and what goes when more is needed.
+
+What counts: scenes; picture, tiles and logs of each job that has ended; for each one that has not,
+what it may come to need. Files of ended jobs and scenes nobody uses go, the oldest first. The task
+manager's thread only; which files a job has is not known here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Set
+from typing import Final
+
+from clusterray.core.bands import render_area
+from clusterray.core.entities import Job
+from clusterray.core.farm import Farm
+from clusterray.core.model import JobId, JobRequest, SceneId
+from clusterray.head.job_logs import JOB_BYTES
+from clusterray.head.scene_store import SceneStore
+from clusterray.images.formats import pixel_bytes
+from clusterray.povray.spec import RenderSpec
+
+COPIES: Final = 3
+"""So often the raw pixels of a picture may lie on the disk: in its tiles, in the rows that are
+being joined, and in the finished file; once more in tiles that are only compared."""
+
+
+def room_for(request: JobRequest, spec: RenderSpec) -> int:
+    """Give the bytes that a job may come to need."""
+    copies = COPIES + (request.verify != 0)
+    return copies * render_area(request.picture).area * pixel_bytes(spec.file_format) + JOB_BYTES
+
+
+class DiskRoom:
+    """The head's disk. ``limit`` is in bytes, ``clock`` the farm's.
+
+    ``size_of`` measures what an ended job's files take, ``discard`` has them deleted, with a reason
+    for people; ``in_use`` gives the scenes that must stay.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        farm: Farm,
+        scenes: SceneStore,
+        *,
+        size_of: Callable[[Job], int],
+        discard: Callable[[JobId, str], None],
+        in_use: Callable[[], Set[SceneId]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._limit = limit
+        self._farm = farm
+        self._scenes = scenes
+        self._size_of = size_of
+        self._discard = discard
+        self._in_use = in_use
+        self._clock = clock
+        self._promised: dict[JobId, int] = {}
+        self._kept: dict[JobId, int] = {}
+        self._coming: dict[int, int] = {}
+
+    # ---------------------------------------------------------------- notes
+
+    def job_begun(self, job: Job, spec: RenderSpec) -> None:
+        """Promise an open job what its pictures may need."""
+        self._kept.pop(job.id, None)
+        self._promised[job.id] = room_for(job.request, spec)
+
+    def job_ended(self, job: Job) -> None:
+        """Count what an ended job's files take, no longer what was promised."""
+        self._promised.pop(job.id, None)
+        self._kept[job.id] = self._size_of(job)
+
+    def forget(self, job: JobId) -> None:
+        """Count a job no more: its files are deleted."""
+        self._promised.pop(job, None)
+        self._kept.pop(job, None)
+
+    def scene_comes(self, conn: int, size: int) -> None:
+        """Count what a client is sending; 0: nothing more."""
+        self._coming[conn] = size
+        if not size:
+            del self._coming[conn]
+
+    # ---------------------------------------------------------------- room
+
+    def make_room(self, wanted: int, what: str, keep: Job | None = None) -> str:
+        """Delete what is old until ``wanted`` bytes fit, or say why they cannot.
+
+        Nothing is deleted where that would not help. ``what`` needs the room, in words. Files and
+        scene of ``keep`` stay, and the files count among what is wanted.
+        """
+        in_use = set(self._in_use())
+        if keep is not None:
+            in_use.add(keep.request.scene)
+        fixed = sum(self._promised.values()) + sum(self._coming.values())
+        fixed += self._scenes.total_bytes(in_use)
+        if fixed + wanted > self._limit:
+            return self._no_room(wanted, fixed, what)
+        # As long as they stay, they are no others' and would be counted twice.
+        wanted -= self._kept.get(keep.id, 0) if keep is not None else 0
+        while self._used() + wanted > self._limit and self._let_oldest_go(in_use, keep):
+            pass
+        return ""
+
+    def _used(self) -> int:
+        ours = (*self._promised.values(), *self._kept.values(), *self._coming.values())
+        return sum(ours) + self._scenes.total_bytes()
+
+    def _let_oldest_go(self, in_use: Set[SceneId], keep: Job | None) -> bool:
+        scene = self._scenes.oldest(in_use)
+        sized = (job for job in self._farm.kept.values() if self._kept.get(job.id))
+        job = next((job for job in sized if job is not keep), None)
+        if job is not None and (scene is None or self._ended_wall(job) < scene[1]):
+            self._discard(job.id, "its files were deleted to make room (setting disk_bytes)")
+            return True
+        if scene is None:
+            return False
+        self._scenes.remove(scene[0])
+        return True
+
+    def _ended_wall(self, job: Job) -> float:
+        return time.time() - (self._clock() - (job.ended_at or 0.0))
+
+    def _no_room(self, wanted: int, fixed: int, what: str) -> str:
+        taken = "nothing of it is in use now"
+        if fixed:
+            jobs = len(self._promised)
+            of = f"{jobs} job{'' if jobs == 1 else 's'} that wait or run" if jobs else "no job"
+            taken = f"{in_words(fixed)} of it are promised to {of} and their scenes"
+        return (
+            f"no room on the head's disk: {what} needs up to {in_words(wanted)}, and the head may "
+            f"use {in_words(self._limit)} (setting disk_bytes); {taken}"
+        )
+
+
+def in_words(size: int) -> str:
+    """Give bytes as ``512 B``, ``1.5 kB``, ``20.0 GB``; units of 1000."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

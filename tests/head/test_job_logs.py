@@ -1,0 +1,55 @@
+"""POV-Ray's texts on the disk: the end of each, and no more of a job than it may have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clusterray.core.model import AttemptId, JobId
+from clusterray.head.job_logs import ATTEMPT_BYTES, JOB_BYTES, JobLogs
+
+JOB = JobId("j1")
+
+
+def attempt(number: int) -> AttemptId:
+    return AttemptId(f"a{number}-0000")
+
+
+def test_the_end_of_a_long_text_is_kept_and_no_half_letter(tmp_path: Path) -> None:
+    logs = JobLogs(tmp_path)
+    logs.keep(JOB, attempt(1), "begin" + "é" * ATTEMPT_BYTES)
+    text = logs.read(JOB, attempt(1))
+    assert set(text) == {"é"}
+    assert len(text.encode()) <= ATTEMPT_BYTES
+    logs.keep(JOB, attempt(1), "xé" + "é" * (ATTEMPT_BYTES // 2 - 1) + "y")
+    assert set(logs.read(JOB, attempt(1))) == {"é", "y"}
+
+
+def test_the_oldest_texts_go_first_also_after_a_start(tmp_path: Path) -> None:
+    many = JOB_BYTES // ATTEMPT_BYTES
+    logs = JobLogs(tmp_path)
+    for number in range(many):
+        logs.keep(JOB, attempt(number), "x" * ATTEMPT_BYTES)
+    assert logs.read(JOB, attempt(0))
+    logs = JobLogs(tmp_path)
+    logs.keep(JOB, attempt(many), "x" * ATTEMPT_BYTES)
+    kept = [number for number in range(many + 1) if logs.read(JOB, attempt(number))]
+    assert len(kept) == many
+    assert many in kept
+    assert sum(path.stat().st_size for path in (tmp_path / JOB).iterdir()) <= JOB_BYTES
+
+
+def test_nothing_is_kept_of_silence_and_nothing_of_a_job_that_is_discarded(tmp_path: Path) -> None:
+    logs = JobLogs(tmp_path)
+    logs.keep(JOB, attempt(1), "")
+    assert not list(tmp_path.iterdir())
+    logs.keep(JOB, attempt(2), "words")
+    logs.discard(JOB)
+    assert logs.read(JOB, attempt(2)) == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_that_cannot_be_written_costs_nothing_but_itself(tmp_path: Path) -> None:
+    (tmp_path / JOB).write_text("in the way")
+    logs = JobLogs(tmp_path)
+    logs.keep(JOB, attempt(1), "words")
+    assert logs.read(JOB, attempt(1)) == ""
