@@ -17,6 +17,7 @@ from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
     JOB_TABLE,
+    AttemptState,
     AttemptTrigger,
     BandState,
     BandTrigger,
@@ -55,7 +56,7 @@ class FarmBase(Ledger):
     def _end(self, attempt: Attempt, trigger: AttemptTrigger, reason: str) -> None:
         """Take a live attempt out of the running; its band waits again if it was the last."""
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, trigger)
-        attempt.detached_until = None
+        attempt.detached_until = attempt.again_at = None
         attempt.reason = reason
         self.detached.pop(attempt.id, None)
         node = self.nodes[attempt.node]
@@ -67,6 +68,7 @@ class FarmBase(Ledger):
         if trigger is AttemptTrigger.ACCEPT:
             return
         band = attempt.band
+        band.frame.job.wasted_pixels += attempt.done
         self._tell(band, f"{attempt.id} {attempt.state} on {attempt.node_name}: {reason}")
         probing.lose(
             self,
@@ -78,6 +80,28 @@ class FarmBase(Ledger):
             self._wait_again(band)
         if not band.frame.has_pixels:
             band.frame.povray_class = None
+
+    def _answer_stale(self, conn: int, held: AttemptId, *, rendered: bool = False) -> None:
+        """Answer a node that holds an attempt which is no longer its own live one."""
+        attempt = self.attempts.get(held)
+        if attempt is not None and attempt.state is AttemptState.ACCEPTED:
+            self._out.append(act.SendAccepted(conn, held))
+            return
+        if attempt is not None and rendered:
+            self._count_late(attempt)
+        reason = "unknown here" if attempt is None else (attempt.reason or str(attempt.state))
+        self._out.append(act.SendDrop(conn, held, reason))
+
+    def _count_late(self, attempt: Attempt) -> None:
+        """Count a whole tile that came when nobody wanted it any more, once."""
+        if attempt.late or attempt.live:
+            return
+        job, area = attempt.band.frame.job, attempt.band.rect.area
+        attempt.late = True
+        job.dropped_results += 1
+        job.wasted_pixels += area - attempt.done
+        attempt.done = area
+        self._changed(job)
 
     def _add_tile(self, band: Band, attempt: Attempt) -> None:
         frame = band.frame
@@ -113,8 +137,14 @@ class FarmBase(Ledger):
             frame.waiting.clear()
             self._stop_verifying(frame)
             self._stop_probe(frame)
+        self._close_accounts(job)
         self._out.append(act.AbandonJob(job.id))
         self._changed(job)
+
+    def _close_accounts(self, job: Job) -> None:
+        """Hold nothing against a node on a job that has ended."""
+        for node in self.nodes.values():
+            node.standings.pop(job.id, None)
 
     def _stop_verifying(self, frame: Frame) -> None:
         self.verifying.pop((frame.job.id, frame.index), None)

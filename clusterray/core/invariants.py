@@ -5,9 +5,11 @@ ARCHITECTURE.md lists them for the reader; a test compares the numbers and the w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from clusterray.core.bands import are_disjoint, covers
+from clusterray.core.blame import clocks_of
 from clusterray.core.entities import Attempt, Band, FarmState, Frame
 from clusterray.core.likeness import may_share
 from clusterray.core.policy import has_takers, reads_light
@@ -205,9 +207,10 @@ def _given_up(farm: FarmState) -> Complaints:
     """13. Verify bands that wait while no node may take them have a deadline; no other frame has
     one.
     """
+    nodes, tries = farm.nodes.values(), farm.patience.band_tries
     for frame in _frames(farm):
         listed = (frame.job.id, frame.index) in farm.verifying
-        lone = listed and bool(frame.waiting) and not has_takers(frame, farm.nodes.values())
+        lone = listed and bool(frame.waiting) and not has_takers(frame, nodes, tries)
         if lone is not (frame.give_up_at is not None):
             yield f"{frame.job.id}: nobody to verify it: {lone}, {frame.give_up_at}", []
 
@@ -251,6 +254,26 @@ def _kept(farm: FarmState) -> Complaints:
             yield f"the files of {job.id} are gone", there
 
 
+def _clocks(farm: FarmState) -> Complaints:
+    """16. The farm looks at its clocks no later than the first of them is due.
+
+    These are the deadline by which each attempt of a connected node must have moved on, the time at
+    which a tile is asked for again, and the one at which a node is let in again.
+    """
+    for node in farm.nodes.values():
+        first = min(clocks_of(node), default=math.inf)
+        if first < (math.inf if farm.look_at is None else farm.look_at):
+            yield f"{node.name} has a clock due at {first}, the next look is at {farm.look_at}", []
+
+
+def _accounts(farm: FarmState) -> Complaints:
+    """17. What is held against a node on one job is held on a job that is open."""
+    for node in farm.nodes.values():
+        for job in node.standings:
+            if job not in farm.jobs or not farm.jobs[job].open:
+                yield f"{node.name} still has an account on {job}", []
+
+
 def _frames(farm: FarmState) -> Iterator[Frame]:
     for job in farm.jobs.values():
         yield from job.frames
@@ -272,4 +295,6 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _given_up,
     _probes,
     _kept,
+    _clocks,
+    _accounts,
 )

@@ -81,7 +81,9 @@ class Verifying(Lighting):
     def _watch_verifying(self) -> None:
         """Set a deadline to verify bands for which nobody is there, and lift it when one comes."""
         for frame in self.verifying.values():
-            if not frame.waiting or policy.has_takers(frame, self.nodes.values()):
+            if not frame.waiting or policy.has_takers(
+                frame, self.nodes.values(), self.patience.band_tries
+            ):
                 frame.give_up_at = None
             elif frame.give_up_at is None:
                 frame.give_up_at = self._now + self._detached_s
@@ -117,4 +119,5 @@ class Verifying(Lighting):
         self.open_jobs.remove(job)
         self.kept[job.id] = job
         self._discard_tiles(job)
+        self._close_accounts(job)
         self._out.append(act.JobDone(job.id))

@@ -131,10 +131,10 @@ class Bulletin:
         """Make the view of the whole farm anew, publish and give it."""
         jobs = list(self._farm.jobs.values())[-JOBS_SHOWN:][::-1]
         nodes = sorted(self._farm.nodes.values(), key=lambda node: (node.name, node.id))
-        most = most_common(nodes)
+        most, now = most_common(nodes), self._clock()
         self.farm_view = FarmView(
             jobs=tuple(self._current_view(job) for job in jobs),
-            nodes=tuple(node_view(node, self._cards[node.id], most) for node in nodes),
+            nodes=tuple(node_view(node, self._cards[node.id], most, now) for node in nodes),
             at=time.time(),
         )
         self._stale, self._farm_view_at = False, self._clock()

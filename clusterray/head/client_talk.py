@@ -83,6 +83,7 @@ class ClientTalk(Conversation):
             msg.Delete,
             msg.ListJobs,
             msg.ListNodes,
+            msg.Forgive,
             msg.Show,
         ):
             self._handlers[question] = self._ask

@@ -28,6 +28,7 @@ from clusterray.wire.protocol import (
     Delete,
     Fetch,
     Follow,
+    Forgive,
     ListJobs,
     ListNodes,
     Logs,
@@ -88,10 +89,11 @@ class NodeOpened:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A connection has ended; the last letter of its thread."""
+    """A connection has ended, the last letter of its thread; ``silent`` as in LinkClosed."""
 
     conn: int
     reason: str
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Said:
 
 
 Order: TypeAlias = Cancel | Pause | Resume | Requeue | SetPriority | Delete
-Question: TypeAlias = Order | Follow | Fetch | Logs | ListJobs | ListNodes | Show
+Question: TypeAlias = Order | Follow | Fetch | Logs | ListJobs | ListNodes | Forgive | Show
 
 
 @dataclass(frozen=True, slots=True)

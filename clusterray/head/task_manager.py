@@ -310,14 +310,16 @@ class TaskManager:
         spec = self._known.specs[job]
         upload = self._folder.upload_of(attempt)
         grant = Grant(f"w-{attempt}", secrets.token_hex(16), TILE_FILE)
+        size = (spec.width, spec.height)
         made = next((kind for kind, made_in in STAGE_OF.items() if made_in == stage), None)
         if made is None:
             limit = tile_limit(rect, spec)
-            expected = Expected(rect, spec.file_format, upload, self._folder.tile_of(attempt))
+            tile = self._folder.tile_of(attempt)
+            expected = Expected(rect, spec.file_format, upload, tile, size)
         else:
             limit = light_limit(made, rect)
             kept = self._folder.made_light_of(attempt)
-            expected = ExpectedLight(rect, spec.file_format, upload, kept, made)
+            expected = ExpectedLight(rect, spec.file_format, upload, kept, size, made)
         self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, upload, "write", limit))
         return grant, expected
 
@@ -444,7 +446,8 @@ class TaskManager:
         self._node_conns.add(letter.conn)
         _log.info("node %s joined from %s", letter.joined.name, letter.card.address)
         self._happen(letter.joined)
-        self._bulletin.node_met(letter.joined.node, letter.card)
+        if self._farm.nodes[letter.joined.node].conn == letter.conn:
+            self._bulletin.node_met(letter.joined.node, letter.card)
 
     def _closed(self, letter: Closed) -> None:
         self._outlets.pop(letter.conn, None)
@@ -456,7 +459,7 @@ class TaskManager:
             self._evict_scenes()
         if letter.conn in self._node_conns:
             self._node_conns.discard(letter.conn)
-            self._happen(ev.NodeGone(letter.conn, letter.reason))
+            self._happen(ev.NodeGone(letter.conn, letter.reason, letter.silent))
             self._bulletin.nodes_changed()
 
     def _spent(self, letter: Spent) -> None:

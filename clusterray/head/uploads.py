@@ -20,6 +20,10 @@ from clusterray.povray.light_file import LightFault, check_light
 CHUNK_BYTES = 1 << 20
 
 
+class UploadFault(Exception):
+    """What arrived is not the file that was announced: something on the way is to blame."""
+
+
 @dataclass(frozen=True, slots=True)
 class Announced:
     """What the node said of the file it uploads."""
@@ -30,16 +34,20 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the tile of an attempt must be, where it lands and where it goes when it is right."""
+    """What the tile of an attempt must be, where it lands and where it goes when it is right.
+
+    ``size`` is the whole picture's.
+    """
 
     rect: Rect
     kind: FileFormat
     upload: Path
     tile: Path
+    size: tuple[int, int]
 
     def check(self, upload: Path) -> None:
         """Raise TileFault if what was uploaded is not the tile."""
-        check_tile(upload, self.rect, self.kind)
+        check_tile(upload, self.rect, self.kind, size=self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +80,18 @@ def arrived_whole(upload: Path, announced: Announced, tick: Callable[[], None]) 
 def take_in(expected: Expected, announced: Announced, tick: Callable[[], None]) -> None:
     """Check the upload wholly, make it durable and move it to the tiles.
 
-    Raises TileFault in words if it is not the tile, OSError if this machine cannot keep it. The
-    upload is gone either way.
+    Raises UploadFault in words if it is not the file that was announced, TileFault if that file is
+    not the tile, OSError if this machine cannot keep it. The upload is gone either way.
     """
     # Under a name that no upload has: the node may be back already and upload once more.
     checked = expected.upload.with_suffix(f".{uuid.uuid4().hex}")
     try:
         expected.upload.rename(checked)
     except FileNotFoundError:
-        raise TileFault("no tile was uploaded") from None
+        raise UploadFault("no tile was uploaded") from None
     try:
         if not arrived_whole(checked, announced, tick):
-            raise TileFault("the uploaded tile is not the file that was announced")
+            raise UploadFault("the uploaded tile is not the file that was announced")
         expected.check(checked)
         _sync(checked)
         checked.rename(expected.tile)

@@ -33,6 +33,9 @@ class LightRender(Render):
     def _name_blocks(self) -> None:
         """Nothing: there is no picture whose blocks could be gone on from."""
 
+    def _check_pixels(self) -> None:
+        """Nothing: no picture is wanted."""
+
     def _run_process(self, start: Path, heard: socket.socket) -> int:
         status = super()._run_process(start, heard)
         if self._cancel or status != ASKED_TO_END or not self._in_doubt:
@@ -81,6 +84,9 @@ class PhotonRender(Render):
 
     def _name_blocks(self) -> None:
         """Nothing: there is no picture whose blocks could be gone on from."""
+
+    def _check_pixels(self) -> None:
+        """Nothing: no picture is wanted."""
 
     def _povray_argv(self) -> list[str]:
         return photon_argv(

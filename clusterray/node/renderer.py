@@ -27,7 +27,7 @@ from clusterray.node import launcher
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.machine import process_cpu_s
 from clusterray.povray.command import environment, prepare_home, render_argv
-from clusterray.povray.progress import ProgressParser
+from clusterray.povray.progress import ProgressParser, RenderProblem
 from clusterray.povray.spec import RenderSpec
 from clusterray.povray.state_file import BlockGrid, keep_blocks
 
@@ -156,6 +156,11 @@ class Render:
                 bell.send(b"!")
 
     # ------------------------------------------------------------ called by the owner thread
+
+    @property
+    def moves(self) -> int:
+        """Count what POV-Ray has said besides pixels since it parsed: for ``on_progress``."""
+        return self._parser.moves
 
     def cpu_seconds(self) -> tuple[float, float]:
         """Give, once POV-Ray renders, those of parsing and those of all else so far."""
@@ -328,13 +333,26 @@ class Render:
     def _check(self, status: int) -> None:
         """Turn POV-Ray's end into RenderFailed, unless it was a success."""
         if status == 0:
+            self._check_pixels()
             return
         text = self._parser.text_tail
         problem = self._parser.fatal
-        if status == 1 and problem is not None and problem.file and problem.line:
+        placed = problem is not None and problem.file and problem.line
+        if status == 1 and problem is not None and placed and not _is_the_machines(problem):
             file = self._name_in_scene(problem.file)
             raise RenderFailed("scene", problem.message, file=file, line=problem.line, text=text)
         raise RenderFailed("node", self._sentence(status), text=text, killed=_was_killed(status))
+
+    def _check_pixels(self) -> None:
+        """See to it that POV-Ray has rendered all it was asked for.
+
+        That its picture is whole says nothing of that, nor do its colours: black may be the scene's
+        own. POV-Ray ends with 0 also where it rendered nothing.
+        """
+        rendered, due = self._kept_pixels + self._parser.pixels, self._rect.area
+        if rendered < due:
+            message = f"POV-Ray ended with code 0 and rendered {rendered} of {due} pixels"
+            raise RenderFailed("node", message, text=self._parser.text_tail)
 
     def _name_in_scene(self, file: str) -> str:
         """Give a file that POV-Ray names, seen from where it runs, as seen from the scene's root.
@@ -344,6 +362,8 @@ class Render:
         return posixpath.normpath(posixpath.join(self._spec.start, file))
 
     def _sentence(self, status: int) -> str:
+        if status == -signal.SIGKILL:
+            return "POV-Ray was ended by SIGKILL, as the kernel does when memory runs out"
         if status < 0:
             return f"POV-Ray was ended by {_signal_name(-status)}"
         if status == launcher.EXIT_NOT_STARTED:
@@ -356,6 +376,14 @@ class Render:
 _SIGNALS = {_Cancel.TERMINATE: signal.SIGTERM, _Cancel.KILL: signal.SIGKILL}
 _LIMITS = {signal.SIGXCPU, signal.SIGXFSZ}
 """What a limit sends: it would be there again."""
+
+
+def _is_the_machines(problem: RenderProblem) -> bool:
+    """Tell whether POV-Ray only happened to be at that line when this machine ran short.
+
+    It reports that as a parse error where it was (POV-Ray 3.7, seen with a limit on its memory).
+    """
+    return problem.message.startswith("Out of memory")
 
 
 def _was_killed(status: int) -> bool:

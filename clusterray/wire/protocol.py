@@ -123,6 +123,7 @@ class NodeInfo(Part, frozen=True):
 
     ``canary`` are the pixels of the small picture that the node rendered as it started, 64x48 RGB,
     ``canary_sha256`` their hash, ``includes_sha256`` that of POV-Ray's include files and fonts.
+    ``unfit`` is why it cannot take bands now, "" if it can.
     """
 
     cores: Annotated[int, Meta(ge=1, le=4096)]
@@ -135,6 +136,7 @@ class NodeInfo(Part, frozen=True):
     canary_sha256: Sha256 | None = None
     includes_sha256: Sha256 | None = None
     canary: Annotated[bytes, Meta(max_length=9216)] = b""
+    unfit: Text = ""
 
 
 class PhaseSeconds(Part, frozen=True):
@@ -173,6 +175,7 @@ class JobView(Part, frozen=True):
     or tiles of a job that has ended are no longer there. ``verify`` bands were to be rendered
     again; ``verified`` is what came of it, None before the picture is covered.
     ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why.
+    ``wasted_pixels`` were rendered in vain, ``dropped_results`` counts the whole tiles among them.
     """
 
     id: Ident
@@ -211,6 +214,8 @@ class JobView(Part, frozen=True):
     verified: VerifiedView | None = None
     fidelity: FidelityKind = "not probed"
     fidelity_reason: Text = ""
+    wasted_pixels: Count = 0
+    dropped_results: Count = 0
 
 
 class AttemptView(Part, frozen=True):
@@ -253,11 +258,15 @@ class CheckView(Part, frozen=True):
 
 
 class NodeView(Part, frozen=True):
-    """One node as a person sees it; ``differs`` says how its POV-Ray differs from most, if so."""
+    """One node as a person sees it; ``differs`` says how its POV-Ray differs from most, if so.
+
+    ``reason`` says why it is away, unfit or kept off; ``kept_off_s`` for how long it is kept off
+    the whole farm, None if it is not. ``failures`` counts those that were its own.
+    """
 
     name: Name
     uuid: Ident
-    state: Literal["idle", "busy", "draining", "away"]
+    state: Literal["idle", "busy", "draining", "unfit", "kept-off", "away"]
     address: Name
     version: Name
     cores: Count
@@ -272,6 +281,8 @@ class NodeView(Part, frozen=True):
     canary_sha256: Sha256 | None = None
     includes_sha256: Sha256 | None = None
     differs: Text = ""
+    failures: Count = 0
+    kept_off_s: Seconds | None = None
 
 
 class Setting(Part, frozen=True):
@@ -295,7 +306,10 @@ class TokenView(Part, frozen=True):
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """First message of every peer: who it is, which protocols it speaks, its secret."""
+    """First message of every peer: who it is, which protocols it speaks, its secret.
+
+    ``uuid`` is kept in its work folder, ``instance`` is made anew at each start of a daemon.
+    """
 
     role: Role
     protocol: tuple[Count, Count]
@@ -304,6 +318,7 @@ class Hello(Message, frozen=True, tag="hello"):
     name: Name
     version: Name
     node: NodeInfo | None = None
+    instance: Name = ""
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
@@ -379,12 +394,16 @@ class Accepted(Message, frozen=True, tag="accepted"):
 
 
 class Progress(Message, frozen=True, tag="progress"):
-    """How far an attempt is; coalesced by the node to at most one each half second."""
+    """How far an attempt is; coalesced by the node to at most one each half second.
+
+    ``moves`` counts what POV-Ray says while it renders besides pixels, such as photons shot.
+    """
 
     attempt: Ident
     phase: Phase
     done: Count = 0
     total: Count = 0
+    moves: Count = 0
 
 
 class Uploading(Message, frozen=True, tag="uploading"):
@@ -445,6 +464,12 @@ class HandBack(Message, frozen=True, tag="handback"):
 
 class Draining(Message, frozen=True, tag="draining"):
     """The node is about to leave: finish what it has, send it no more."""
+
+
+class Unfit(Message, frozen=True, tag="unfit"):
+    """The node cannot take bands now, and why; "": it can again."""
+
+    reason: Text
 
 
 # ---------------------------------------------------------------- client -> head
@@ -573,6 +598,13 @@ class ListNodes(Message, frozen=True, tag="list_nodes"):
     """Which nodes are there?"""
 
     request: RequestId
+
+
+class Forgive(Message, frozen=True, tag="forgive"):
+    """Hold nothing against this node any more, named by its name or its uuid."""
+
+    request: RequestId
+    node: Annotated[str, Meta(min_length=1, max_length=255)]
 
 
 class Show(Message, frozen=True, tag="show"):
@@ -735,7 +767,7 @@ class Refused(Message, frozen=True, tag="refused"):
 
 
 FromNode: TypeAlias = (
-    Hello | Bye | Beat | Progress | Uploading | Done | Probed | Failed | HandBack | Draining
+    Hello | Bye | Beat | Progress | Uploading | Done | Probed | Failed | HandBack | Draining | Unfit
 )
 ToNode: TypeAlias = Welcome | Bye | Beat | Lease | Keep | Drop | Accepted
 FromClient: TypeAlias = (
@@ -757,6 +789,7 @@ FromClient: TypeAlias = (
     | Logs
     | ListJobs
     | ListNodes
+    | Forgive
     | Show
     | ListTokens
     | MakeToken

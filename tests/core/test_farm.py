@@ -275,35 +275,6 @@ def test_a_nodes_fault_is_tried_on_another_node_first() -> None:
     assert state(world, job) is JobState.DONE
 
 
-def test_a_lone_node_may_try_again_and_three_failures_fail_the_job_with_the_story() -> None:
-    world = World()
-    conn = world.join("only")
-    job = world.submit(request(shape=picture(64, 32)))
-    for _ in range(3):
-        (attempt,) = world.rendering(conn)
-        world.forget(conn, attempt)
-        world.do(ev.AttemptFailed(conn, attempt, "node", "no fonts"))
-    assert state(world, job) is JobState.FAILED
-    problem = world.farm.jobs[job].problem
-    assert problem is not None
-    assert "no fonts" in problem.message
-    assert problem.text.count("leased to only") == 3
-
-
-def test_a_refused_tile_counts_as_the_nodes_failure() -> None:
-    world = World()
-    conn = world.join("only")
-    job = world.submit(request(shape=picture(64, 32)))
-    (attempt,) = world.rendering(conn)
-    world.rendered(conn, attempt)
-    world.held["only"] = Held()
-    actions = world.do(ev.TileRefused(attempt, "the tile is 3 rows short"))
-    assert act.DiscardTile(attempt) in actions
-    assert world.farm.attempts[attempt].state is AttemptState.FAILED
-    world.work_off()
-    assert state(world, job) is JobState.DONE
-
-
 @pytest.mark.parametrize("late", [ev.TileVerified, lambda a: ev.TileRefused(a, "torn")])
 def test_a_second_upload_of_an_accepted_tile_does_not_cost_the_first(late: Any) -> None:
     """A node that comes back may upload again what was taken in from its last connection."""
@@ -337,7 +308,8 @@ def test_a_closed_connection_detaches_and_its_return_counts_again() -> None:
     world.gone(conn)
     assert world.farm.next_deadline() == world.now + 10
     back = world.join("pi")
-    assert world.farm.next_deadline() is None
+    deadline = world.farm.next_deadline()
+    assert deadline is not None and deadline > world.now + 10
     assert world.rendering(back) == [attempt]
     assert any(isinstance(a, act.SendKeep) and a.attempt == attempt for a in world.log)
     world.work_off()

@@ -25,7 +25,7 @@ from clusterray.core.model import (
     SceneId,
     VerifyBands,
 )
-from clusterray.core.policy import class_threads
+from clusterray.core.policy import class_threads, reads_light
 from clusterray.core.states import JobState
 from clusterray.core.verify import Comparison
 
@@ -87,7 +87,7 @@ class Held:
 class World:
     """Drives a Farm and keeps what each node and the head's disk would hold."""
 
-    def __init__(self, seed: int = 1, **farm_settings: float) -> None:
+    def __init__(self, seed: int = 1, **farm_settings: object) -> None:
         self.farm = Farm(random.Random(seed), **farm_settings)  # type: ignore[arg-type]
         self.now = 100.0
         self.conns: dict[int, str] = {}
@@ -115,6 +115,8 @@ class World:
             self.disk.add(event.attempt)
         actions = self.farm.handle(event, self.now)
         self.farm.check()
+        deadline = self.farm.next_deadline()
+        assert deadline is None or deadline > self.now, "what was due has not happened"
         self._check_who_began([each for each in self._begun() if id(each) not in begun])
         self.log += actions
         for action in actions:
@@ -133,8 +135,10 @@ class World:
             power = threads.get(frame.povray_class, 0)
             for node in self.farm.hungry.values():
                 tried = all(node.id in band.failed_on for band in frame.bands.values())
+                barred = node.kept_off_job(frame.job.id)
+                barred = barred or not reads_light(node.povray_class, frame)
                 stronger = threads[node.povray_class] > power
-                assert tried or not stronger, f"{node.name} was passed over"
+                assert tried or barred or not stronger, f"{node.name} was passed over"
 
     def _perform(self, action: act.Action) -> None:
         match action:
@@ -184,7 +188,15 @@ class World:
         held.rendering.discard(attempt)
         held.rendered.discard(attempt)
 
-    def join(self, name: str, *, threads: int = 1, povray_class: str | PovrayClass = "3.7") -> int:
+    def join(
+        self,
+        name: str,
+        *,
+        threads: int = 1,
+        povray_class: str | PovrayClass = "3.7",
+        instance: str = "",
+        unfit: str = "",
+    ) -> int:
         if isinstance(povray_class, str):
             povray_class = PovrayClass(povray_class)
         conn = self.number()
@@ -199,15 +211,18 @@ class World:
                 povray_class,
                 frozenset(held.rendering),
                 frozenset(held.rendered),
+                instance,
+                f"{name}'s place",
+                unfit,
             )
         )
         return conn
 
-    def gone(self, conn: int, *, killed: bool = False) -> None:
+    def gone(self, conn: int, *, killed: bool = False, silent: bool = False) -> None:
         name = self.conns.pop(conn)
         if killed:
             self.held[name] = Held()
-        self.do(ev.NodeGone(conn, "closed"))
+        self.do(ev.NodeGone(conn, "closed", silent))
 
     def submit(self, job_request: JobRequest) -> JobId:
         reply = self.number()
@@ -247,18 +262,26 @@ class World:
         while busy:
             busy = False
             for conn in list(self.conns):
-                for attempt in self.rendering(conn):
-                    busy = True
-                    self.finish(conn, attempt)
-                for attempt in sorted(self.held[self.conns[conn]].rendered):
-                    busy = True
-                    self.do(ev.TileVerified(attempt))
-            while self.joining:
-                busy = True
-                self.joined()
-            while self.comparing:
-                busy = True
-                self.compared()
-            while self.stitching:
-                busy = True
-                self.do(ev.FrameStitched(*self.stitching.pop()))
+                busy = self.work_off_one(conn) or busy
+            busy = self.stitch_all() or busy
+
+    def work_off_one(self, conn: int) -> bool:
+        """Let a node finish what it has now; tells whether it had anything."""
+        held = self.held[self.conns[conn]]
+        rendering, rendered = self.rendering(conn), sorted(held.rendered)
+        for attempt in rendering:
+            self.finish(conn, attempt)
+        for attempt in rendered:
+            self.do(ev.TileVerified(attempt))
+        return bool(rendering or rendered)
+
+    def stitch_all(self) -> bool:
+        """Let lights be joined, tiles compared, frames stitched; tells whether there were any."""
+        busy = bool(self.joining or self.comparing or self.stitching)
+        while self.joining:
+            self.joined()
+        while self.comparing:
+            self.compared()
+        while self.stitching:
+            self.do(ev.FrameStitched(*self.stitching.pop()))
+        return busy

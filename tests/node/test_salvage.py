@@ -472,23 +472,33 @@ def test_the_store_keeps_within_its_bounds(
     tmp_path: Path, slowish: tuple[Scene, Image.Image, Path]
 ) -> None:
     scene, _plain, state = slowish
-    now = time.time()
+    store, attempts = tmp_path / "blocks", tmp_path / "attempts"
     size = 0
-    for name, age_s in (("old", 4000), ("older", 500), ("new", 100)):
+
+    def salvage_at(boot_s: float, bound: int) -> Salvage:
+        bounds = {"bound_bytes": bound * size, "bound_s": 3600}
+        return Salvage(store, BUILD, **bounds, clock=lambda: boot_s)
+
+    for name, boot_s in (("old", 1000), ("older", 4500), ("new", 4900)):
         attempt = left_behind(tmp_path, scene, state, name=name)
         size = attempt.blocks.stat().st_size
-        os.utime(attempt.blocks, (now - age_s, now - age_s))
-    store = tmp_path / "blocks"
-    salvage = Salvage(store, BUILD, bound_bytes=3 * size, bound_s=3600)
-    assert salvage.expires_in_s() is None
-    assert salvage.adopt(tmp_path / "attempts") == 3
+        # Whatever the clock on the wall says.
+        os.utime(attempt.blocks, (4e9, 4e9) if name == "old" else (0, 0))
+        assert salvage_at(boot_s, 3).adopt(attempts) == 1
+        shutil.rmtree(attempts)
+    salvage = salvage_at(5000, 3)
+    salvage.trim()
     assert len(list(store.glob("*.pov-state"))) == len(list(store.glob("*.json"))) == 2
-    assert 3000 < (salvage.expires_in_s() or 0) <= 3100
-    smaller = Salvage(store, BUILD, bound_bytes=size, bound_s=3600)
-    assert smaller.adopt(tmp_path / "attempts") == 0
+    assert salvage.expires_in_s() == 3100
+    assert salvage_at(5000, 1).adopt(attempts) == 0
     (left,) = store.glob("*.pov-state")
-    assert now - left.stat().st_mtime < 200
+    assert left.name.startswith("4900-")
     assert len(list(store.iterdir())) == 2
+    salvage.make_room()
+    assert list(store.iterdir()) == []
+    assert salvage.expires_in_s() is None
+    left_behind(tmp_path, scene, state, name="one more")
+    assert salvage.adopt(attempts) == 1
     (store / "half moved.pov-state").touch()
     assert Salvage(store, ("3.8", "")).adopt(tmp_path / "nowhere") == 0
     assert list(store.glob("*.json")) == []
