@@ -172,7 +172,8 @@ class JobView(Part, frozen=True):
     ``mixed`` says so if tiles of several kinds of POV-Ray are in the picture, ``gone`` why picture
     or tiles of a job that has ended are no longer there. ``verify`` bands were to be rendered
     again; ``verified`` is what came of it, None before the picture is covered.
-    ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why.
+    ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why. ``making``
+    says so if its light is still being made.
     """
 
     id: Ident
@@ -211,6 +212,7 @@ class JobView(Part, frozen=True):
     verified: VerifiedView | None = None
     fidelity: FidelityKind = "not probed"
     fidelity_reason: Text = ""
+    making: Text = ""
 
 
 class AttemptView(Part, frozen=True):
