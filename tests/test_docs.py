@@ -63,6 +63,15 @@ def test_the_json_of_a_job_and_a_node_is_described(kind: type[msgspec.Struct]) -
     assert not missing
 
 
+def test_the_tests_that_failures_names_are_there() -> None:
+    text = (ROOT / "docs/failures.md").read_text("utf-8")
+    named = set(re.findall(r"`(tests/[a-z_/]+\.py)::(\w+)`", text))
+    assert len(named) > 40
+    for path, name in sorted(named):
+        source = (ROOT / path).read_text("utf-8")
+        assert re.search(rf"^(?:def {name}\(|{name} = )", source, re.MULTILINE), f"{path}::{name}"
+
+
 def test_every_exit_code_is_described() -> None:
     text = (ROOT / "docs/commands.md").read_text("utf-8")
     for code in (0, *FAULT_BY_EXIT_CODE, EXIT_INTERRUPTED):

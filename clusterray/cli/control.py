@@ -39,6 +39,7 @@ examples:
   clusterray logs 12                  what POV-Ray said in each attempt
   clusterray cancel 12
   clusterray nodes --json             for programs
+  clusterray nodes --forgive attic    a node that was kept off may work again
   clusterray token new attic --role node
                                       a token for a machine (needs the head's admin.token)
 """
@@ -72,6 +73,8 @@ def _jobs(chosen: argparse.Namespace) -> None:
 
 
 def _nodes(chosen: argparse.Namespace) -> None:
+    if chosen.forgive is not None:
+        return _forgive(chosen)
     with _open(chosen) as head:
         nodes = Control(head).nodes()
     if chosen.json:
@@ -79,6 +82,16 @@ def _nodes(chosen: argparse.Namespace) -> None:
     if not nodes:
         return say_on_stdout("no node has joined; start clusterray-node on each render machine")
     return tables.print_table(*tables.nodes_table(nodes), sys.stdout)
+
+
+def _forgive(chosen: argparse.Namespace) -> None:
+    if not 1 <= len(chosen.forgive) <= 255:
+        raise UsageFault("--forgive needs the name of a node, as `clusterray nodes` shows it")
+    with _open(chosen) as head:
+        text = Control(head).forgive(chosen.forgive)
+    if chosen.json:
+        return _say_json({"node": chosen.forgive, "text": text})
+    return say_on_stdout(plain(text))
 
 
 def _show(chosen: argparse.Namespace) -> None:
@@ -255,7 +268,12 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add(commands, "jobs", "list the jobs, newest first", _jobs)
     _add_job(_add(commands, "show", "everything about one job", _show))
-    _add(commands, "nodes", "list the nodes", _nodes)
+    nodes = _add(commands, "nodes", "list the nodes, or forgive one its failures", _nodes)
+    nodes.add_argument(
+        "--forgive",
+        metavar="NAME",
+        help="let a node that failed too often take bands again, by its name or uuid",
+    )
     _add_orders(commands)
     logs = _add(commands, "logs", "what POV-Ray said in each attempt of a job", _logs)
     _add_job(logs)

@@ -76,6 +76,10 @@ class Control:
         """Give the nodes, by name."""
         return self._ask(lambda n: protocol.ListNodes(request=n), protocol.Nodes).nodes
 
+    def forgive(self, node: str) -> str:
+        """Have nothing held against the node of this name or uuid; gives the head's words."""
+        return self._ask(lambda n: protocol.Forgive(request=n, node=node), protocol.Ok).text
+
     def show(self, job: str) -> protocol.JobDetail:
         """Give one job with its settings and bands."""
         return self._ask(lambda n: protocol.Show(request=n, job=job), protocol.JobDetail)

@@ -27,6 +27,7 @@ from clusterray.wire.protocol import (
     TokenView,
 )
 
+_ENDED = frozenset({"accepted", "failed", "handed-back", "lost", "dropped"})
 _RIGHT = frozenset({"JOB", "PRIORITY", "DONE", "BANDS", "THREADS", "PIXELS", "ATTEMPTS"})
 
 
@@ -135,6 +136,8 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
     ]
     if job.eta_s is not None:
         facts.append(("left", duration_text(job.eta_s)))
+    if job.wasted_pixels:
+        facts.append(("wasted", _wasted(job)))
     if job.note:
         facts.append(("waits", job.note))
     if job.gone:
@@ -153,6 +156,15 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
         place = f"{job.error_file}:{job.error_line}: " if job.error_file else ""
         facts.append(("error", place + job.error))
     return facts
+
+
+def _wasted(job: JobView) -> str:
+    """Say what was rendered in vain."""
+    words = f"{job.wasted_pixels:,} pixels rendered in vain"
+    if job.dropped_results:
+        tiles = "tile" if job.dropped_results == 1 else "tiles"
+        words += f", {job.dropped_results} whole {tiles} among them that came too late"
+    return words
 
 
 def _nodes_of(detail: JobDetail) -> list[str]:
@@ -196,7 +208,8 @@ def _band_row(band: BandView) -> list[str]:
         return [*row, "", "", "", ""]
     last = band.attempts[-1]
     if last.seconds is None:
-        return [*row, last.node, last.phase, "", last.reason]
+        stage = last.state if last.state in _ENDED else last.phase
+        return [*row, last.node, stage, "", last.reason]
     total = sum(msgspec.structs.astuple(last.seconds))
     return [*row, last.node, last.state, duration_text(total), last.reason]
 

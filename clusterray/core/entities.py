@@ -11,17 +11,20 @@ from dataclasses import dataclass, field
 
 from clusterray.core.events import Fault
 from clusterray.core.model import (
+    STAGE_OF,
     AttemptId,
     BandId,
     JobId,
     JobRequest,
     Light,
+    LightKind,
     NodeId,
     PovrayClass,
     ProbeFound,
     Rect,
     Stage,
 )
+from clusterray.core.patience import Patience
 from clusterray.core.states import (
     LIVE_ATTEMPT,
     OPEN_BAND,
@@ -54,7 +57,11 @@ class Attempt:
     """One try of one band on one node.
 
     ``detached_until`` is None while its node's connection stands, else when it will be lost.
-    ``light`` is the shared light it was leased with.
+    ``due_at`` is when it must have moved on, see ``core.patience``; ``heard`` is what its node said
+    last, the count of its phase and of other signs of life. ``uploads`` counts those that arrived
+    damaged, ``held_up`` those that the head could not keep; ``again_at`` is when its node is asked
+    for another. ``lights`` is the shared light it was leased with. ``late``: its result came too
+    late and was dropped.
     """
 
     id: AttemptId
@@ -68,7 +75,13 @@ class Attempt:
     done: int = 0
     detached_until: float | None = None
     reason: str = ""
-    light: Light | None = None
+    lights: tuple[Light, ...] = ()
+    due_at: float = 0.0
+    heard: tuple[int, int] = (0, 0)
+    uploads: int = 0
+    held_up: int = 0
+    again_at: float | None = None
+    late: bool = False
 
     @property
     def live(self) -> bool:
@@ -80,8 +93,9 @@ class Attempt:
 class Band:
     """A rectangle of one frame, the unit of work; ``stage`` says what of it is made.
 
-    A verify band renders the band ``again`` once more; ``comparison`` is what came of it, or
-    ``reason`` why nothing did.
+    ``failed_on`` names the node of each failure, in their order; ``stalls`` counts those of them
+    that made no progress. A verify band renders the band ``again`` once more; ``comparison`` is
+    what came of it, or ``reason`` why nothing did.
     """
 
     id: BandId
@@ -91,8 +105,8 @@ class Band:
     state: BandState = BandState.WAITING
     attempts: list[Attempt] = field(default_factory=list)
     accepted: Attempt | None = None
-    failures: int = 0
-    failed_on: set[NodeId] = field(default_factory=set)
+    failed_on: tuple[NodeId, ...] = ()
+    stalls: int = 0
     story: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=STORY_LINES))
     again: Band | None = None
     comparison: Comparison | None = None
@@ -103,10 +117,10 @@ class Band:
         """The attempts whose results would count."""
         return [attempt for attempt in self.attempts if attempt.live]
 
-    def avoids(self, node: NodeId) -> bool:
-        """Tell whether another node should take it if one can: this one failed, or was first."""
+    def reluctance(self, node: NodeId) -> int:
+        """Tell how much another node should take it if one can: this one failed, or was first."""
         first = None if self.again is None else self.again.accepted
-        return node in self.failed_on or (first is not None and first.node == node)
+        return self.failed_on.count(node) + (first is not None and first.node == node)
 
 
 @dataclass(slots=True)
@@ -128,8 +142,9 @@ class Probe:
 class Frame:
     """One picture of a job. ``area`` is what its bands partition, the region or a little more.
 
-    ``bands``, ``waiting``, ``uncovered`` and ``rendered_*`` are those of its ``state``, light or
-    picture; ``light_bands`` are those whose light is joined, and ``light`` is what came of it.
+    ``bands``, ``waiting``, ``uncovered`` and ``rendered_*`` are those of its ``stage``, a light
+    pass or the picture; ``passes`` are still to be done, the first is under way. ``light_bands``
+    are those of passes that are over, and ``lights`` is what came of them.
     ``povray_class`` is that of the first node that took a band; which classes may take the others
     the job's ``mix`` says, until no tile is accepted or in the making. ``uncovered`` counts pixels.
     ``run`` counts how often the shells were asked to begin it.
@@ -142,7 +157,8 @@ class Frame:
     index: int
     area: Rect
     state: FrameState = FrameState.FINAL
-    light: Light | None = None
+    passes: tuple[LightKind, ...] = ()
+    lights: tuple[Light, ...] = ()
     probe: Probe | None = None
     povray_class: PovrayClass | None = None
     bands: dict[BandId, Band] = field(default_factory=dict)
@@ -155,6 +171,11 @@ class Frame:
     run: int = 0
     rendered_pixels: int = 0
     rendered_thread_s: float = 0.0
+
+    @property
+    def stage(self) -> Stage:
+        """What its bands are for: its pass, or its picture."""
+        return "final" if self.state is FrameState.FINAL else STAGE_OF[self.passes[0]]
 
     @property
     def pixels_per_thread_s(self) -> float:
@@ -174,18 +195,25 @@ class Frame:
 
     @property
     def counting_bands(self) -> list[Band]:
-        """The bands of its stage, light or picture, and its verify bands."""
+        """The bands of its stage and its verify bands."""
         return [*self.bands.values(), *self.verify_bands.values()]
 
     @property
     def all_bands(self) -> list[Band]:
-        """The bands it has and those that made its light."""
+        """The bands it has and those of light passes that are over."""
         return [*self.light_bands.values(), *self.counting_bands]
 
     @property
     def has_pixels(self) -> bool:
         """Tell whether a tile of it is accepted or in the making, so that its class is settled."""
         return any(band.accepted or band.live_attempts for band in self.bands.values())
+
+    @property
+    def has_tiles(self) -> bool:
+        """Tell whether something of it is in the making, or its picture has a tile already."""
+        final = self.state is FrameState.FINAL
+        bands = self.bands.values()
+        return any(band.live_attempts or (final and band.accepted) for band in bands)
 
     @property
     def tile_classes(self) -> list[PovrayClass]:
@@ -202,6 +230,8 @@ class Job:
     was leased since it was queued or resumed last, and ``counted_from`` the pixels that were there
     by then. ``priority`` is the request's until somebody changes it. ``paused_by`` is who paused
     it. ``gone`` says why nothing of its files is left, "" while they are kept.
+    ``wasted_pixels`` were rendered for nothing: by attempts that failed, were lost or dropped.
+    ``dropped_results`` counts whole tiles among them, which came after another had been asked.
     """
 
     id: JobId
@@ -218,6 +248,8 @@ class Job:
     counted_from: int = 0
     paused_by: str = ""
     gone: str = ""
+    wasted_pixels: int = 0
+    dropped_results: int = 0
 
     @property
     def open(self) -> bool:
@@ -246,9 +278,30 @@ class Job:
         return any(frame.waiting for frame in self.frames)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is held against a node: on one job, or on the whole farm.
+
+    ``failures`` are those that no tile of it has made up for; on the whole farm, jobs that it
+    failed on. ``times``: how often it was kept off since it last delivered. ``kept_off_until`` is
+    None while it may work. ``reason`` is the last failure's.
+    """
+
+    failures: int = 0
+    times: int = 0
+    kept_off_until: float | None = None
+    reason: str = ""
+
+
 @dataclass(slots=True)
 class Node:
-    """A render machine. ``conn`` is None while it is away."""
+    """A render machine. ``conn`` is None while it is away.
+
+    ``unfit`` is why it cannot take bands though it is there. ``standing`` is what the whole farm
+    holds against it, ``standings`` what open jobs do, see ``core.blame``. ``instance`` names the
+    run of the daemon that holds the connection, ``place`` where it is; ``ousted`` are the runs that
+    lost the connection to another.
+    """
 
     id: NodeId
     name: str
@@ -256,16 +309,33 @@ class Node:
     povray_class: PovrayClass
     conn: int | None = None
     draining: bool = False
+    unfit: str = ""
     attempts: dict[AttemptId, Attempt] = field(default_factory=dict)
     bands_done: int = 0
     pixels_done: int = 0
     failures: int = 0
     reason: str = ""
+    standing: Standing = Standing()
+    standings: dict[JobId, Standing] = field(default_factory=dict)
+    instance: str = ""
+    place: str = ""
+    ousted: tuple[str, ...] = ()
+
+    @property
+    def kept_off(self) -> bool:
+        """Tell whether it gets no band of any job."""
+        return self.standing.kept_off_until is not None
+
+    def kept_off_job(self, job: JobId) -> bool:
+        """Tell whether it gets no band of this job."""
+        standing = self.standings.get(job)
+        return standing is not None and standing.kept_off_until is not None
 
     @property
     def usable(self) -> bool:
         """Tell whether it takes bands now or when it has a place."""
-        return self.conn is not None and not self.draining
+        there = self.conn is not None and not self.draining
+        return there and not self.unfit and not self.kept_off
 
     @property
     def has_place(self) -> bool:
@@ -284,7 +354,8 @@ class FarmState:
     that were deleted by whom. ``hungry`` are the nodes with a place for a band, the longest waiting
     first; ``detached`` the live attempts whose node is away, in the order in which they will be
     lost; ``verifying`` the frames with an open verify band; ``probing`` those whose probe is asked,
-    by the attempt.
+    by the attempt. ``look_at`` is when the next of all else that time decides may be due, None if
+    nothing is waited for; ``patience`` says how long it is.
     """
 
     jobs: dict[JobId, Job] = field(default_factory=dict)
@@ -298,3 +369,5 @@ class FarmState:
     detached: dict[AttemptId, Attempt] = field(default_factory=dict)
     verifying: dict[tuple[JobId, int], Frame] = field(default_factory=dict)
     probing: dict[AttemptId, Frame] = field(default_factory=dict)
+    look_at: float | None = None
+    patience: Patience = field(default_factory=Patience)

@@ -27,7 +27,12 @@ Fault: TypeAlias = Literal["scene", "node", "head"]
 
 @dataclass(frozen=True, slots=True)
 class NodeJoined:
-    """A node said HELLO. ``rendering`` and ``rendered`` are the attempts it still holds."""
+    """A node said HELLO. ``rendering`` and ``rendered`` are the attempts it still holds.
+
+    ``instance`` names the run of the daemon, or else the address it comes from: two that are alive
+    with one uuid have two. ``place`` tells a person where it is. ``unfit`` is why it cannot take
+    bands now, "" if it can.
+    """
 
     conn: int
     node: NodeId
@@ -36,14 +41,18 @@ class NodeJoined:
     povray_class: PovrayClass
     rendering: frozenset[AttemptId] = frozenset()
     rendered: frozenset[AttemptId] = frozenset()
+    instance: str = ""
+    place: str = ""
+    unfit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeGone:
-    """The connection ``conn`` of a node has ended."""
+    """The connection ``conn`` of a node has ended; ``silent``: nothing was heard for too long."""
 
     conn: int
     reason: str
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +63,33 @@ class NodeDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeUnfit:
+    """The node cannot take bands now, and why; "": it can again."""
+
+    conn: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeForgiven:
+    """A person wants nothing held against the node any more."""
+
+    node: NodeId
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptProgress:
-    """How far an attempt is, in pixels of its rectangle."""
+    """How far an attempt is: pixels of its rectangle while it renders, bytes in other phases.
+
+    ``moves`` counts what else POV-Ray says while it renders, such as photons: it lives.
+    """
 
     conn: int
     attempt: AttemptId
     phase: str
     done: int
+    moves: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +110,22 @@ class TileVerified:
 @dataclass(frozen=True, slots=True)
 class TileRefused:
     """What was uploaded for ``attempt`` is not its tile, and why."""
+
+    attempt: AttemptId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadDamaged:
+    """What arrived for ``attempt`` is not the file that its node announced, and how."""
+
+    attempt: AttemptId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TileNotKept:
+    """The head could not keep what its node uploaded for ``attempt``, and why: our own fault."""
 
     attempt: AttemptId
     reason: str
@@ -188,7 +233,7 @@ class FilesUnwanted:
 
 @dataclass(frozen=True, slots=True)
 class LightJoined:
-    """The light that a frame's light bands found lies in one file; None: they found none."""
+    """What the bands of a frame's light pass found lies in one file; None: they found nothing."""
 
     job: JobId
     frame: int
@@ -235,10 +280,14 @@ Event: TypeAlias = (
     NodeJoined
     | NodeGone
     | NodeDraining
+    | NodeUnfit
+    | NodeForgiven
     | AttemptProgress
     | AttemptRendered
     | TileVerified
     | TileRefused
+    | UploadDamaged
+    | TileNotKept
     | AttemptFailed
     | AttemptHandedBack
     | Probed

@@ -3,8 +3,8 @@
 Owned by the task-manager thread. No I/O, no clock: time is an argument, randomness a generator
 passed in. What it holds is described in ``entities``, its states in ``states``, who gets what in
 ``policy``, its invariants in ``invariants``. It stands on ``ledger`` and ``farm_base``, what all
-duties share, ``verifying``, how bands are rendered again and a job ends, and ``life_rules``, what
-people do to jobs.
+duties share, ``lighting``, how a frame's light is made first, ``verifying``, how bands are rendered
+again and a job ends, ``life_rules``, what people do to jobs, and ``trouble_rules``, what fails.
 """
 
 from __future__ import annotations
@@ -16,31 +16,29 @@ from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core import policy, probing
 from clusterray.core.actions import Action
+from clusterray.core.blame import hopeless
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.farm_base import RandomBits
 from clusterray.core.invariants import check_farm, tell_story
 from clusterray.core.life_rules import LifeRules
 from clusterray.core.model import AttemptId, BandId, JobId
+from clusterray.core.patience import Patience
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
-    FRAME_TABLE,
     JOB_TABLE,
     AttemptState,
     AttemptTrigger,
     BandState,
     BandTrigger,
     FrameState,
-    FrameTrigger,
     JobTrigger,
     advance,
 )
-
-MAX_FAILURES = 3
-"""A band that failed this often, on other nodes where there are some, fails its job."""
+from clusterray.core.trouble_rules import TroubleRules
 
 
-class Farm(LifeRules):
+class Farm(TroubleRules, LifeRules):
     """Jobs, bands, attempts and nodes, and the rules by which they change.
 
     The files of jobs that have ended are kept for ``keep_s`` seconds, None for ever.
@@ -54,8 +52,10 @@ class Farm(LifeRules):
         max_jobs: int = 10_000,
         keep_s: float | None = None,
         first_number: int = 1,
+        patience: Patience | None = None,
     ) -> None:
         super().__init__(random, detached_s=detached_s, max_jobs=max_jobs)
+        self.patience = patience or self.patience
         self._keep_s = keep_s
         self._next_number = first_number
         self._attempts_made = 0
@@ -63,10 +63,14 @@ class Farm(LifeRules):
             ev.NodeJoined: self._node_joined,
             ev.NodeGone: self._node_gone,
             ev.NodeDraining: self._node_draining,
+            ev.NodeUnfit: self._node_unfit,
+            ev.NodeForgiven: self._node_forgiven,
             ev.AttemptProgress: self._attempt_progress,
             ev.AttemptRendered: self._attempt_rendered,
             ev.TileVerified: self._tile_verified,
             ev.TileRefused: self._tile_refused,
+            ev.UploadDamaged: self._upload_damaged,
+            ev.TileNotKept: self._tile_not_kept,
             ev.AttemptFailed: self._attempt_failed,
             ev.AttemptHandedBack: self._attempt_handed_back,
             ev.Probed: self._probed,
@@ -91,13 +95,14 @@ class Farm(LifeRules):
         """Let ``event`` happen at ``now`` (monotonic seconds); give the actions, in order."""
         self._now, self._out = now, []
         self._handlers[type(event)](event)
+        self._let_time_pass()
         self._hand_out()
         self._watch_verifying()
         return self._out
 
     def next_deadline(self) -> float | None:
         """Give when a Tick is due, None if nothing is waited for."""
-        moments = [frame.give_up_at for frame in self.verifying.values()]
+        moments = [self.look_at, *(frame.give_up_at for frame in self.verifying.values())]
         moments += [attempt.detached_until for attempt in islice(self.detached.values(), 1)]
         moments += [self._keep_until(job) for job in islice(self.kept.values(), 1)]
         return min((moment for moment in moments if moment is not None), default=None)
@@ -122,10 +127,13 @@ class Farm(LifeRules):
             node = Node(event.node, event.name, event.threads, event.povray_class)
             self.nodes[node.id] = node
         if node.conn is not None:
+            if self._is_twin(node, event):
+                return
             self._out.append(act.CloseConnection(node.conn, "another connection took over"))
             self._disconnect(node)
         node.name, node.threads = event.name, event.threads
         node.povray_class = event.povray_class
+        node.instance, node.place, node.unfit = event.instance, event.place, event.unfit
         node.conn, node.draining, node.reason = event.conn, False, ""
         self._by_conn[event.conn] = node
         self._take_back(node, event)
@@ -149,7 +157,7 @@ class Farm(LifeRules):
                 self._end(attempt, AttemptTrigger.LOSE, "its node came back without it")
         for held in sorted(event.rendering | event.rendered):
             if held not in node.attempts:
-                self._answer_stale(event.conn, held)
+                self._answer_stale(event.conn, held, rendered=held in event.rendered)
 
     def _reattach(self, attempt: Attempt, *, rendered: bool) -> None:
         conn = self.nodes[attempt.node].conn
@@ -158,20 +166,12 @@ class Farm(LifeRules):
         attempt.detached_until = None
         if rendered and attempt.state is AttemptState.RENDERING:
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
+            attempt.phase, attempt.done = "uploading", attempt.band.rect.area
         elif not rendered and attempt.state is AttemptState.UPLOADING:
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RERENDER)
+            attempt.phase, attempt.done = "waiting", 0
         self._tell(attempt.band, f"{attempt.id} counts again: {attempt.node_name} is back")
-        band, request = attempt.band, attempt.band.frame.job.request
-        self._out.append(act.SendKeep(conn, attempt.id, band.rect, request, band.stage))
-
-    def _answer_stale(self, conn: int, held: AttemptId) -> None:
-        """Answer a node that holds an attempt which is no longer its own live one."""
-        attempt = self.attempts.get(held)
-        if attempt is not None and attempt.state is AttemptState.ACCEPTED:
-            self._out.append(act.SendAccepted(conn, held))
-            return
-        reason = "unknown here" if attempt is None else (attempt.reason or str(attempt.state))
-        self._out.append(act.SendDrop(conn, held, reason))
+        self._ask_again(attempt, conn)
 
     def _node_gone(self, event: ev.NodeGone) -> None:
         node = self._by_conn.get(event.conn)
@@ -179,6 +179,8 @@ class Farm(LifeRules):
             return
         self._disconnect(node)
         node.reason = event.reason
+        if event.silent:
+            self._lose_all_of(node, event.reason)
 
     def _disconnect(self, node: Node) -> None:
         assert node.conn is not None
@@ -200,30 +202,33 @@ class Farm(LifeRules):
 
     # ---------------------------------------------------------------- attempts
 
-    def _live(self, conn: int, attempt_id: AttemptId) -> Attempt | None:
+    def _live(self, conn: int, attempt_id: AttemptId, *, rendered: bool = False) -> Attempt | None:
         """Find the attempt if it is live and its node speaks over ``conn``; else answer DROP."""
         node = self._by_conn.get(conn)
         if node is None:
             return None
         attempt = node.attempts.get(attempt_id)
         if attempt is None:
-            self._answer_stale(conn, attempt_id)
+            self._answer_stale(conn, attempt_id, rendered=rendered)
         return attempt
 
     def _attempt_progress(self, event: ev.AttemptProgress) -> None:
         attempt = self._live(event.conn, event.attempt)
         if attempt is None:
             return
-        attempt.phase = event.phase
-        attempt.done = min(event.done, attempt.band.rect.area)
+        self._hear(attempt, event.phase, event.done, event.moves)
+        if attempt.state is AttemptState.RENDERING:
+            done = event.done if event.phase == "rendering" else 0
+            attempt.done = min(done, attempt.band.rect.area)
         self._changed(attempt.band.frame.job)
 
     def _attempt_rendered(self, event: ev.AttemptRendered) -> None:
-        attempt = self._live(event.conn, event.attempt)
+        attempt = self._live(event.conn, event.attempt, rendered=True)
         if attempt is None or attempt.state is AttemptState.UPLOADING:
             return
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
-        attempt.phase, attempt.done = "uploading", attempt.band.rect.area
+        self._hear(attempt, "uploading", 0, 0)
+        attempt.done = attempt.band.rect.area
         frame, node = attempt.band.frame, self.nodes[attempt.node]
         frame.rendered_pixels += attempt.band.rect.area
         frame.rendered_thread_s += (self._now - attempt.leased_at) * node.threads
@@ -236,6 +241,7 @@ class Farm(LifeRules):
             self._discard(event.attempt, attempt)
             return
         self._end(attempt, AttemptTrigger.ACCEPT, "")
+        self._credit(attempt)
         self._accept(attempt)
 
     def _accept(self, attempt: Attempt) -> None:
@@ -266,24 +272,12 @@ class Farm(LifeRules):
     def _covered(self, frame: Frame) -> None:
         job = frame.job
         if frame.state is FrameState.LIGHT:
-            frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.COVERED)
-            self._join(frame)
+            self._pass_covered(frame)
             return
         self._out.append(act.FinishFrame(job.id, frame.index))
         self._begin_verifying(frame)
         if all(other.complete for other in job.frames):
             job.state = advance(JOB_TABLE, job.state, JobTrigger.COVERED)
-
-    def _discard(self, name: AttemptId, attempt: Attempt | None) -> None:
-        """Have what was uploaded deleted, unless an earlier upload of it is in the picture."""
-        if attempt is None or attempt.state is not AttemptState.ACCEPTED:
-            self._out.append(act.DiscardTile(name))
-
-    def _tile_refused(self, event: ev.TileRefused) -> None:
-        attempt = self.attempts.get(event.attempt)
-        self._discard(event.attempt, attempt)
-        if attempt is not None and attempt.live:
-            self._fail(attempt, Problem("node", event.reason))
 
     def _attempt_failed(self, event: ev.AttemptFailed) -> None:
         attempt = self._live(event.conn, event.attempt)
@@ -293,21 +287,21 @@ class Farm(LifeRules):
 
     def _fail(self, attempt: Attempt, problem: Problem) -> None:
         band, node = attempt.band, self.nodes[attempt.node]
-        node.failures += 1
+        job, final = band.frame.job, problem
+        if problem.fault != "scene":
+            band.failed_on = (*band.failed_on, node.id)
+            self._blame(node, job, problem.message)
         self._end(attempt, AttemptTrigger.FAIL, problem.message)
         if problem.fault != "scene":
-            band.failures += 1
-            band.failed_on.add(node.id)
-            if band.failures < MAX_FAILURES:
+            why = hopeless(band, self.nodes.values(), self.patience)
+            if not why:
                 return
+            reason = f"{why}; last on {node.name}: {problem.message}"
+            final = Problem("node", reason, text="\n".join(tell_story(band)))
         if band.stage == "verify":
             self._give_up(band, f"rendering it again failed on {node.name}: {problem.message}")
-        elif problem.fault == "scene":
-            self._end_job(band.frame.job, JobTrigger.FAIL, problem.message, problem)
         else:
-            reason = f"band {band.id} failed {band.failures} times, last on {node.name}: "
-            final = Problem("node", reason + problem.message, text="\n".join(tell_story(band)))
-            self._end_job(band.frame.job, JobTrigger.FAIL, final.message, final)
+            self._end_job(job, JobTrigger.FAIL, final.message, final)
 
     def _attempt_handed_back(self, event: ev.AttemptHandedBack) -> None:
         attempt = self._live(event.conn, event.attempt)
@@ -357,22 +351,6 @@ class Farm(LifeRules):
         text = f"job {known.id} was submitted under the same key with other content"
         self._out.append(act.RefuseSubmit(event.reply, text))
 
-    def _light_joined(self, event: ev.LightJoined) -> None:
-        """Let the picture's bands begin, all with this light.
-
-        The picture's bands may be another class's than the light's: the light is plain text.
-        """
-        frame = self._running(event)
-        if frame is None or frame.state is not FrameState.JOINING:
-            return
-        frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.JOINED)
-        frame.light, frame.povray_class = event.light, None
-        probing.begin(frame)
-        frame.light_bands, frame.bands = frame.bands, {}
-        frame.rendered_pixels, frame.rendered_thread_s = 0, 0.0
-        self._add_bands(frame)
-        self._changed(frame.job)
-
     def _frame_failed(self, event: ev.FrameFailed) -> None:
         frame = self._running(event)
         if frame is not None:
@@ -382,19 +360,27 @@ class Farm(LifeRules):
     # ---------------------------------------------------------------- time and work
 
     def _tick(self, event: ev.Tick) -> None:
+        """Nothing but that time passes, which it does with every event."""
+
+    def _let_time_pass(self) -> None:
+        """Let happen what is due by now."""
         for attempt in list(self.detached.values()):
             if attempt.detached_until is None or attempt.detached_until > self._now:
                 break
             self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} stayed away")
+        self._look_over()
+        # Whoever came with this event may take what was to be given up.
+        self._watch_verifying()
         self._tire_of_verifying()
         self._discard_old_files()
 
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
+        tries = self.patience.band_tries
         for node in policy.in_turn(self.hungry.values(), self.nodes.values()):
-            band = policy.choose_band(node, self.open_jobs, self.nodes.values())
+            band = policy.choose_band(node, self.open_jobs, self.nodes.values(), tries)
             if band is None:
-                band = self._take_over(node)
+                band = self._take_over(node) or self._relight_for(node)
             if band is not None:
                 self._lease(node, band)
 
@@ -405,6 +391,16 @@ class Farm(LifeRules):
             return None
         self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} is away, {node.name} is dry")
         return attempt.band if attempt.band.state is BandState.WAITING else None
+
+    def _relight_for(self, node: Node) -> Band | None:
+        """Let a node with nothing to do begin a frame whose light nobody there can read."""
+        frame = policy.choose_stranded(
+            node, self.open_jobs, self.nodes.values(), self.patience.band_tries
+        )
+        if frame is None:
+            return None
+        self._relight(frame)
+        return next(iter(frame.waiting.values()))
 
     def _lease(self, node: Node, band: Band) -> None:
         assert node.conn is not None
@@ -418,7 +414,8 @@ class Farm(LifeRules):
         self._attempts_made += 1
         attempt_id = AttemptId(f"a{self._attempts_made}-{self._random.getrandbits(32):08x}")
         attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
-        attempt.light = frame.light
+        attempt.lights = frame.lights
+        self._begin_waiting(attempt)
         self.attempts[attempt_id] = node.attempts[attempt_id] = attempt
         band.attempts.append(attempt)
         band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
@@ -437,7 +434,7 @@ class Farm(LifeRules):
                 band.rect,
                 job.request,
                 band.stage,
-                frame.light,
+                frame.lights,
                 probe,
             )
         )

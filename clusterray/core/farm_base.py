@@ -10,18 +10,17 @@ from typing import Protocol
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core import probing
-from clusterray.core.bands import equal_bands, render_area, row_step
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.ledger import Ledger
-from clusterray.core.model import AttemptId, Rect, Stage
+from clusterray.core.model import AttemptId
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
     JOB_TABLE,
+    AttemptState,
     AttemptTrigger,
     BandState,
     BandTrigger,
-    FrameState,
     JobState,
     JobTrigger,
     advance,
@@ -57,7 +56,7 @@ class FarmBase(Ledger):
     def _end(self, attempt: Attempt, trigger: AttemptTrigger, reason: str) -> None:
         """Take a live attempt out of the running; its band waits again if it was the last."""
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, trigger)
-        attempt.detached_until = None
+        attempt.detached_until = attempt.again_at = None
         attempt.reason = reason
         self.detached.pop(attempt.id, None)
         node = self.nodes[attempt.node]
@@ -69,6 +68,7 @@ class FarmBase(Ledger):
         if trigger is AttemptTrigger.ACCEPT:
             return
         band = attempt.band
+        band.frame.job.wasted_pixels += attempt.done
         self._tell(band, f"{attempt.id} {attempt.state} on {attempt.node_name}: {reason}")
         probing.lose(
             self,
@@ -80,6 +80,28 @@ class FarmBase(Ledger):
             self._wait_again(band)
         if not band.frame.has_pixels:
             band.frame.povray_class = None
+
+    def _answer_stale(self, conn: int, held: AttemptId, *, rendered: bool = False) -> None:
+        """Answer a node that holds an attempt which is no longer its own live one."""
+        attempt = self.attempts.get(held)
+        if attempt is not None and attempt.state is AttemptState.ACCEPTED:
+            self._out.append(act.SendAccepted(conn, held))
+            return
+        if attempt is not None and rendered:
+            self._count_late(attempt)
+        reason = "unknown here" if attempt is None else (attempt.reason or str(attempt.state))
+        self._out.append(act.SendDrop(conn, held, reason))
+
+    def _count_late(self, attempt: Attempt) -> None:
+        """Count a whole tile that came when nobody wanted it any more, once."""
+        if attempt.late or attempt.live:
+            return
+        job, area = attempt.band.frame.job, attempt.band.rect.area
+        attempt.late = True
+        job.dropped_results += 1
+        job.wasted_pixels += area - attempt.done
+        attempt.done = area
+        self._changed(job)
 
     def _add_tile(self, band: Band, attempt: Attempt) -> None:
         frame = band.frame
@@ -115,8 +137,14 @@ class FarmBase(Ledger):
             frame.waiting.clear()
             self._stop_verifying(frame)
             self._stop_probe(frame)
+        self._close_accounts(job)
         self._out.append(act.AbandonJob(job.id))
         self._changed(job)
+
+    def _close_accounts(self, job: Job) -> None:
+        """Hold nothing against a node on a job that has ended."""
+        for node in self.nodes.values():
+            node.standings.pop(job.id, None)
 
     def _stop_verifying(self, frame: Frame) -> None:
         self.verifying.pop((frame.job.id, frame.index), None)
@@ -146,31 +174,6 @@ class FarmBase(Ledger):
         attempts = tuple(attempt.id for band in bands for attempt in band.attempts)
         frames = tuple(frame.index for frame in job.frames)
         self._out.append(act.DiscardTiles(job.id, frames, attempts))
-
-    # ---------------------------------------------------------------- frames and bands
-
-    def _add_frame(self, job: Job, index: int, run: int = 0) -> None:
-        picture = job.request.picture
-        frame = Frame(job, index, render_area(picture), run=run)
-        frame.state = FrameState.LIGHT if job.request.light else FrameState.FINAL
-        if frame.state is FrameState.FINAL:
-            probing.begin(frame)
-        job.frames.append(frame)
-        self._add_bands(frame)
-        self._out.append(act.BeginFrame(job.id, index, job.request, run))
-
-    def _add_bands(self, frame: Frame) -> None:
-        """Partition the whole area into bands of the frame's stage."""
-        request = frame.job.request
-        frame.uncovered = frame.area.area
-        for rect in equal_bands(frame.area, row_step(request.picture), request.wish_bands or 1):
-            self._add_band(frame, rect)
-
-    def _add_band(self, frame: Frame, rect: Rect) -> Band:
-        stage: Stage = "final" if frame.state is FrameState.FINAL else "light"
-        band = self._make_band(frame, rect, stage)
-        frame.bands[band.id] = band
-        return band
 
     def _forget_bands(self, bands: list[Band]) -> tuple[AttemptId, ...]:
         """Have bands that have no live attempt be gone; gives the attempts that went with them."""

@@ -5,12 +5,14 @@ ARCHITECTURE.md lists them for the reader; a test compares the numbers and the w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from clusterray.core.bands import are_disjoint, covers
+from clusterray.core.blame import clocks_of
 from clusterray.core.entities import Attempt, Band, FarmState, Frame
 from clusterray.core.likeness import may_share
-from clusterray.core.policy import has_takers
+from clusterray.core.policy import has_takers, reads_light
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState, ProbeState
 
 
@@ -45,10 +47,14 @@ def _band_states(farm: FarmState) -> Complaints:
             BandState.RUNNING: live and band.accepted is None,
             BandState.COVERED: not live and band.accepted is not None,
             BandState.COMPARED: not live and band.accepted is not None and again,
-            BandState.VOID: not live and (again or not band.frame.job.open),
+            BandState.VOID: not live and (again or _is_over(band)),
         }
         if not fits[band.state]:
             yield f"{band.id} is {band.state} with live attempts: {live}", [band]
+
+
+def _is_over(band: Band) -> bool:
+    return not band.frame.job.open or band.id in band.frame.light_bands
 
 
 def _node_and_attempt(farm: FarmState) -> Complaints:
@@ -148,22 +154,31 @@ def _queue_order(farm: FarmState) -> Complaints:
 
 
 def _one_light(farm: FarmState) -> Complaints:
-    """11. A frame's bands are of its stage; while it joins light all its light bands are covered.
+    """11. A frame's bands are of its stage; while it joins light all of them are covered.
 
-    All live and accepted attempts at its picture and its verify bands carry its one light.
+    All live and accepted attempts at them and its verify bands carry its lights, of each kind at
+    most one, and have a POV-Ray that reads them. No band of a pass that is over has a live attempt.
     """
     for frame in _frames(farm):
-        stage = "final" if frame.state is FrameState.FINAL else "light"
+        if (frame.state is FrameState.FINAL) is not (not frame.passes):
+            yield f"{frame.job.id} is {frame.state} with passes {frame.passes}", []
+        if len({light.kind for light in frame.lights}) < len(frame.lights):
+            yield f"{frame.job.id} has two lights of a kind", []
+        for band in frame.light_bands.values():
+            if band.live_attempts:
+                yield f"{band.id} is at work for a pass that is over", [band]
         for band in frame.bands.values():
-            if band.stage != stage:
+            if band.stage != frame.stage:
                 yield f"{band.id} is for {band.stage}, its frame is {frame.state}", [band]
             if frame.state is FrameState.JOINING and band.state is BandState.WAITING:
                 yield f"{band.id} waits, its frame is {frame.state}", [band]
         for band in frame.counting_bands:
             for attempt in band.attempts:
                 counts = attempt.live or attempt is band.accepted
-                if counts and attempt.light != frame.light:
+                if counts and attempt.lights != frame.lights:
                     yield f"{attempt.id} has another light than its frame", [band]
+                if counts and not reads_light(attempt.povray_class, frame):
+                    yield f"{attempt.id} cannot read the light of its frame", [band]
 
 
 def _verified(farm: FarmState) -> Complaints:
@@ -192,9 +207,10 @@ def _given_up(farm: FarmState) -> Complaints:
     """13. Verify bands that wait while no node may take them have a deadline; no other frame has
     one.
     """
+    nodes, tries = farm.nodes.values(), farm.patience.band_tries
     for frame in _frames(farm):
         listed = (frame.job.id, frame.index) in farm.verifying
-        lone = listed and bool(frame.waiting) and not has_takers(frame, farm.nodes.values())
+        lone = listed and bool(frame.waiting) and not has_takers(frame, nodes, tries)
         if lone is not (frame.give_up_at is not None):
             yield f"{frame.job.id}: nobody to verify it: {lone}, {frame.give_up_at}", []
 
@@ -207,7 +223,7 @@ def _probes(farm: FarmState) -> Complaints:
     asked = {}
     for frame in _frames(farm):
         probe = frame.probe
-        if probe is not None and frame.light is not None:
+        if probe is not None and frame.lights:
             yield f"{frame.job.id} has shared light and a probe", []
         if probe is None or probe.state is not ProbeState.ASKED or probe.attempt is None:
             continue
@@ -238,6 +254,26 @@ def _kept(farm: FarmState) -> Complaints:
             yield f"the files of {job.id} are gone", there
 
 
+def _clocks(farm: FarmState) -> Complaints:
+    """16. The farm looks at its clocks no later than the first of them is due.
+
+    These are the deadline by which each attempt of a connected node must have moved on, the time at
+    which a tile is asked for again, and the one at which a node is let in again.
+    """
+    for node in farm.nodes.values():
+        first = min(clocks_of(node), default=math.inf)
+        if first < (math.inf if farm.look_at is None else farm.look_at):
+            yield f"{node.name} has a clock due at {first}, the next look is at {farm.look_at}", []
+
+
+def _accounts(farm: FarmState) -> Complaints:
+    """17. What is held against a node on one job is held on a job that is open."""
+    for node in farm.nodes.values():
+        for job in node.standings:
+            if job not in farm.jobs or not farm.jobs[job].open:
+                yield f"{node.name} still has an account on {job}", []
+
+
 def _frames(farm: FarmState) -> Iterator[Frame]:
     for job in farm.jobs.values():
         yield from job.frames
@@ -259,4 +295,6 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _given_up,
     _probes,
     _kept,
+    _clocks,
+    _accounts,
 )

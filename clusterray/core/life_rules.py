@@ -137,8 +137,7 @@ class LifeRules(Verifying):
     def _revive(self, band: Band, why: str) -> None:
         """Let a band wait again, its failures forgiven: what made it fail may be mended."""
         band.state = advance(BAND_TABLE, band.state, BandTrigger.REQUEUE)
-        band.failures = 0
-        band.failed_on.clear()
+        band.failed_on, band.stalls = (), 0
         self._tell(band, f"{band.id} waits again: {why}")
         self._wait_again(band)
 
@@ -154,11 +153,6 @@ class LifeRules(Verifying):
         if frame.complete:
             self._out.append(act.FinishFrame(frame.job.id, frame.index))
             self._begin_verifying(frame)
-
-    def _join(self, frame: Frame) -> None:
-        bands = sorted(frame.bands.values(), key=lambda band: (band.rect.y0, band.rect.x0))
-        attempts = tuple(band.accepted.id for band in bands if band.accepted is not None)
-        self._out.append(act.JoinLight(frame.job.id, frame.index, attempts))
 
     # ---------------------------------------------------------------- gone
 
@@ -232,4 +226,6 @@ class LifeRules(Verifying):
                 band.accepted = None
                 frame.uncovered += band.rect.area
                 self._tell(band, f"{band.id} is void: the files of {frame.job.id} are deleted")
+        for band in frame.verify_bands.values():
+            band.accepted = None
         frame.povray_class = None

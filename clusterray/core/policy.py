@@ -28,9 +28,17 @@ seconds of sleep (measured), so smaller pieces would wait more than they render.
 
 
 def may_render(node: Node, frame: Frame) -> bool:
-    """Tell whether the node's POV-Ray may share the frame, or would be its first."""
+    """Tell whether the node's POV-Ray reads the frame's light, and may share it or be its first."""
+    if not reads_light(node.povray_class, frame):
+        return False
     first = frame.povray_class
     return first is None or may_share(frame.job.request.mix, first, node.povray_class)
+
+
+def reads_light(povray: PovrayClass, frame: Frame) -> bool:
+    """Tell whether this POV-Ray can load all the light that the frame has."""
+    readers = (light.readers for light in frame.lights)
+    return all(each is None or each == povray.program for each in readers)
 
 
 def class_threads(nodes: Iterable[Node]) -> dict[PovrayClass, int]:
@@ -53,38 +61,70 @@ def in_turn(hungry: Collection[Node], nodes: Iterable[Node]) -> list[Node]:
     return sorted(hungry, key=lambda node: -threads[node.povray_class])
 
 
-def choose_band(node: Node, jobs: Iterable[Job], nodes: Collection[Node]) -> Band | None:
-    """Give the waiting band that ``node`` should take from ``jobs``, which come in queue order."""
+def choose_band(
+    node: Node, jobs: Iterable[Job], nodes: Collection[Node], tries: int
+) -> Band | None:
+    """Give the waiting band that ``node`` should take from ``jobs``, which come in queue order.
+
+    A band that failed on the node ``tries`` times is not for it.
+    """
     for job in jobs:
-        if not job.takes_leases:
+        if not job.takes_leases or node.kept_off_job(job.id):
             continue
         for frame in job.frames:
             if not may_render(node, frame):
                 continue
             for band in frame.waiting.values():
-                if not band.avoids(node.id) or not _others_left(band, nodes):
+                if _has_its_turn(node, band, nodes, tries):
                     return band
     return None
 
 
-def has_takers(frame: Frame, nodes: Iterable[Node]) -> bool:
-    """Tell whether a node is there, with a place or not, that may render the frame."""
-    return any(node.usable and may_render(node, frame) for node in nodes)
+def has_takers(frame: Frame, nodes: Iterable[Node], tries: int) -> bool:
+    """Tell whether a node is there, with a place or not, that may take a waiting band of it."""
+    return any(
+        node.usable
+        and may_render(node, frame)
+        and any(may_still_take(node, band, tries) for band in frame.waiting.values())
+        for node in nodes
+    )
+
+
+def choose_stranded(
+    node: Node, jobs: Iterable[Job], nodes: Collection[Node], tries: int
+) -> Frame | None:
+    """Give a frame for ``node`` to begin anew, because nobody who is there can go on with it.
+
+    One that has light which ``node`` cannot read, and no tile that would be lost.
+    """
+    for job in jobs:
+        if not job.takes_leases or node.kept_off_job(job.id):
+            continue
+        for frame in job.frames:
+            if (
+                frame.waiting
+                and not frame.has_tiles
+                and not reads_light(node.povray_class, frame)
+                and not has_takers(frame, nodes, tries)
+            ):
+                return frame
+    return None
 
 
 def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
     """Give a detached attempt whose band a node with nothing else to do should take over.
 
-    One that was rendered already is left its time: its tile may lie whole at the head.
+    One that was rendered already is left its time: its tile may lie whole at the head. So is one
+    whose band the node has failed: it is better off with the one that is away.
     """
     for job in jobs:
-        if not job.takes_leases:
+        if not job.takes_leases or node.kept_off_job(job.id):
             continue
         for frame in job.frames:
             if not may_render(node, frame):
                 continue
             for band in frame.counting_bands:
-                if band.stage == "verify" and band.avoids(node.id):
+                if band.reluctance(node.id):
                     continue
                 for attempt in band.live_attempts:
                     away = attempt.detached_until is not None
@@ -97,11 +137,11 @@ def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
     """Give the row at which to cut ``band`` before ``node`` takes its upper part; None: take all.
 
     A job whose owner wished for a number of bands was cut when it came and is not cut again; a
-    verify band is as large as the one it is compared with.
+    verify band is as large as the one it is compared with; photons are shot for all rows at once.
     """
     frame = band.frame
     request = frame.job.request
-    if request.wish_bands is not None or band.stage == "verify":
+    if request.wish_bands is not None or band.stage in ("verify", "photons"):
         return None
     threads = sum(other.threads for other in nodes if other.usable and may_render(other, frame))
     left = sum(waiting.rect.area for waiting in frame.waiting.values())
@@ -113,9 +153,21 @@ def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
     return cut_row_for_share(band.rect, row_step(request.picture), wanted / band.rect.area)
 
 
-def _others_left(band: Band, nodes: Collection[Node]) -> bool:
-    """Tell whether some node that this band does not avoid could take it."""
-    return any(
-        other.usable and not band.avoids(other.id) and may_render(other, band.frame)
+def may_still_take(node: Node, band: Band, tries: int) -> bool:
+    """Tell whether the node is not kept off the band's job and has not failed it too often."""
+    kept_off = node.kept_off_job(band.frame.job.id)
+    return not kept_off and band.failed_on.count(node.id) < tries
+
+
+def _has_its_turn(node: Node, band: Band, nodes: Collection[Node], tries: int) -> bool:
+    """Tell whether no other node that could take the band would do better."""
+    reluctance = band.reluctance(node.id)
+    if reluctance == 0:
+        return True
+    return may_still_take(node, band, tries) and not any(
+        band.reluctance(other.id) < reluctance
+        and other.usable
+        and may_render(other, band.frame)
+        and may_still_take(other, band, tries)
         for other in nodes
     )

@@ -10,7 +10,7 @@ from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core import policy
 from clusterray.core.entities import Attempt, Band, Frame, Job
-from clusterray.core.farm_base import FarmBase
+from clusterray.core.lighting import Lighting
 from clusterray.core.states import (
     BAND_TABLE,
     JOB_TABLE,
@@ -22,7 +22,7 @@ from clusterray.core.states import (
 from clusterray.core.verify import spread
 
 
-class Verifying(FarmBase):
+class Verifying(Lighting):
     """Makes the verify bands of a covered picture, and sees to it that each comes to an end."""
 
     def _begin_verifying(self, frame: Frame) -> None:
@@ -81,7 +81,9 @@ class Verifying(FarmBase):
     def _watch_verifying(self) -> None:
         """Set a deadline to verify bands for which nobody is there, and lift it when one comes."""
         for frame in self.verifying.values():
-            if not frame.waiting or policy.has_takers(frame, self.nodes.values()):
+            if not frame.waiting or policy.has_takers(
+                frame, self.nodes.values(), self.patience.band_tries
+            ):
                 frame.give_up_at = None
             elif frame.give_up_at is None:
                 frame.give_up_at = self._now + self._detached_s
@@ -117,4 +119,5 @@ class Verifying(FarmBase):
         self.open_jobs.remove(job)
         self.kept[job.id] = job
         self._discard_tiles(job)
+        self._close_accounts(job)
         self._out.append(act.JobDone(job.id))

@@ -112,6 +112,7 @@ class Answers:
         self._answers: dict[type, Callable[[Asked, Any], Message | None]] = {
             msg.ListJobs: lambda _, q: msg.Jobs(q.request, list(bulletin.refresh().jobs)),
             msg.ListNodes: lambda _, q: msg.Nodes(q.request, list(bulletin.refresh().nodes)),
+            msg.Forgive: self._forgive,
             msg.Show: self._show,
             msg.Follow: self._follow,
             msg.Fetch: self._fetch,
@@ -217,6 +218,19 @@ class Answers:
         return self._obey(letter, job, order, lambda: f"job {job.id} is deleted")
 
     # ---------------------------------------------------------------- questions
+
+    def _forgive(self, letter: Asked, question: msg.Forgive) -> Message:
+        nodes = list(self._farm.nodes.values())
+        named = [node for node in nodes if question.node in (node.name, node.id)]
+        if not named:
+            text = f"there is no node {question.node!r}; `clusterray nodes` lists them"
+            raise Refused(SceneFault.exit_code, text)
+        for node in named:
+            self._happen(ev.NodeForgiven(node.id, letter.by))
+        self._bulletin.nodes_changed()
+        text = f"nothing is held against node {question.node} any more"
+        _log.info("%s, says %s", text, letter.by)
+        return msg.Ok(question.request, text)
 
     def _follow(self, letter: Asked, question: msg.Follow) -> Message:
         job = self._job(letter)

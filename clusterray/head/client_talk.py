@@ -83,6 +83,7 @@ class ClientTalk(Conversation):
             msg.Delete,
             msg.ListJobs,
             msg.ListNodes,
+            msg.Forgive,
             msg.Show,
         ):
             self._handlers[question] = self._ask
@@ -249,7 +250,7 @@ class ClientTalk(Conversation):
             output_name=_plain_name(submit.output_name),
             note=submit.note,
             # One band needs no light of others, so it is left to POV-Ray as it is.
-            light=spec.light and submit.bands != 1,
+            light=() if submit.bands == 1 else spec.light,
             mix=submit.mix,
             verify=submit.verify,
             chance=tuple(Chance(each.feature, each.file, each.line) for each in submit.chance),

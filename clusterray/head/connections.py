@@ -47,14 +47,14 @@ class Connection(threading.Thread):
 
     def run(self) -> None:
         """Shake hands, then let the role's conversation run until either side ends it."""
-        reason = "closed"
+        reason, silent = "closed", False
         talk: Conversation | None = None
         try:
             talk = self._shake_hands()
             self.name = f"{talk.role}-{self.number}"
             talk.run()
         except LinkClosed as closed:
-            reason = closed.reason
+            reason, silent = closed.reason, closed.silent
         except ProtocolError as error:
             reason = f"sent what is no message of ours: {error}"
             self._farewell(reason, retry=False)
@@ -69,7 +69,7 @@ class Connection(threading.Thread):
             self._link.close()
             if talk is not None:
                 talk.ended()
-                self._services.task_manager.post(Closed(self.number, reason))
+                self._services.task_manager.post(Closed(self.number, reason, silent))
                 _log.info("%s: %s", self._link.peer, reason)
             else:
                 _log.warning("%s was not let in: %s", self._link.peer, reason)

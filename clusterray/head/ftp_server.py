@@ -28,6 +28,7 @@ import stat
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final
@@ -70,7 +71,9 @@ class FtpServer:
     Binds at once, to ``host`` and ``port`` (0 takes a free one, see ``port``); serves after
     ``start``. Data connections are passive only, on ``passive_ports`` (first and last) or any free
     port. ``masquerade`` is the IPv4 address named in PASV replies; any other text is left out, our
-    own nodes ignore that address anyway. Raises LocalFault if the address cannot be had.
+    own nodes ignore that address anyway. ``on_unwritable`` is told, on the ftp thread, the login
+    and the reason of an upload that this machine cannot write. Raises LocalFault if the address
+    cannot be had.
     """
 
     def __init__(
@@ -79,8 +82,10 @@ class FtpServer:
         port: int,
         passive_ports: tuple[int, int] | None = None,
         masquerade: str = "",
+        on_unwritable: Callable[[str, str], None] = lambda user, reason: None,
     ) -> None:
         _route_log()
+        self._on_unwritable = on_unwritable
         listening = bind(host, port, "FTP", "--ftp-port")
         self.port: int = listening.getsockname()[1]
         self._notes: deque[FileGrant | _Revoke] = deque()
@@ -182,6 +187,12 @@ class FtpServer:
         """Tell whether this very grant still stands."""
         self.drain()
         return self._grants.get(grant.user) == grant
+
+    def unwritable(self, grant: FileGrant, error: OSError) -> None:
+        """Say that an upload cannot be written, which is no fault of its sender."""
+        reason = error.strerror or str(error)
+        _log.error("cannot write the upload %s: %s", grant.real, reason)
+        self._on_unwritable(grant.user, reason)
 
     def opened(self, session: _Session) -> None:
         """Note a new session."""
@@ -307,7 +318,11 @@ class _OneFile(AbstractedFS):  # type: ignore[misc]  # pyftpdlib has no types
         if grant is None or filename != str(grant.real):
             raise FilesystemError("Not your file")
         if mode == "wb":
-            return _Upload(grant)
+            try:
+                return _Upload(grant)
+            except OSError as error:
+                self.cmd_channel.room.unwritable(grant, error)
+                raise
         return _open_to_read(grant.real)
 
 
@@ -330,6 +345,7 @@ class _Upload:
 
     def __init__(self, grant: FileGrant) -> None:
         self.name = str(grant.real)
+        self.grant = grant
         self.closed = False
         self.whole = False
         self.max_bytes = grant.max_bytes
@@ -418,7 +434,7 @@ class _Transfer(DTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
         try:
             upload.write(chunk)
         except OSError as error:
-            _log.error("cannot write the upload %s: %s", upload.name, error.strerror)
+            self.cmd_channel.room.unwritable(upload.grant, error)
             self._cut_off(f"452 {error.strerror}; transfer aborted.")
 
     def _cut_off(self, reply: str) -> None:

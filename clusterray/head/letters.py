@@ -16,7 +16,7 @@ from clusterray.core.model import (
     FileFormat,
     JobId,
     JobRequest,
-    LightWord,
+    LightKind,
     Rect,
     SceneId,
 )
@@ -28,6 +28,7 @@ from clusterray.wire.protocol import (
     Delete,
     Fetch,
     Follow,
+    Forgive,
     ListJobs,
     ListNodes,
     Logs,
@@ -88,10 +89,11 @@ class NodeOpened:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A connection has ended; the last letter of its thread."""
+    """A connection has ended, the last letter of its thread; ``silent`` as in LinkClosed."""
 
     conn: int
     reason: str
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Spent:
     attempt: AttemptId
     seconds: PhaseSeconds
     gathers: int = 0
-    used: frozenset[LightWord] | None = None
+    used: frozenset[LightKind] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Said:
 
 
 Order: TypeAlias = Cancel | Pause | Resume | Requeue | SetPriority | Delete
-Question: TypeAlias = Order | Follow | Fetch | Logs | ListJobs | ListNodes | Show
+Question: TypeAlias = Order | Follow | Fetch | Logs | ListJobs | ListNodes | Forgive | Show
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,17 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 
 from clusterray.core import events as ev
 from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
 from clusterray.head.letters import NodeOpened, Said, Spent
-from clusterray.head.uploads import Announced, Expected, arrived_whole, take_in
+from clusterray.head.uploads import Announced, Expected, UploadFault, arrived_whole, take_in
 from clusterray.head.views import NodeCard
 from clusterray.images.tile import TileFault
 from clusterray.wire import protocol as msg
-from clusterray.wire.link import Link
+from clusterray.wire.link import Link, LinkClosed
 from clusterray.wire.protocol import Message, NodeInfo
 
 _log = logging.getLogger("clusterray.head.node_talk")
@@ -42,6 +43,7 @@ class NodeTalk(Conversation):
             msg.HandBack: self._handback,
             msg.Probed: self._probed,
             msg.Draining: lambda _: self._post(ev.NodeDraining(number)),
+            msg.Unfit: lambda said: self._post(ev.NodeUnfit(number, said.reason)),
         }
 
     def _open(self) -> None:
@@ -55,6 +57,10 @@ class NodeTalk(Conversation):
             povray_class=self._povray,
             rendering=frozenset(AttemptId(held) for held in info.rendering),
             rendered=frozenset(AttemptId(held) for held in info.rendered),
+            # A node that does not say it is told by where it comes from.
+            instance=self._hello.instance or self._link.peer.rpartition(":")[0],
+            place=self._link.peer,
+            unfit=info.unfit,
         )
         card = NodeCard(self._link.peer, self._hello.version, info)
         self._post(NodeOpened(self._number, self, self._record.id, joined, card))
@@ -72,7 +78,11 @@ class NodeTalk(Conversation):
     def _progress(self, message: msg.Progress) -> None:
         self._post(
             ev.AttemptProgress(
-                self._number, AttemptId(message.attempt), message.phase, message.done
+                self._number,
+                AttemptId(message.attempt),
+                message.phase,
+                message.done,
+                message.moves,
             )
         )
 
@@ -91,7 +101,12 @@ class NodeTalk(Conversation):
             # Not one of this connection's: the farm answers DROP, or ACCEPTED once more.
             self._post(ev.AttemptRendered(self._number, attempt))
             return
-        self._take_in(attempt, expected, announced, self._link.service)
+        self._take_in(attempt, expected, announced, self._keep_alive)
+
+    def _keep_alive(self) -> None:
+        """Let heartbeats flow; that the node is gone meanwhile takes nothing from its tile."""
+        with suppress(LinkClosed):
+            self._link.service()
 
     def _take_in(
         self,
@@ -103,12 +118,14 @@ class NodeTalk(Conversation):
         self._forget(attempt)
         try:
             take_in(expected, announced, tick)
+        except UploadFault as fault:
+            self._post(ev.UploadDamaged(attempt, str(fault)))
         except TileFault as fault:
             self._post(ev.TileRefused(attempt, str(fault)))
         except OSError as error:
             reason = f"the head cannot keep the tile {expected.tile}: {error.strerror}"
             _log.error("%s", reason)
-            self._post(ev.TileRefused(attempt, reason))
+            self._post(ev.TileNotKept(attempt, reason))
         else:
             self._post(ev.TileVerified(attempt))
 

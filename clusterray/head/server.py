@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from clusterray.core.errors import LocalFault, NoHead
-from clusterray.core.events import Compared, FrameFailed, LightJoined
+from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
 from clusterray.core.farm import Farm
-from clusterray.core.model import JobId
+from clusterray.core.model import AttemptId, JobId
 from clusterray.head.connections import Connection
 from clusterray.head.conversation import Services
 from clusterray.head.ftp_server import FtpServer
@@ -117,6 +117,7 @@ class Head:
             max_jobs=settings.max_jobs,
             keep_s=_seconds_of(settings.keep_results_days),
             first_number=folder.last_job_number() + 1,
+            patience=settings.patience,
         )
         manager = TaskManager(
             farm,
@@ -127,6 +128,7 @@ class Head:
             on_crash=self._crash,
             disk_bytes=settings.disk_bytes,
         )
+        self._manager = manager
         undo.callback(manager.stop)
         stitcher.start()
         undo.callback(stitcher.stop)
@@ -163,7 +165,16 @@ class Head:
 
     def _make_ftp(self, port: int) -> FtpServer:
         settings = self._settings
-        return FtpServer(settings.listen, port, settings.passive_ports, settings.advertise)
+        return FtpServer(
+            settings.listen, port, settings.passive_ports, settings.advertise, self._not_kept
+        )
+
+    def _not_kept(self, user: str, reason: str) -> None:
+        """Let the farm know of a tile that the ftp thread could not write."""
+        kind, _, attempt = user.partition("-")
+        if kind == "w":
+            words = f"the head cannot keep the tile: {reason}"
+            self._manager.post(TileNotKept(AttemptId(attempt), words))
 
     def _make_web(
         self, port: int, manager: TaskManager, stitcher: Stitcher, tokens: TokenStore

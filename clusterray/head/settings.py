@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+
+from clusterray.core.patience import Patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,13 @@ class HeadSettings:
     heartbeat_s: float = 4.0
     silent_s: float = 16.0
     detached_s: float = 10.0
+    stall_s: float = 1800.0
+    parse_s: float = 14_400.0
+    band_nodes: int = 3
+    band_tries: int = 2
+    node_failures: int = 3
+    node_failed_jobs: int = 3
+    kept_off_s: float = 300.0
     max_scene_bytes: int = 2 << 30
     max_scene_files: int = 20_000
     max_pixels: int = 1 << 28
@@ -27,3 +36,9 @@ class HeadSettings:
     scene_store_bytes: int = 20 << 30
     disk_bytes: int = 100 << 30
     keep_results_days: float | None = None
+
+    @property
+    def patience(self) -> Patience:
+        """What the farm bears; the settings of the same names."""
+        names = (each.name for each in fields(Patience))
+        return Patience(**{name: getattr(self, name) for name in names})

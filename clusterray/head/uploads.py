@@ -13,11 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clusterray.core.model import FileFormat, Rect
+from clusterray.core.model import FileFormat, LightKind, Rect
 from clusterray.images.tile import TileFault, check_tile
 from clusterray.povray.light_file import LightFault, check_light
 
 CHUNK_BYTES = 1 << 20
+
+
+class UploadFault(Exception):
+    """What arrived is not the file that was announced: something on the way is to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +34,32 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the tile of an attempt must be, where it lands and where it goes when it is right."""
+    """What the tile of an attempt must be, where it lands and where it goes when it is right.
+
+    ``size`` is the whole picture's.
+    """
 
     rect: Rect
     kind: FileFormat
     upload: Path
     tile: Path
+    size: tuple[int, int]
 
     def check(self, upload: Path) -> None:
         """Raise TileFault if what was uploaded is not the tile."""
-        check_tile(upload, self.rect, self.kind)
+        check_tile(upload, self.rect, self.kind, size=self.size)
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedLight(Expected):
-    """The radiosity samples that an attempt of a light pass leaves in the place of a tile."""
+    """The light that an attempt of a light pass leaves in the place of a tile."""
+
+    light: LightKind = "radiosity"
 
     def check(self, upload: Path) -> None:
         """Raise TileFault if what was uploaded holds anything else."""
         try:
-            check_light(upload)
+            check_light(self.light, upload)
         except LightFault as fault:
             raise TileFault(str(fault)) from None
 
@@ -70,18 +80,18 @@ def arrived_whole(upload: Path, announced: Announced, tick: Callable[[], None]) 
 def take_in(expected: Expected, announced: Announced, tick: Callable[[], None]) -> None:
     """Check the upload wholly, make it durable and move it to the tiles.
 
-    Raises TileFault in words if it is not the tile, OSError if this machine cannot keep it. The
-    upload is gone either way.
+    Raises UploadFault in words if it is not the file that was announced, TileFault if that file is
+    not the tile, OSError if this machine cannot keep it. The upload is gone either way.
     """
     # Under a name that no upload has: the node may be back already and upload once more.
     checked = expected.upload.with_suffix(f".{uuid.uuid4().hex}")
     try:
         expected.upload.rename(checked)
     except FileNotFoundError:
-        raise TileFault("no tile was uploaded") from None
+        raise UploadFault("no tile was uploaded") from None
     try:
         if not arrived_whole(checked, announced, tick):
-            raise TileFault("the uploaded tile is not the file that was announced")
+            raise UploadFault("the uploaded tile is not the file that was announced")
         expected.check(checked)
         _sync(checked)
         checked.rename(expected.tile)

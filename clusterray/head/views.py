@@ -9,15 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from clusterray.core.blame import kept_off_words
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node
 from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFault
 from clusterray.core.farm import Farm
 from clusterray.core.fidelity import Fidelity
 from clusterray.core.likeness import difference, difference_in_words
-from clusterray.core.model import PovrayClass, Stage
-from clusterray.core.policy import class_threads, may_render
-from clusterray.core.states import AttemptState, BandState, FrameState, JobState
+from clusterray.core.model import LightKind, PovrayClass, Stage
+from clusterray.core.policy import class_threads
+from clusterray.core.states import AttemptState, BandState, JobState
 from clusterray.head.verdicts import verified_view
+from clusterray.head.waiting import why_waiting
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     AttemptView,
@@ -32,8 +34,12 @@ from clusterray.wire.protocol import (
     Setting,
 )
 
-STAGES: tuple[Stage, ...] = ("light", "final", "verify")
+STAGES: tuple[Stage, ...] = ("photons", "light", "final", "verify")
 """In the order of time."""
+_DOING: dict[LightKind, str] = {
+    "photons": "photons are being shot",
+    "radiosity": "radiosity samples are being gathered",
+}
 MAX_BANDS_SHOWN = 500
 MAX_ATTEMPTS_SHOWN = 64
 MAX_TEXT = 8000
@@ -92,7 +98,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         bands_running=_count(bands, BandState.RUNNING),
         bands_waiting=_count(bands, BandState.WAITING),
         nodes=sorted({attempt.node_name for attempt in live}),
-        note=_note(job, farm, live),
+        note=why_waiting(job, farm, live, now)[:MAX_TEXT],
         error_code=_exit_code(job),
         error=(problem.message if problem else job.reason)[:MAX_TEXT],
         error_file=problem.file if problem else "",
@@ -105,6 +111,8 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         fidelity=fidelity.kind,
         fidelity_reason=fidelity.reason[:MAX_TEXT],
         gone=job.gone[:MAX_TEXT],
+        wasted_pixels=job.wasted_pixels,
+        dropped_results=job.dropped_results,
     )
 
 
@@ -136,24 +144,6 @@ def _exit_code(job: Job) -> int:
     return LocalFault.exit_code if ours else RenderFault.exit_code
 
 
-def _note(job: Job, farm: Farm, live: Sequence[Attempt]) -> str:
-    """Say in words why a job does not move, "" if it does."""
-    if job.state is JobState.PAUSED:
-        still = f"; {len(live)} bands at work will end" if live else ""
-        return f"paused by {job.paused_by}{still}"
-    if not job.has_waiting or live:
-        return ""
-    usable = [node for node in farm.nodes.values() if node.usable]
-    if not usable:
-        return "no node is connected; start clusterray-node on each render machine"
-    frames = [frame for frame in job.frames if frame.waiting]
-    if not any(may_render(node, frame) for frame in frames for node in usable):
-        wanted = {str(frame.povray_class) for frame in frames}
-        return f"waits for a node with POV-Ray {', '.join(sorted(wanted))}"
-    before = sum(other.rank < job.rank and other.takes_leases for other in farm.open_jobs)
-    return f"{before} job{'s' if before > 1 else ''} before it" if before else ""
-
-
 def _mixed(job: Job) -> str:
     """Say so if a picture is made of tiles of several classes of POV-Ray, "" if none is."""
     for frame in job.frames:
@@ -179,8 +169,11 @@ def most_common(nodes: Iterable[Node]) -> PovrayClass | None:
     return known[0].povray_class if known else None
 
 
-def node_view(node: Node, card: NodeCard, most: PovrayClass | None = None) -> NodeView:
-    """Show one node; ``most`` is the class that it is compared with."""
+def node_view(
+    node: Node, card: NodeCard, most: PovrayClass | None = None, now: float = 0.0
+) -> NodeView:
+    """Show one node; ``most`` is the class that it is compared with, ``now`` the farm's clock."""
+    until = node.standing.kept_off_until
     differs = "" if most is None else difference_in_words(node.povray_class, most)
     return NodeView(
         name=node.name,
@@ -195,19 +188,32 @@ def node_view(node: Node, card: NodeCard, most: PovrayClass | None = None) -> No
         job=_node_job(node),
         bands_done=node.bands_done,
         pixels_done=node.pixels_done,
-        reason=node.reason[:MAX_TEXT],
+        reason="; ".join(_node_reasons(node, now))[:MAX_TEXT],
         povray_build=card.info.povray_build,
         canary_sha256=card.info.canary_sha256,
         includes_sha256=card.info.includes_sha256,
         differs=f"differs from most: {differs}"[:MAX_TEXT] if differs else "",
+        failures=node.failures,
+        kept_off_s=None if until is None else max(0.0, until - now),
     )
 
 
-def _node_state(node: Node) -> Literal["idle", "busy", "draining", "away"]:
+def _node_reasons(node: Node, now: float) -> list[str]:
+    said = (node.reason, node.unfit, *kept_off_words(node, now))
+    return [reason for reason in said if reason]
+
+
+def _node_state(
+    node: Node,
+) -> Literal["idle", "busy", "draining", "unfit", "kept-off", "away"]:
     if node.conn is None:
         return "away"
     if node.draining:
         return "draining"
+    if node.unfit:
+        return "unfit"
+    if node.kept_off:
+        return "kept-off"
     return "busy" if node.attempts else "idle"
 
 
@@ -248,22 +254,49 @@ def _attempt_view(attempt: Attempt, seconds: PhaseSeconds | None) -> AttemptView
 
 
 def light_view(job: Job, gathers: Mapping[str, int]) -> str:
-    """Say what came of a job's light pass; ``gathers`` are the samples that attempts added."""
-    if not job.request.light:
+    """Say what came of a job's light passes; ``gathers`` are the samples that attempts added."""
+    wanted = job.request.light
+    if not wanted:
         return ""
-    if any(frame.state is not FrameState.FINAL for frame in job.frames):
-        return "being gathered"
-    found = [frame.light.samples for frame in job.frames if frame.light is not None]
-    if not found:
-        return "no radiosity in use"
-    accepted = [
-        band.accepted for frame in job.frames for band in frame.bands.values() if band.accepted
-    ]
-    added = sum(gathers.get(attempt.id, 0) for attempt in accepted)
-    pieces = sum(len(frame.light_bands) for frame in job.frames)
+    for frame in job.frames:
+        if frame.passes:
+            return _DOING[frame.passes[0]]
+    lights = [light for frame in job.frames for light in frame.lights]
+    found = {kind: sum(each.samples for each in lights if each.kind == kind) for kind in wanted}
+    shared = [_made(job, kind, samples) for kind, samples in found.items() if samples]
+    said = [f"{' and '.join(shared)}, shared by all"] if shared else []
+    if found.get("radiosity"):
+        said.append(_added(job, gathers))
+    unused = [f"no {kind}" for kind, samples in found.items() if not samples]
+    if unused:
+        said.append(f"{' and '.join(unused)} in use")
+    return "; ".join(said)
+
+
+def _made(job: Job, kind: LightKind, samples: int) -> str:
+    if kind == "photons":
+        return f"{samples} photons, shot once"
+    bands = [band for frame in job.frames for band in frame.light_bands.values()]
+    pieces = sum(band.stage == "light" and band.state is BandState.COVERED for band in bands)
+    return f"{samples} radiosity samples from {pieces} bands"
+
+
+def _added(job: Job, gathers: Mapping[str, int]) -> str:
+    """Say how many samples the bands added, and what that can mean for the picture.
+
+    Which pixels an added sample colours depends on what its band had rendered before. It colours
+    none of another band's, so the bands that added any are an upper bound.
+    """
+    bands = [band for frame in job.frames for band in frame.bands.values()]
+    added = {band.id: gathers.get(band.accepted.id, 0) for band in bands if band.accepted}
+    count = sum(added.values())
+    if not count:
+        return "none had to be added"
+    pixels = sum(band.rect.area for band in bands if added.get(band.id))
+    total = sum(frame.area.area for frame in job.frames)
     return (
-        f"{sum(found)} radiosity samples from {pieces} bands, shared by all; "
-        f"{added} more were gathered where none fitted, where pixels may depend on the cut"
+        f"{count} more were gathered where none fitted: "
+        f"at most {pixels} of {total} pixels could differ with another cut"
     )
 
 

@@ -17,18 +17,27 @@ from clusterray.images.rows import Source, TileFault
 __all__ = ["TileFault", "check_tile", "crop_tile", "open_tile"]
 
 
-def crop_tile(source: Path, rect: Rect, target: Path, kind: FileFormat) -> None:
+def crop_tile(
+    source: Path,
+    rect: Rect,
+    target: Path,
+    kind: FileFormat,
+    *,
+    size: tuple[int, int] | None = None,
+) -> None:
     """Cut ``rect`` out of a picture of POV-Ray's into the file ``target``.
 
-    ``source`` has the whole picture's size, black outside of what was rendered. Values, depth and
-    what is said of colour are kept. Where tiles are POV-Ray's own files, ``source`` itself becomes
-    ``target``. ``target`` appears by rename. Raises TileFault if ``source`` is not all there or too
-    small for ``rect``, LocalFault if ``target`` cannot be written.
+    ``source`` has the whole picture's ``size``, where that is known, black outside of what was
+    rendered. Values, depth and what is said of colour are kept. Where tiles are POV-Ray's own
+    files, ``source`` itself becomes ``target``. ``target`` appears by rename. Raises TileFault if
+    ``source`` is not all there or of another size, LocalFault if ``target`` cannot be written.
     """
     if is_whole_picture(kind):
         _move(source, target)
         return
     picture = read_tile(source, kind)
+    if size is not None:
+        _check_size(picture, size)
     _check_holds(picture, rect)
     rows = picture.rows(rect)
     partial = target.with_name(f"{target.name}.part")
@@ -53,12 +62,17 @@ def _move(source: Path, target: Path) -> None:
         raise cannot_write(target, error) from None
 
 
-def check_tile(path: Path, rect: Rect, kind: FileFormat) -> None:
+def check_tile(
+    path: Path, rect: Rect, kind: FileFormat, *, size: tuple[int, int] | None = None
+) -> None:
     """Read a tile whole: header, size, pixel kind, every row.
 
-    Raises TileFault in words if it is not a tile of ``rect`` for such a picture.
+    Raises TileFault in words if it is not a tile of ``rect`` for such a picture, which is of
+    ``size``, where that is known.
     """
     tile, place = open_tile(path, rect, kind)
+    if size is not None and is_whole_picture(kind):
+        _check_size(tile, size)
     tile.rows(place)
 
 
@@ -71,11 +85,15 @@ def open_tile(path: Path, rect: Rect, kind: FileFormat) -> tuple[Source, Rect]:
     if is_whole_picture(kind):
         _check_holds(tile, rect)
         return tile, rect
-    if (tile.width, tile.height) != (rect.width, rect.height):
-        raise TileFault(
-            f"it has {tile.width}x{tile.height} pixels, and {rect.width}x{rect.height} are due"
-        )
+    _check_size(tile, (rect.width, rect.height))
     return tile, Rect(0, 0, rect.width, rect.height)
+
+
+def _check_size(picture: Source, size: tuple[int, int]) -> None:
+    if (picture.width, picture.height) != size:
+        raise TileFault(
+            f"it has {picture.width}x{picture.height} pixels, and {size[0]}x{size[1]} are due"
+        )
 
 
 def _check_holds(picture: Source, rect: Rect) -> None:

@@ -25,6 +25,7 @@ from clusterray.core.errors import LocalFault, NoHead
 from clusterray.core.model import PovrayClass
 from clusterray.node.backoff import Backoff
 from clusterray.node.canary import CanaryStopped, PovrayWatch
+from clusterray.node.fitness import Fitness, Workplace
 from clusterray.node.folders import empty_folder
 from clusterray.node.holdings import Holdings
 from clusterray.node.light_cache import LightCache
@@ -118,6 +119,8 @@ class _Node:
         except OSError as error:
             raise LocalFault(f"the work folder {settings.work} cannot be used: {error}") from None
         self._holdings = Holdings(attempts, rng)
+        workplace = Workplace(settings.work, (attempts, scenes), settings.least_free_bytes)
+        self._fitness = Fitness(workplace, self._holdings.tell)
         self._worker = Worker(
             povray=povray,
             threads=identity.threads,
@@ -126,8 +129,10 @@ class _Node:
             salvage=self._salvage,
             holdings=self._holdings,
             watch=watch,
+            fitness=self._fitness,
             probes=probes,
         )
+        self._worker.look()
         self._drain = Drain(stop, self._holdings, settings.drain_s)
 
     def run(self, ready: Callable[[], None]) -> None:
@@ -158,11 +163,11 @@ class _Node:
             self._converse(Link(sock), token)
         except Refused as refused:
             self._say_once(f"the head refuses this node and is asked again: {refused}")
+            return False
         except (Lost, NoHead) as fault:
             self._say_once(str(fault))
-        else:
-            return True
-        return False
+            return False
+        return True
 
     def _know_povray(self) -> bool:
         """Test POV-Ray again if it has changed, so that HELLO tells the truth.
@@ -185,13 +190,23 @@ class _Node:
         return True
 
     def _converse(self, link: Link, token: JoinToken) -> None:
-        session = Session(link, token, self._identity, self._holdings, self._stop, self._drain)
+        session = Session(
+            link, token, self._identity, self._holdings, self._fitness, self._stop, self._drain
+        )
         try:
             session.run()
-        finally:
+        except Refused:
+            # Also one that was taken in first: asked again at once it would refuse again at once.
+            raise
+        except Lost:
             if session.joined:
-                self._backoff.reset()
-                self._said = ""
+                self._begin_anew()
+            raise
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._backoff.reset()
+        self._said = ""
 
     def _dial(self, token: JoinToken) -> socket.socket | None:
         """Connect in a thread of its own, so that a signal need not wait for a dead network.
@@ -300,6 +315,7 @@ def _identity(settings: NodeSettings, povray: PovrayClass) -> Identity:
         threads=settings.threads or cores,
         memory_bytes=memory_bytes(),
         povray=povray,
+        instance=uuid.uuid4().hex,
     )
 
 

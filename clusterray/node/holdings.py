@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 
 from clusterray.core.errors import SceneFault
-from clusterray.core.model import LightWord, Rect
+from clusterray.core.model import LightKind, Rect
 from clusterray.node.backoff import Backoff
 from clusterray.node.folders import AttemptFolder
 from clusterray.povray.spec import RenderSpec
@@ -136,7 +136,7 @@ class Held:
     tile_sha256: str = ""
     seconds: Seconds = field(default_factory=Seconds)
     gathers: int = 0
-    used: tuple[LightWord, ...] = ()
+    used: tuple[LightKind, ...] = ()
     probe_begun: bool = False
     text: str = ""
 
@@ -282,6 +282,7 @@ class Holdings:
             if held is not None:
                 held.leased_in = self._connection.number if self._connection is not None else None
                 held.write = keep.write
+                held.announced_in = None
                 held.retry_at = 0.0
                 held.backoff.reset()
                 if held.stage is Stage.STORED:
@@ -540,9 +541,9 @@ class Holdings:
             held.stage = Stage.FAILED
             held.failure = failure
 
-    def progress(self, held: Held, phase: Phase, done: int, total: int) -> None:
+    def progress(self, held: Held, phase: Phase, done: int, total: int, moves: int = 0) -> None:
         """Report how far the attempt is, at most each PROGRESS_S."""
-        news = Progress(held.attempt, phase, done, total)
+        news = Progress(held.attempt, phase, done, total, moves)
         now = time.monotonic()
         with self._changed:
             if held.gone or news == held.told or now - held.told_at < PROGRESS_S:

@@ -8,7 +8,7 @@ that is, and whatever rectangle of the grid. Nothing here ever fails an attempt:
 it is rendered from nothing, as it would have been. Knows nothing of the network.
 
     <work>/blocks/<name>.pov-state     the blocks, 20 bytes a pixel
-    <work>/blocks/<name>.json          their origin
+    <work>/blocks/<name>.json          their origin; <name> is <seconds since boot>-<uuid>
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clusterray.node.folders import AttemptFolder
@@ -52,12 +52,14 @@ class Salvage:
         *,
         bound_bytes: int = KEEP_BYTES,
         bound_s: float = KEEP_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._povray = povray
         self._boot = boot_id()
         self._bound_bytes = bound_bytes
         self._bound_s = bound_s
+        self._clock = clock
 
     # ------------------------------------------------------------ called by the main thread
 
@@ -85,7 +87,7 @@ class Salvage:
         origin = read_origin(attempt.origin)
         if origin is None or not self._usable(origin) or not _has_blocks(attempt.blocks):
             return False
-        name = self._folder / uuid.uuid4().hex
+        name = self._folder / f"{self._clock():.0f}-{uuid.uuid4().hex}"
         # The origin comes last: what has none is not looked at, and goes at the next start.
         attempt.blocks.rename(name.with_suffix(STATE_SUFFIX))
         attempt.origin.rename(name.with_suffix(".json"))
@@ -99,7 +101,7 @@ class Salvage:
         The folder is ready to be rendered in. Gives the number of pixels in these blocks; 0: there
         is nothing to go on from.
         """
-        if held.lease.stage == "light":
+        if held.lease.stage != "final":
             # Its blocks are of no picture; without an origin nobody will take them for such.
             return 0
         origin = self._origin(held)
@@ -113,10 +115,10 @@ class Salvage:
 
     def finished(self, held: Held) -> int:
         """Make what a killed POV-Ray left in the folder ready for +C; gives its finished pixels."""
-        if held.lease.stage == "light":
+        if held.lease.stage != "final":
             return 0
         try:
-            if not held.folder.blocks.exists() or not _may_go_on(held, self._origin(held)):
+            if not held.folder.blocks.exists() or not _may_go_on(held):
                 return 0
             grid = _grid(held)
             return grid.area(keep_blocks([held.folder.blocks], held.folder.blocks, grid))
@@ -131,7 +133,7 @@ class Salvage:
             if other.agrees(origin) and other.rect.intersection(origin.rect) is not None
             for whole in (origin.rect.contains(other.rect),)
         ]
-        if not found or not _may_go_on(held, origin):
+        if not found or not _may_go_on(held):
             return 0
         grid = _grid(held)
         blocks = keep_blocks([state for state, _ in found], held.folder.blocks, grid)
@@ -154,7 +156,7 @@ class Salvage:
             spec=held.spec.digest(),
             frame=held.lease.frame,
             povray=self._povray,
-            light="" if held.lease.light is None else held.lease.light.sha256,
+            light=" ".join(f"{light.kind}={light.sha256}" for light in held.lease.lights),
             boot=self._boot,
             rect=held.rect,
         )
@@ -164,25 +166,29 @@ class Salvage:
     def trim(self) -> None:
         """Remove what is too old or of no use any more, and the oldest beyond the bound."""
         try:
-            self._trim(time.time())
+            self._trim(self._bound_bytes)
         except OSError as error:
             log.warning("blocks kept from before cannot be looked through: %s", error)
 
-    def _trim(self, now: float) -> None:
+    def make_room(self) -> None:
+        """Remove all of it: the disk is full."""
+        self._trim(0)
+
+    def _trim(self, bound_bytes: int) -> None:
         total = 0
-        kept = ((state.stat(), state) for state, _origin in self._kept())
-        for status, state in sorted(kept, key=lambda each: each[0].st_mtime, reverse=True):
-            total += status.st_size
-            if total > self._bound_bytes or not 0 <= now - status.st_mtime <= self._bound_s:
+        kept = [state for state, _origin in self._kept()]
+        for state in sorted(kept, key=_kept_at, reverse=True):
+            total += state.stat().st_size
+            if total > bound_bytes or self._clock() - _kept_at(state) > self._bound_s:
                 _remove(state)
 
     def expires_in_s(self) -> float | None:
         """Give the seconds until ``trim`` has something to do; None: nothing is kept."""
         try:
-            times = [state.stat().st_mtime for state, _origin in self._kept()]
+            times = [_kept_at(state) for state, _origin in self._kept()]
         except OSError:
             return _LEAST_WAIT_S
-        return max(_LEAST_WAIT_S, min(times) + self._bound_s - time.time()) if times else None
+        return max(_LEAST_WAIT_S, min(times) + self._bound_s - self._clock()) if times else None
 
     def _kept(self) -> Iterator[tuple[Path, Origin]]:
         """Give each state file kept here with its origin; what cannot be used is removed."""
@@ -202,19 +208,17 @@ def _grid(held: Held) -> BlockGrid:
     return BlockGrid(held.rect, held.spec.block_size)
 
 
-def _may_go_on(held: Held, origin: Origin) -> bool:
+def _may_go_on(held: Held) -> bool:
     """Tell whether a second POV-Ray sees the light that the first one saw.
 
     It makes radiosity samples and photon maps anew and not the same, which would show as steps
     between its blocks and the kept ones; but not if they are shared and loaded.
     """
-    if origin.light:
-        return True
+    loaded = {light.kind for light in held.lease.lights}
     root, spec = held.folder.scene, held.spec
     libraries = [root / path for path in spec.library_paths]
-    return not wants_shared_light(
-        scene_texts(root, root / spec.start, root / spec.input, libraries)
-    )
+    texts = scene_texts(root, root / spec.start, root / spec.input, libraries)
+    return wants_shared_light(texts) <= loaded
 
 
 def _has_blocks(state: Path) -> bool:
@@ -222,6 +226,12 @@ def _has_blocks(state: Path) -> bool:
         return next(read_blocks(state), None) is not None
     except NoStateFile:
         return False
+
+
+def _kept_at(state: Path) -> float:
+    """Give when a state file was kept, in seconds since the boot; 0 for a name that is not ours."""
+    seconds = state.name.partition("-")[0]
+    return float(seconds) if seconds.isdecimal() else 0.0
 
 
 def _remove(state: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,9 @@ class SceneCache:
         cached.users += 1
         self._scenes[scene.id] = cached
         folder = self._folder / scene.id
-        os.utime(folder)
+        # In seconds since the boot, which no jump of the clock changes: scenes of another go.
+        now = time.monotonic_ns()
+        os.utime(folder, ns=(now, now))
         self._evict()
         return folder
 
@@ -99,6 +102,14 @@ class SceneCache:
         """Take back one ``acquire`` of this scene id."""
         self._scenes[scene].users -= 1
         self._evict()
+
+    def make_room(self, enough: Callable[[], bool]) -> None:
+        """Remove scenes that are not in use, until ``enough`` holds."""
+        for name, cached in list(self._scenes.items()):
+            if enough():
+                return
+            if not cached.users:
+                self._remove(name)
 
     def _fetch(self, scene: SceneRef, download: Download) -> int:
         tar = self._folder / f"{scene.id}.tar"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from clusterray import __version__
 from clusterray.core.model import PovrayClass
+from clusterray.node.fitness import Fitness
 from clusterray.node.holdings import POVRAY_CHANGED, Holdings
 from clusterray.node.stop import StopFlag
 from clusterray.wire.link import Link, LinkClosed
@@ -43,6 +44,7 @@ FLUSH_S = 1.0
 _RECEIVE_S = 0.25
 """Bounds how long a signal goes unseen: its handler must not take the link's lock to wake it."""
 _LEAST_HEARTBEAT_S = 0.1
+_TEXT_CHARACTERS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,10 @@ class Identity:
     threads: int
     memory_bytes: int
     povray: PovrayClass
+    instance: str
+    """Made anew at each start, so that the head can tell a copy of this node from this one."""
 
-    def hello(self, secret: str, rendering: list[str], rendered: list[str]) -> Hello:
+    def hello(self, secret: str, rendering: list[str], rendered: list[str], unfit: str) -> Hello:
         """Give the first message of a connection."""
         node = NodeInfo(
             cores=self.cores,
@@ -69,9 +73,11 @@ class Identity:
             canary_sha256=self.povray.canary or None,
             includes_sha256=self.povray.includes or None,
             canary=self.povray.pixels,
+            unfit=unfit[:_TEXT_CHARACTERS],
         )
         protocol = (PROTOCOL_MIN, PROTOCOL_MAX)
-        return Hello("node", protocol, secret, self.uuid, self.name, __version__, node)
+        name, version = self.name, __version__
+        return Hello("node", protocol, secret, self.uuid, name, version, node, self.instance)
 
 
 class Refused(Exception):
@@ -124,9 +130,11 @@ class Session:
         token: JoinToken,
         identity: Identity,
         holdings: Holdings,
+        fitness: Fitness,
         stop: StopFlag,
         drain: Drain,
     ) -> None:
+        self._fitness = fitness
         self._link = link
         self._token = token
         self._identity = identity
@@ -158,7 +166,8 @@ class Session:
         """Say HELLO and wait for WELCOME; None if the node is to leave meanwhile."""
         self._link.trust_peer()
         rendering, rendered = self._holdings.names()
-        self._link.send(self._identity.hello(self._token.secret, rendering, rendered))
+        unfit = self._fitness.for_hello()
+        self._link.send(self._identity.hello(self._token.secret, rendering, rendered, unfit))
         until = time.monotonic() + WELCOME_S
         while not self._drain.over():
             message = self._link.receive(min(_RECEIVE_S, self._drain.left_s()))
@@ -177,6 +186,7 @@ class Session:
         self._link.silent_s = max(welcome.silent_s, self._link.heartbeat_s)
         log.info("joined the farm of head %s (version %s)", self._link.peer, welcome.version)
         self._holdings.attach(welcome.farm, self._token.host, welcome.ftp_port, self._report)
+        self._fitness.attached()
         if self._drain.begun:
             self._link.send(Draining())
         while not self._drain.over():

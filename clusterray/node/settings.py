@@ -12,7 +12,8 @@ class NodeSettings:
 
     ``threads`` 0 means as many as this process may use cores. ``povray`` is the program's path or
     name. ``drain_s`` bounds how long SIGTERM waits for the running band; ``scene_cache_bytes``
-    bounds the scenes kept between jobs, least recently used first. ``canary`` False leaves POV-Ray
+    bounds the scenes kept between jobs, least recently used first. With less than
+    ``least_free_bytes`` free on its disk the node takes no bands. ``canary`` False leaves POV-Ray
     untested.
     """
 
@@ -23,4 +24,5 @@ class NodeSettings:
     povray: str = "povray"
     drain_s: float = 60.0
     scene_cache_bytes: int = 10 << 30
+    least_free_bytes: int = 100 << 20
     canary: bool = True

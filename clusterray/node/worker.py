@@ -20,14 +20,18 @@ from pathlib import Path
 from clusterray.core.errors import LocalFault
 from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.canary import PovrayWatch
+from clusterray.node.fitness import LOOK_S, Fitness
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.light_cache import LightCache, LightDamaged
+from clusterray.node.light_pass import LightRender, PhotonRender
 from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, Task, is_due
-from clusterray.node.renderer import LightRender, Render, RenderCancelled, RenderFailed
+from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
 from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
 from clusterray.povray.command import add_light_footer
-from clusterray.wire.protocol import Failed, Grant, LightRef, Phase, Probed
+from clusterray.povray.light_file import seat_samples
+from clusterray.povray.photons import load_photons, save_photons
+from clusterray.wire.protocol import Failed, Grant, LeaseStage, LightRef, Phase, Probed
 from clusterray.wire.staging import FtpSession, GrantRefused, StagingFault
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,16 @@ RESUMES = 2
 """How often an attempt goes on after a POV-Ray that something killed; each must get further."""
 JOIN_S = 5.0
 """How long ``stop`` waits for each thread."""
+_RENDERS: dict[LeaseStage, type[Render]] = {
+    "photons": PhotonRender,
+    "light": LightRender,
+    "final": Render,
+}
+_DID: dict[LeaseStage, str] = {
+    "photons": "shot the photons of",
+    "light": "gathered the light of",
+    "final": "rendered",
+}
 _TEXT_CHARACTERS = 1 << 16
 _MESSAGE_CHARACTERS = 8192
 _FILE_CHARACTERS = 4096
@@ -56,18 +70,25 @@ class Worker:
         salvage: Salvage,
         holdings: Holdings,
         watch: PovrayWatch,
+        fitness: Fitness,
         probes: Path,
     ) -> None:
         self._holdings = holdings
         self._prober = Prober(povray, probes, holdings.tell_in_time)
         holdings.when_unwanted(self._prober.drop)
-        render = RenderLoop(povray, threads, cache, light, salvage, holdings, watch, self._prober)
+        self._render = RenderLoop(
+            povray, threads, cache, light, salvage, holdings, watch, fitness, self._prober
+        )
         self._loops = (
-            ("render", render.run),
+            ("render", self._render.run),
             ("upload", UploadLoop(holdings).run),
             ("probe", self._prober.run),
         )
         self._threads: list[threading.Thread] = []
+
+    def look(self) -> None:
+        """Find out before the start whether this node can work, so that the first HELLO says it."""
+        self._render.look()
 
     def start(self) -> None:
         """Start the threads. POV-Ray dies with the one that started it: they live to the end."""
@@ -104,8 +125,10 @@ class RenderLoop:
         salvage: Salvage,
         holdings: Holdings,
         watch: PovrayWatch,
+        fitness: Fitness,
         prober: Prober,
     ) -> None:
+        self._fitness = fitness
         self._povray = povray
         self._threads = threads
         self._cache = cache
@@ -118,21 +141,42 @@ class RenderLoop:
     def run(self) -> None:
         """Work until the node stops."""
         while not self._holdings.stopped:
-            held = self._holdings.next_to_render(self._salvage.expires_in_s())
+            held = self._holdings.next_to_render(self._patience_s())
             for scene in self._prober.spent():
                 self._cache.release(scene)
             if held is None:
                 self._salvage.trim()
+                if not self._fitness.fit:
+                    self.look()
                 continue
             try:
                 self._work(held)
             finally:
                 self._holdings.let_go(held)
 
+    def look(self) -> str:
+        """Find out whether this node can work, what it keeps for later making room if need be."""
+        return self._fitness.look(self._make_room)
+
+    def _make_room(self, enough: Callable[[], bool]) -> None:
+        self._cache.make_room(enough)
+        if not enough():
+            self._salvage.make_room()
+
+    def _patience_s(self) -> float | None:
+        """Give how long to wait for a band before something else is to be done."""
+        expires_s = self._salvage.expires_in_s()
+        if self._fitness.fit:
+            return expires_s
+        return LOOK_S if expires_s is None else min(LOOK_S, expires_s)
+
     def _work(self, held: Held) -> None:
         """Make the tile, or report why not."""
         if self._watch.changed():
             self._holdings.hand_back_for_test(held)
+            return
+        if trouble := self.look():
+            self._holdings.hand_back(held, trouble)
             return
         try:
             self._make_tile(held)
@@ -141,19 +185,25 @@ class RenderLoop:
         except _SceneRefused:
             self._holdings.hand_back(held, "the head no longer lets this attempt read its scene")
         except RenderFailed as failure:
-            _fail(self._holdings, held, failure)
+            self._fail(held, failure)
         except (SceneDamaged, LightDamaged) as damage:
-            _fail(self._holdings, held, RenderFailed("node", str(damage)))
+            self._fail(held, RenderFailed("node", str(damage)))
         except TileFault as fault:
-            _fail(
-                self._holdings,
-                held,
-                RenderFailed("node", f"POV-Ray left no whole picture: {fault}", text=held.text),
-            )
+            left = f"POV-Ray left no whole picture: {fault}"
+            self._fail(held, RenderFailed("node", left, text=held.text))
         except (OSError, LocalFault) as error:
-            _fail(self._holdings, held, _machine_failure(error))
+            self._fail(held, _machine_failure(error))
         else:
             self._holdings.rendered(held)
+
+    def _fail(self, held: Held, failure: RenderFailed) -> None:
+        """Report a failure, after the head knows if this node cannot work now.
+
+        While the attempt's files are still there: they may be what fills the disk.
+        """
+        if failure.fault == "node" and (trouble := self.look()):
+            failure.message = f"{trouble}; {failure.message}"
+        _fail(self._holdings, held, failure)
 
     def _make_tile(self, held: Held) -> None:
         clock = time.monotonic
@@ -169,37 +219,51 @@ class RenderLoop:
         if held.lease.probe and not held.probe_begun:
             self._holdings.tell(Probed(held.attempt, None, TOO_SHORT))
         rendered_at = clock()
-        if held.lease.stage == "light":
-            held.folder.samples.rename(held.folder.tile)
-        else:
-            crop_tile(held.folder.picture, held.rect, held.folder.tile, held.spec.file_format)
+        self._finish(held)
         held.folder.keep_only_tile()
         held.tile_bytes, held.tile_sha256 = _measure(held.folder.tile)
         held.seconds.crop = clock() - rendered_at
         log.info(
             "%s: %s %dx%d in %.1f s",
             held.words,
-            "gathered the light of" if held.lease.stage == "light" else "rendered",
+            _DID[held.lease.stage],
             held.rect.width,
             held.rect.height,
             held.seconds.parse + held.seconds.render,
         )
 
+    def _finish(self, held: Held) -> None:
+        """Make the tile of what POV-Ray has left."""
+        folder, stage = held.folder, held.lease.stage
+        if stage == "final":
+            size = (held.spec.width, held.spec.height)
+            crop_tile(folder.picture, held.rect, folder.tile, held.spec.file_format, size=size)
+            return
+        if stage == "light":
+            seat_samples(folder.made_light)
+        folder.made_light.rename(folder.tile)
+
     def _furnish(self, held: Held, scene: Path) -> None:
         """Put into the attempt's folder what POV-Ray reads; also for each time it goes on."""
         link_tree(scene, held.folder.scene)
-        if held.lease.light is not None:
-            self._take_light(held, held.lease.light)
+        for light in held.lease.lights:
+            self._take_light(held, light)
+        if held.lease.stage == "photons":
+            save_photons(held.folder.scene, held.spec, held.folder.made_light)
 
     def _take_light(self, held: Held, light: LightRef) -> None:
-        """Put the frame's light beside the scene and have the main file use it."""
+        """Put the frame's light beside the scene and have the scene's text use it."""
         shared = self._light.get(
             light, lambda part: self._fetch(held, light.read, part, light.size)
         )
-        # A copy of its own: POV-Ray passes over a file that it cannot open, and one that the scene
-        # could write to must not be another attempt's.
-        shutil.copyfile(shared, held.folder.light)
-        add_light_footer(held.folder.scene, held.spec)
+        # A copy of its own: POV-Ray passes over samples that it cannot open, and a file that the
+        # scene could write to must not be another attempt's.
+        if light.kind == "photons":
+            shutil.copyfile(shared, held.folder.photon_map)
+            load_photons(held.folder.scene, held.spec, held.folder.photon_map)
+        else:
+            shutil.copyfile(shared, held.folder.samples)
+            add_light_footer(held.folder.scene, held.spec)
 
     def _render(self, held: Held, scene: Path) -> None:
         """Render, from its finished blocks on if POV-Ray is killed by a signal of somebody else's.
@@ -228,10 +292,10 @@ class RenderLoop:
                 self._furnish(held, scene)
 
     def _run_povray(self, held: Held, kept_pixels: int) -> None:
-        kind = LightRender if held.lease.stage == "light" else Render
+        kind = _RENDERS[held.lease.stage]
 
         def look(phase: Phase, done: int, total: int) -> None:
-            self._holdings.progress(held, phase, done, total)
+            self._holdings.progress(held, phase, done, total, render.moves)
             wanted = held.lease.probe and not held.probe_begun
             if wanted and phase == "rendering" and is_due(*render.cpu_seconds()):
                 self._begin_probe(held)
@@ -244,7 +308,7 @@ class RenderLoop:
             folder=held.folder,
             on_progress=look,
             kept_pixels=kept_pixels,
-            lit=held.lease.light is not None,
+            lit=any(light.kind == "radiosity" for light in held.lease.lights),
         )
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             times = render.run()
@@ -269,6 +333,8 @@ class RenderLoop:
     def _download(self, held: Held, tar: Path) -> None:
         """Store the scene's tar in ``tar``; raises as ``_fetch`` does."""
         scene = held.lease.scene
+        # The tar, and what is in it.
+        self._fitness.make_room(self._make_room, 2 * scene.tar_bytes)
         log.info("%s: fetching scene %.12s, %d bytes", held.words, scene.id, scene.tar_bytes)
         self._fetch(held, held.lease.read, tar, scene.tar_bytes)
 

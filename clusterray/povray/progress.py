@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote
 
-from clusterray.core.model import LightWord
+from clusterray.core.model import LightKind
 from clusterray.povray.command import ALIAS_FOLDER
 
 MAX_TEXT_BYTES = 64 << 10
@@ -28,10 +28,12 @@ _WRAP_COLUMNS = 80
 _END = re.compile(rb"[\r\n]")
 _RENDERED = re.compile(rb"Rendered (\d{1,15}) of (\d{1,15}) pixels \(\d+%\)")
 _PARSE_TIME = re.compile(r"  Parse Time: .*\((\d{1,9}\.\d{3}) seconds\)")
+_PIXELS = re.compile(r"Pixels: +(\d{1,15}) +Samples: ")
 _CPU = re.compile(r" +using \d{1,6} thread\(s\) with (\d{1,9}\.\d{3}) CPU-seconds total")
 _GATHERS = re.compile(r"Radiosity \(final\) calculated:\s+(\d{1,15})\b")
 _RADIOSITY = re.compile(r"Radiosity samples calculated:|  Radiosity Time: +\d")
-_PHOTONS = re.compile(r"  Photon Time: +\d")
+# Of a map that is loaded POV-Ray tells the time too, but no number.
+_PHOTONS = re.compile(r"Number of photons shot:")
 _PLACE = re.compile(r"File '(.*)' line (\d{1,9}): (.*)", re.DOTALL)
 _FATAL = re.compile(r"Fatal error in \w+: (.*)", re.DOTALL)
 _MISSING = re.compile(r"Cannot find file '(.*)', even after", re.DOTALL)
@@ -69,6 +71,10 @@ class ProgressParser:
         """Whether they say that it shot photons."""
         self.gathers = 0
         """Radiosity samples added in the final pass; 0 until POV-Ray's statistics said so."""
+        self.moves = 0
+        """Signs of life between parsing and the end besides pixels, such as photons shot."""
+        self.pixels = 0
+        """Pixels traced, by POV-Ray's statistics at its end; those at blocks' edges count twice."""
         self.parse_s = 0.0
         """Wall seconds of parsing as POV-Ray counts them; 0 until it has said so."""
         self.parse_cpu_s = 0.0
@@ -107,9 +113,9 @@ class ProgressParser:
         self._end_message()
 
     @property
-    def used(self) -> tuple[LightWord, ...]:
+    def used(self) -> tuple[LightKind, ...]:
         """The light that POV-Ray's statistics, at its end, say it used."""
-        said: dict[LightWord, bool] = {"radiosity": self.radiosity, "photons": self.photons}
+        said: dict[LightKind, bool] = {"radiosity": self.radiosity, "photons": self.photons}
         return tuple(word for word, is_used in said.items() if is_used)
 
     @property
@@ -139,7 +145,9 @@ class ProgressParser:
         found = _RENDERED.fullmatch(line)
         if found is None:
             # "Parsing 123K tokens" and the like: shown over and over, worth nothing afterwards.
-            return not line or line.split(b" ", 1)[0] in _STATUS_WORDS
+            is_status = not line or line.split(b" ", 1)[0] in _STATUS_WORDS
+            self.moves += is_status and self.phase == "rendering"
+            return is_status
         done, total = int(found[1]), int(found[2])
         if done <= total:
             self.phase = "rendering"
@@ -169,6 +177,8 @@ class ProgressParser:
             self.phase = "rendering"
         elif found := _PARSE_TIME.match(line):
             self.parse_s = float(found[1])
+        elif found := _PIXELS.match(line):
+            self.pixels = int(found[1])
         elif self.phase == "parsing" and (found := _CPU.match(line)):
             self.parse_cpu_s += float(found[1])
         elif found := _GATHERS.match(line):

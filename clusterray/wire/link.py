@@ -41,11 +41,15 @@ _CLOSED_HERE: Final = "the connection was closed on this side"
 
 
 class LinkClosed(Exception):
-    """The connection is over; ``reason`` is a sentence without a full stop."""
+    """The connection is over; ``reason`` is a sentence without a full stop.
 
-    def __init__(self, reason: str) -> None:
+    ``silent``: the peer said nothing for too long, and nobody knows whether it lives.
+    """
+
+    def __init__(self, reason: str, *, silent: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.silent = silent
 
 
 def connect(host: str, port: int, timeout_s: float) -> socket.socket:
@@ -112,6 +116,7 @@ class Link:
         self._decoder = FrameDecoder()
         self._inbox: deque[AnyMessage] = deque()
         self._ended: str | None = None
+        self._silent = False
         self._writing = memoryview(b"")
         self._write_failed = False
         self._write_waits_for = select.POLLOUT
@@ -172,7 +177,7 @@ class Link:
                 if self._inbox:
                     return self._inbox.popleft()
                 if self._ended is not None:
-                    raise LinkClosed(self._ended)
+                    raise LinkClosed(self._ended, silent=self._silent)
                 if self._take_wake():
                     return None
                 now = self._clock()
@@ -188,7 +193,7 @@ class Link:
         with self._owned():
             self._pass()
             if self._ended is not None and not self._inbox:
-                raise LinkClosed(self._ended)
+                raise LinkClosed(self._ended, silent=self._silent)
 
     def flush(self, timeout_s: float) -> bool:
         """Write the outbox, for at most ``timeout_s`` seconds; tell whether all of it went out."""
@@ -269,6 +274,7 @@ class Link:
         self._read_socket()
         now = self._clock()
         if self._ended is None and now - self._heard_at >= self.silent_s:
+            self._silent = True
             self._ended = f"nothing was heard from {self.peer} for {self.silent_s:g} s"
         self._write_outbox()
         if now - self._sent_at >= self.heartbeat_s and not self._has_output():

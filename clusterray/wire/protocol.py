@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from clusterray.core.fidelity import FidelityKind
-from clusterray.core.model import MAX_BANDS, LightWord, Mix
+from clusterray.core.model import MAX_BANDS, LightKind, Mix
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
@@ -49,8 +49,8 @@ RectTuple: TypeAlias = tuple[Pixel, Pixel, Pixel, Pixel]
 Priority: TypeAlias = Annotated[int, Meta(ge=-100, le=100)]
 Role: TypeAlias = Literal["node", "submit", "admin"]
 Phase: TypeAlias = Literal["waiting", "fetching", "parsing", "rendering", "uploading"]
-LeaseStage: TypeAlias = Literal["light", "final"]
-BandStage: TypeAlias = Literal["light", "final", "verify"]
+LeaseStage: TypeAlias = Literal["photons", "light", "final"]
+BandStage: TypeAlias = Literal["photons", "light", "final", "verify"]
 Verify: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_BANDS)] | Literal["all"]
 
 
@@ -84,8 +84,9 @@ class SceneRef(Part, frozen=True):
 
 
 class LightRef(Part, frozen=True):
-    """The shared light of a frame: hash and size of its file, and the login that reads it."""
+    """Shared light of a frame: what it is, hash and size of its file, the login that reads it."""
 
+    kind: LightKind
     sha256: Sha256
     size: Count
     read: Grant
@@ -122,6 +123,7 @@ class NodeInfo(Part, frozen=True):
 
     ``canary`` are the pixels of the small picture that the node rendered as it started, 64x48 RGB,
     ``canary_sha256`` their hash, ``includes_sha256`` that of POV-Ray's include files and fonts.
+    ``unfit`` is why it cannot take bands now, "" if it can.
     """
 
     cores: Annotated[int, Meta(ge=1, le=4096)]
@@ -134,6 +136,7 @@ class NodeInfo(Part, frozen=True):
     canary_sha256: Sha256 | None = None
     includes_sha256: Sha256 | None = None
     canary: Annotated[bytes, Meta(max_length=9216)] = b""
+    unfit: Text = ""
 
 
 class PhaseSeconds(Part, frozen=True):
@@ -172,6 +175,7 @@ class JobView(Part, frozen=True):
     or tiles of a job that has ended are no longer there. ``verify`` bands were to be rendered
     again; ``verified`` is what came of it, None before the picture is covered.
     ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why.
+    ``wasted_pixels`` were rendered in vain, ``dropped_results`` counts the whole tiles among them.
     """
 
     id: Ident
@@ -210,6 +214,8 @@ class JobView(Part, frozen=True):
     verified: VerifiedView | None = None
     fidelity: FidelityKind = "not probed"
     fidelity_reason: Text = ""
+    wasted_pixels: Count = 0
+    dropped_results: Count = 0
 
 
 class AttemptView(Part, frozen=True):
@@ -252,11 +258,15 @@ class CheckView(Part, frozen=True):
 
 
 class NodeView(Part, frozen=True):
-    """One node as a person sees it; ``differs`` says how its POV-Ray differs from most, if so."""
+    """One node as a person sees it; ``differs`` says how its POV-Ray differs from most, if so.
+
+    ``reason`` says why it is away, unfit or kept off; ``kept_off_s`` for how long it is kept off
+    the whole farm, None if it is not. ``failures`` counts those that were its own.
+    """
 
     name: Name
     uuid: Ident
-    state: Literal["idle", "busy", "draining", "away"]
+    state: Literal["idle", "busy", "draining", "unfit", "kept-off", "away"]
     address: Name
     version: Name
     cores: Count
@@ -271,6 +281,8 @@ class NodeView(Part, frozen=True):
     canary_sha256: Sha256 | None = None
     includes_sha256: Sha256 | None = None
     differs: Text = ""
+    failures: Count = 0
+    kept_off_s: Seconds | None = None
 
 
 class Setting(Part, frozen=True):
@@ -294,7 +306,10 @@ class TokenView(Part, frozen=True):
 
 
 class Hello(Message, frozen=True, tag="hello"):
-    """First message of every peer: who it is, which protocols it speaks, its secret."""
+    """First message of every peer: who it is, which protocols it speaks, its secret.
+
+    ``uuid`` is kept in its work folder, ``instance`` is made anew at each start of a daemon.
+    """
 
     role: Role
     protocol: tuple[Count, Count]
@@ -303,6 +318,7 @@ class Hello(Message, frozen=True, tag="hello"):
     name: Name
     version: Name
     node: NodeInfo | None = None
+    instance: Name = ""
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
@@ -334,9 +350,10 @@ class Beat(Message, frozen=True, tag="beat"):
 class Lease(Message, frozen=True, tag="lease"):
     """Render this band. ``read`` fetches the scene, ``write`` is where the tile goes.
 
-    ``stage`` "light": gather the band's radiosity samples instead; their file takes the tile's
-    place. ``light``: render with these samples and gather none before. ``probe``: find out besides
-    whether the frame depends on threads, and answer PROBED, at leisure.
+    ``stage`` "photons": shoot the scene's photons instead, "light": gather the band's radiosity
+    samples; the file of these takes the tile's place. ``lights``: load these, and make none of
+    their kinds. ``probe``: find out besides whether the frame depends on threads, and answer
+    PROBED, at leisure.
     """
 
     attempt: Ident
@@ -349,7 +366,7 @@ class Lease(Message, frozen=True, tag="lease"):
     read: Grant
     write: Grant
     stage: LeaseStage = "final"
-    light: LightRef | None = None
+    lights: Annotated[list[LightRef], Meta(max_length=2)] = []
     probe: bool = False
 
 
@@ -377,12 +394,16 @@ class Accepted(Message, frozen=True, tag="accepted"):
 
 
 class Progress(Message, frozen=True, tag="progress"):
-    """How far an attempt is; coalesced by the node to at most one each half second."""
+    """How far an attempt is; coalesced by the node to at most one each half second.
+
+    ``moves`` counts what POV-Ray says while it renders besides pixels, such as photons shot.
+    """
 
     attempt: Ident
     phase: Phase
     done: Count = 0
     total: Count = 0
+    moves: Count = 0
 
 
 class Uploading(Message, frozen=True, tag="uploading"):
@@ -404,7 +425,7 @@ class Done(Message, frozen=True, tag="done"):
     attempt: Ident
     seconds: PhaseSeconds
     gathers: Count = 0
-    used: Annotated[list[LightWord], Meta(max_length=8)] = []
+    used: Annotated[list[LightKind], Meta(max_length=8)] = []
     text: LongText = ""
 
 
@@ -443,6 +464,12 @@ class HandBack(Message, frozen=True, tag="handback"):
 
 class Draining(Message, frozen=True, tag="draining"):
     """The node is about to leave: finish what it has, send it no more."""
+
+
+class Unfit(Message, frozen=True, tag="unfit"):
+    """The node cannot take bands now, and why; "": it can again."""
+
+    reason: Text
 
 
 # ---------------------------------------------------------------- client -> head
@@ -573,6 +600,13 @@ class ListNodes(Message, frozen=True, tag="list_nodes"):
     request: RequestId
 
 
+class Forgive(Message, frozen=True, tag="forgive"):
+    """Hold nothing against this node any more, named by its name or its uuid."""
+
+    request: RequestId
+    node: Annotated[str, Meta(min_length=1, max_length=255)]
+
+
 class Show(Message, frozen=True, tag="show"):
     """Everything about one job."""
 
@@ -654,9 +688,9 @@ class Nodes(Message, frozen=True, tag="nodes"):
 class JobDetail(Message, frozen=True, tag="job_detail"):
     """One job with its settings, at most 500 of its bands, and its submitter's note.
 
-    ``light`` says in words what came of its light pass, "" if it had none; ``checks`` are the first
-    500 of its bands that were rendered again. ``chance`` is what the submitter found in the scene's
-    text, ``probe`` what a node found, if one did.
+    ``light`` says in words what came of its light passes, "" if it had none; ``checks`` are the
+    first 500 of its bands that were rendered again. ``chance`` is what the submitter found in the
+    scene's text, ``probe`` what a node found, if one did.
     """
 
     request: RequestId
@@ -733,7 +767,7 @@ class Refused(Message, frozen=True, tag="refused"):
 
 
 FromNode: TypeAlias = (
-    Hello | Bye | Beat | Progress | Uploading | Done | Probed | Failed | HandBack | Draining
+    Hello | Bye | Beat | Progress | Uploading | Done | Probed | Failed | HandBack | Draining | Unfit
 )
 ToNode: TypeAlias = Welcome | Bye | Beat | Lease | Keep | Drop | Accepted
 FromClient: TypeAlias = (
@@ -755,6 +789,7 @@ FromClient: TypeAlias = (
     | Logs
     | ListJobs
     | ListNodes
+    | Forgive
     | Show
     | ListTokens
     | MakeToken

@@ -1,27 +1,43 @@
-"""Whatever nodes and people do, in any order: no band is lost or doubled.
+"""Whatever nodes and people do, in any order: no band is lost, doubled or left to hang.
 
-Nodes join, leave, finish, fail, detach and return; people cancel, pause, resume, requeue, delete.
+Nodes join, leave, finish, fail, stall, detach, return, and are copied; people cancel, pause,
+resume, requeue, delete, forgive.
 """
 
 from __future__ import annotations
+
+from typing import TypeAlias
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clusterray.core import events as ev
-from clusterray.core.entities import Job
+from clusterray.core.entities import Band, Job, Node
 from clusterray.core.fidelity import fidelity_of
-from clusterray.core.model import AttemptId, JobId, Mix, PovrayClass, ProbeFound, VerifyBands
-from clusterray.core.policy import may_render
+from clusterray.core.model import (
+    AttemptId,
+    JobId,
+    LightKind,
+    Mix,
+    NodeId,
+    PovrayClass,
+    ProbeFound,
+    VerifyBands,
+)
+from clusterray.core.patience import KEPT_OFF_MOST_S, Patience
+from clusterray.core.policy import choose_stranded, may_render
 from clusterray.core.states import JobState
-from tests.core.world import ALIKE, LIGHT, Held, World, picture, povray, request
+from tests.core.world import ALIKE, BOTH, Held, World, picture, povray, request
 
 NAMES = ["pi", "desk", "attic", "cellar"]
 A, NEAR_A, B = povray("A", 100, 100, 100), povray("A'", 101, 100, 99), povray("B", 102, 100, 100)
 """Of the classes A' is close to A and to B, while A and B are too far apart."""
 MIXES: list[Mix] = ["never", "never", "close", "any"]
 VERIFY: list[VerifyBands] = [0, 2, "all"]
+Lights: TypeAlias = tuple[LightKind, ...]
+LIGHTS: list[Lights] = [(), ("radiosity",), ("photons",), BOTH]
+PATIENCE = Patience(node_failures=2, node_failed_jobs=2, kept_off_s=15, stall_s=20, parse_s=30)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -29,7 +45,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(seed=7, keep_s=30.0)
+        self.world = World(seed=7, keep_s=30.0, patience=PATIENCE)
         self.jobs: list[JobId] = []
         self.seen: list[AttemptId] = []
 
@@ -37,9 +53,11 @@ class AnyOrder(RuleBasedStateMachine):
         name=st.sampled_from(NAMES),
         threads=st.integers(1, 8),
         povray_class=st.sampled_from([A, A, NEAR_A, B]),
+        instance=st.sampled_from(["one", "one", "two"]),
     )
-    def join(self, name: str, threads: int, povray_class: PovrayClass) -> None:
-        self.world.join(name, threads=threads, povray_class=povray_class)
+    def join(self, name: str, threads: int, povray_class: PovrayClass, instance: str) -> None:
+        """Now and then another daemon has the uuid too."""
+        self.world.join(name, threads=threads, povray_class=povray_class, instance=instance)
 
     @rule(
         width=st.integers(1, 80),
@@ -47,7 +65,7 @@ class AnyOrder(RuleBasedStateMachine):
         block=st.sampled_from([None, 4, 32, 500]),
         priority=st.integers(-1, 1),
         wish=st.one_of(st.none(), st.integers(1, 9)),
-        light=st.booleans(),
+        light=st.sampled_from(LIGHTS),
         mix=st.sampled_from(MIXES),
         verify=st.sampled_from(VERIFY),
     )
@@ -58,7 +76,7 @@ class AnyOrder(RuleBasedStateMachine):
         block: int | None,
         priority: int,
         wish: int | None,
-        light: bool,
+        light: Lights,
         mix: Mix,
         verify: VerifyBands,
     ) -> None:
@@ -73,8 +91,8 @@ class AnyOrder(RuleBasedStateMachine):
         )
         self.jobs.append(self.world.submit(job))
 
-    @rule(mix=st.sampled_from(MIXES), light=st.booleans(), verify=st.sampled_from(VERIFY))
-    def a_job_comes_to_nodes_that_wait(self, mix: Mix, light: bool, verify: VerifyBands) -> None:
+    @rule(mix=st.sampled_from(MIXES), light=st.sampled_from(LIGHTS), verify=st.sampled_from(VERIFY))
+    def a_job_comes_to_nodes_that_wait(self, mix: Mix, light: Lights, verify: VerifyBands) -> None:
         """World.do checks that the strongest class among them begins it."""
         for job in list(self.world.farm.open_jobs):
             self.world.do(ev.JobCancelled(job.id, "ann"))
@@ -90,11 +108,34 @@ class AnyOrder(RuleBasedStateMachine):
         known = mine + sorted(self.world.farm.attempts)[:20]
         return data.draw(st.sampled_from(known)) if known else None
 
-    @rule(data=st.data(), killed=st.booleans())
-    def leave(self, data: st.DataObject, killed: bool) -> None:
+    @rule(data=st.data(), killed=st.booleans(), silent=st.booleans())
+    def leave(self, data: st.DataObject, killed: bool, silent: bool) -> None:
         conn = self._conn(data)
         if conn is not None:
-            self.world.gone(conn, killed=killed)
+            self.world.gone(conn, killed=killed, silent=silent)
+
+    @rule(data=st.data(), reason=st.sampled_from(["", "the disk of this node is full"]))
+    def say_whether_it_can_work(self, data: st.DataObject, reason: str) -> None:
+        conn = self._conn(data)
+        if conn is not None:
+            self.world.do(ev.NodeUnfit(conn, reason))
+
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        conn = self._conn(data)
+        if conn is not None:
+            self._fail_all(conn)
+
+    def _fail_all(self, conn: int) -> None:
+        for attempt in self.world.rendering(conn)[:1]:
+            self.world.forget(conn, attempt)
+            self.world.do(ev.AttemptFailed(conn, attempt, "node", "bad luck"))
+
+    @rule(name=st.sampled_from(NAMES))
+    def forgive(self, name: str) -> None:
+        self.world.do(ev.NodeForgiven(NodeId(name), "ann"))
+        node = self.world.farm.nodes.get(NodeId(name))
+        assert node is None or not (node.kept_off or node.standings)
 
     @rule(data=st.data())
     def word_of_a_dead_connection(self, data: st.DataObject) -> None:
@@ -112,8 +153,8 @@ class AnyOrder(RuleBasedStateMachine):
         for attempt in self.world.rendering(conn):
             self.world.rendered(conn, attempt)
 
-    @rule(light=st.booleans(), mix=st.sampled_from(MIXES), verify=st.sampled_from(VERIFY))
-    def a_picture_is_covered(self, light: bool, mix: Mix, verify: VerifyBands) -> None:
+    @rule(light=st.sampled_from(LIGHTS), mix=st.sampled_from(MIXES), verify=st.sampled_from(VERIFY))
+    def a_picture_is_covered(self, light: Lights, mix: Mix, verify: VerifyBands) -> None:
         """And its bands are to be verified next, unless nobody is there to render it."""
         world = self.world
         self.submit(64, 64, 32, 2, 2, light, mix, verify)
@@ -125,7 +166,7 @@ class AnyOrder(RuleBasedStateMachine):
                 for attempt in world.rendering(conn):
                     world.finish(conn, attempt)
             while world.joining:
-                world.joined(LIGHT)
+                world.joined()
 
     @rule(data=st.data())
     def any_word(self, data: st.DataObject) -> None:
@@ -136,6 +177,7 @@ class AnyOrder(RuleBasedStateMachine):
             return
         words: list[ev.Event] = [
             ev.AttemptProgress(conn, attempt, "rendering", 10),
+            ev.AttemptProgress(conn, attempt, "parsing", 10),
             ev.AttemptRendered(conn, attempt),
             ev.AttemptFailed(conn, attempt, "node", "bad luck"),
             ev.AttemptHandedBack(conn, attempt, "give back"),
@@ -153,6 +195,16 @@ class AnyOrder(RuleBasedStateMachine):
             attempt = data.draw(st.sampled_from(attempts))
             event = ev.TileVerified(attempt) if whole else ev.TileRefused(attempt, "torn")
             self.world.do(event)
+
+    @rule(data=st.data(), damaged=st.booleans())
+    def an_upload_comes_to_nothing(self, data: st.DataObject, damaged: bool) -> None:
+        """Damaged on the way, or the head has no room for it."""
+        farm = self.world.farm
+        live = [attempt.id for node in farm.nodes.values() for attempt in node.attempts.values()]
+        if live:
+            attempt = data.draw(st.sampled_from(live))
+            kind = ev.UploadDamaged if damaged else ev.TileNotKept
+            self.world.do(kind(attempt, "no room"))
 
     @rule(data=st.data())
     def scene_fault(self, data: st.DataObject) -> None:
@@ -206,36 +258,101 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(found=st.booleans())
     def light_joined(self, found: bool) -> None:
         if self.world.joining:
-            self.world.joined(LIGHT if found else None)
+            self.world.joined(found=found)
 
     @rule(readable=st.booleans())
     def compared(self, readable: bool) -> None:
         if self.world.comparing:
             self.world.compared(ALIKE if readable else None)
 
-    @rule(seconds=st.floats(0, 20))
+    @rule(seconds=st.one_of(st.floats(0, 12), st.floats(0, 120)))
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
         self.world.do(ev.Tick())
 
     @invariant()
     def nobody_idles_while_work_waits(self) -> None:
-        for node in self.world.farm.hungry.values():
-            for job in self.world.farm.open_jobs:
+        farm = self.world.farm
+        for node in farm.hungry.values():
+            tries = PATIENCE.band_tries
+            assert choose_stranded(node, farm.open_jobs, farm.nodes.values(), tries) is None
+            for job in farm.open_jobs:
                 for frame in job.frames:
-                    if job.takes_leases and may_render(node, frame):
-                        assert all(band.avoids(node.id) for band in frame.waiting.values())
+                    free = job.takes_leases and not node.kept_off_job(job.id)
+                    if free and may_render(node, frame):
+                        assert all(band.reluctance(node.id) for band in frame.waiting.values())
+
+    @invariant()
+    def a_band_that_enough_nodes_failed_does_not_wait(self) -> None:
+        for job in self.world.farm.open_jobs:
+            for frame in job.frames:
+                for band in frame.waiting.values():
+                    assert len(set(band.failed_on)) < PATIENCE.band_nodes
+
+    def _there(self, band: Band) -> list[Node]:
+        there = (n for n in self.world.farm.nodes.values() if n.conn is not None and not n.draining)
+        return [node for node in there if may_render(node, band.frame)]
 
     def teardown(self) -> None:
-        """However it went, a fresh node of each class brings every job that may go on to its end.
+        """However it went, each job ends, or nobody is there who may still take its bands.
 
         Every other one is requeued, so that a job is gone on with from any state.
         """
-        world = self.world
-        for job in list(world.farm.jobs.values()):
-            world.do(ev.JobResumed(job.id, "ann"))
+        for job in list(self.world.farm.jobs.values()):
+            self.world.do(ev.JobResumed(job.id, "ann"))
             if job.number % 2:
-                world.do(ev.JobRequeued(job.id, "ann"))
+                self.world.do(ev.JobRequeued(job.id, "ann"))
+        self._end_with_those_that_are_there()
+        self._end_once_they_are_forgiven()
+        self._end_with_fresh_nodes()
+        for job in self.world.farm.jobs.values():
+            assert not job.open
+            assert fidelity_of(job, {}).reason
+            if job.state is JobState.DONE:
+                areas = self.world.tiles[job.id]
+                assert sum(rect.area for rect in areas) == job.frames[0].area.area
+                kinds = job.frames[0].tile_classes
+                assert job.request.mix != "never" or len(kinds) == 1
+                maps = [light for light in job.frames[0].lights if light.kind == "photons"]
+                assert not maps or {kind.program for kind in kinds} == {maps[0].readers}
+                self.check_verified(job)
+            if job.state is JobState.FAILED:
+                assert job.problem is not None and job.problem.message
+
+    def _end_with_those_that_are_there(self) -> None:
+        """Every second attempt fails still; nobody is let in by hand."""
+        world = self.world
+        for conn in list(world.conns):
+            world.do(ev.NodeUnfit(conn, ""))
+        for turn in range(200):
+            world.now += KEPT_OFF_MOST_S
+            world.do(ev.Tick())
+            for conn in list(world.conns):
+                if turn % 2:
+                    self._fail_all(conn)
+                else:
+                    world.work_off_one(conn)
+            world.stitch_all()
+            if not world.farm.open_jobs:
+                break
+        for job in world.farm.open_jobs:
+            for frame in job.frames:
+                for band in frame.waiting.values():
+                    tried_out = PATIENCE.band_tries
+                    for node in self._there(band):
+                        assert band.failed_on.count(node.id) >= tried_out, "it hangs"
+
+    def _end_once_they_are_forgiven(self) -> None:
+        world = self.world
+        for node in list(world.farm.nodes):
+            world.do(ev.NodeForgiven(node, "ann"))
+        world.work_off()
+        for job in world.farm.open_jobs:
+            for frame in job.frames:
+                assert not any(self._there(band) for band in frame.waiting.values())
+
+    def _end_with_fresh_nodes(self) -> None:
+        world = self.world
         for conn in list(world.conns):
             world.gone(conn, killed=True)
         world.now += 11
@@ -244,15 +361,6 @@ class AnyOrder(RuleBasedStateMachine):
             world.held[name] = Held()
             world.join(name, povray_class=povray_class)
         world.work_off()
-        for job in world.farm.jobs.values():
-            assert not job.open
-            assert fidelity_of(job, {}).reason
-            if job.state is JobState.DONE:
-                areas = world.tiles[job.id]
-                assert sum(rect.area for rect in areas) == job.frames[0].area.area
-                kinds = job.frames[0].tile_classes
-                assert job.request.mix != "never" or len(kinds) == 1
-                self.check_verified(job)
 
     def check_verified(self, job: Job) -> None:
         frame = job.frames[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import product
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
@@ -15,6 +16,7 @@ from clusterray.core.model import (
     JobId,
     JobRequest,
     Light,
+    LightKind,
     Mix,
     NodeId,
     Picture,
@@ -23,11 +25,13 @@ from clusterray.core.model import (
     SceneId,
     VerifyBands,
 )
-from clusterray.core.policy import class_threads
+from clusterray.core.policy import class_threads, reads_light
 from clusterray.core.states import JobState
 from clusterray.core.verify import Comparison
 
-LIGHT = Light("1" * 64, 1000, 20)
+PHOTONS = Light("photons", "2" * 64, 2008, 100)
+SAMPLES = Light("radiosity", "1" * 64, 1000, 20)
+BOTH: tuple[LightKind, ...] = ("photons", "radiosity")
 ALIKE = Comparison(64 * 32, 0, (("red", 0.0), ("green", 0.0), ("blue", 0.0)), 255)
 
 
@@ -49,7 +53,7 @@ def request(
     shape: Picture | None = None,
     priority: int = 0,
     wish_bands: int | None = None,
-    light: bool = False,
+    light: tuple[LightKind, ...] = (),
     mix: Mix = "never",
     verify: VerifyBands = 0,
     chance: tuple[Chance, ...] = (),
@@ -83,20 +87,20 @@ class Held:
 class World:
     """Drives a Farm and keeps what each node and the head's disk would hold."""
 
-    def __init__(self, seed: int = 1, **farm_settings: float) -> None:
+    def __init__(self, seed: int = 1, **farm_settings: object) -> None:
         self.farm = Farm(random.Random(seed), **farm_settings)  # type: ignore[arg-type]
         self.now = 100.0
         self.conns: dict[int, str] = {}
         self.held: dict[str, Held] = {}
         self.answers: dict[int, str] = {}
         self.stitching: list[tuple[JobId, int, int]] = []
-        self.joining: list[tuple[JobId, int, int]] = []
+        self.joining: list[tuple[act.JoinLight, int]] = []
         self.comparing: list[act.CompareTiles] = []
         self.leases: dict[AttemptId, act.SendLease] = {}
         self.runs: dict[tuple[JobId, int], int] = {}
         self.tiles: dict[JobId, list[Rect]] = {}
         self.disk: set[AttemptId] = set()
-        self.lights: set[tuple[JobId, int]] = set()
+        self.lights: set[tuple[JobId, int, LightKind]] = set()
         self.log: list[act.Action] = []
         self._next = 0
 
@@ -111,6 +115,8 @@ class World:
             self.disk.add(event.attempt)
         actions = self.farm.handle(event, self.now)
         self.farm.check()
+        deadline = self.farm.next_deadline()
+        assert deadline is None or deadline > self.now, "what was due has not happened"
         self._check_who_began([each for each in self._begun() if id(each) not in begun])
         self.log += actions
         for action in actions:
@@ -129,14 +135,17 @@ class World:
             power = threads.get(frame.povray_class, 0)
             for node in self.farm.hungry.values():
                 tried = all(node.id in band.failed_on for band in frame.bands.values())
+                barred = node.kept_off_job(frame.job.id)
+                barred = barred or not reads_light(node.povray_class, frame)
                 stronger = threads[node.povray_class] > power
-                assert tried or not stronger, f"{node.name} was passed over"
+                assert tried or barred or not stronger, f"{node.name} was passed over"
 
     def _perform(self, action: act.Action) -> None:
         match action:
             case act.SendLease(conn=conn, attempt=attempt):
                 assert self.farm.jobs[action.job].state is not JobState.PAUSED
-                assert action.light is None or (action.job, action.frame) in self.lights
+                for light in action.lights:
+                    assert (action.job, action.frame, light.kind) in self.lights
                 self.leases[attempt] = action
                 self.held[self.conns[conn]].rendering.add(attempt)
             case (
@@ -158,7 +167,7 @@ class World:
                 self.stitching.append((job, frame, self.runs[job, frame]))
             case act.JoinLight(job=job, frame=frame, attempts=attempts):
                 assert self.disk.issuperset(attempts)
-                self.joining.append((job, frame, self.runs[job, frame]))
+                self.joining.append((action, self.runs[job, frame]))
             case act.CompareTiles(first=first, second=second):
                 assert self.disk.issuperset((first, second))
                 self.comparing.append(action)
@@ -169,7 +178,8 @@ class World:
                 self.disk.discard(attempt)
             case act.DiscardTiles(job=job, frames=frames, attempts=attempts):
                 self.disk.difference_update(attempts)
-                self.lights.difference_update((job, frame) for frame in frames)
+                gone = product([job], frames, BOTH)
+                self.lights.difference_update(gone)
             case _:
                 pass
 
@@ -178,7 +188,15 @@ class World:
         held.rendering.discard(attempt)
         held.rendered.discard(attempt)
 
-    def join(self, name: str, *, threads: int = 1, povray_class: str | PovrayClass = "3.7") -> int:
+    def join(
+        self,
+        name: str,
+        *,
+        threads: int = 1,
+        povray_class: str | PovrayClass = "3.7",
+        instance: str = "",
+        unfit: str = "",
+    ) -> int:
         if isinstance(povray_class, str):
             povray_class = PovrayClass(povray_class)
         conn = self.number()
@@ -193,15 +211,18 @@ class World:
                 povray_class,
                 frozenset(held.rendering),
                 frozenset(held.rendered),
+                instance,
+                f"{name}'s place",
+                unfit,
             )
         )
         return conn
 
-    def gone(self, conn: int, *, killed: bool = False) -> None:
+    def gone(self, conn: int, *, killed: bool = False, silent: bool = False) -> None:
         name = self.conns.pop(conn)
         if killed:
             self.held[name] = Held()
-        self.do(ev.NodeGone(conn, "closed"))
+        self.do(ev.NodeGone(conn, "closed", silent))
 
     def submit(self, job_request: JobRequest) -> JobId:
         reply = self.number()
@@ -222,11 +243,12 @@ class World:
         self.rendered(conn, attempt)
         self.do(ev.TileVerified(attempt))
 
-    def joined(self, light: Light | None) -> None:
-        """Let the oldest join of light end."""
-        job, frame, run = self.joining.pop(0)
-        self.lights.add((job, frame))
-        self.do(ev.LightJoined(job, frame, light, run))
+    def joined(self, *, found: bool = True) -> None:
+        """Let the oldest join of light end, with some or with none."""
+        asked, run = self.joining.pop(0)
+        light = {"photons": PHOTONS, "radiosity": SAMPLES}[asked.kind] if found else None
+        self.lights.add((asked.job, asked.frame, asked.kind))
+        self.do(ev.LightJoined(asked.job, asked.frame, light, run))
 
     def compared(self, found: Comparison | None = ALIKE) -> None:
         """Let the oldest comparison end; None: the tiles cannot be read."""
@@ -240,18 +262,26 @@ class World:
         while busy:
             busy = False
             for conn in list(self.conns):
-                for attempt in self.rendering(conn):
-                    busy = True
-                    self.finish(conn, attempt)
-                for attempt in sorted(self.held[self.conns[conn]].rendered):
-                    busy = True
-                    self.do(ev.TileVerified(attempt))
-            while self.joining:
-                busy = True
-                self.joined(LIGHT)
-            while self.comparing:
-                busy = True
-                self.compared()
-            while self.stitching:
-                busy = True
-                self.do(ev.FrameStitched(*self.stitching.pop()))
+                busy = self.work_off_one(conn) or busy
+            busy = self.stitch_all() or busy
+
+    def work_off_one(self, conn: int) -> bool:
+        """Let a node finish what it has now; tells whether it had anything."""
+        held = self.held[self.conns[conn]]
+        rendering, rendered = self.rendering(conn), sorted(held.rendered)
+        for attempt in rendering:
+            self.finish(conn, attempt)
+        for attempt in rendered:
+            self.do(ev.TileVerified(attempt))
+        return bool(rendering or rendered)
+
+    def stitch_all(self) -> bool:
+        """Let lights be joined, tiles compared, frames stitched; tells whether there were any."""
+        busy = bool(self.joining or self.comparing or self.stitching)
+        while self.joining:
+            self.joined()
+        while self.comparing:
+            self.compared()
+        while self.stitching:
+            self.do(ev.FrameStitched(*self.stitching.pop()))
+        return busy

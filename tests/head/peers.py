@@ -60,9 +60,10 @@ def running_head(state: Path, **settings: object) -> Iterator[RunningHead]:
 class Peer:
     """One connection to the head, driven by the test."""
 
-    def __init__(self, head: RunningHead) -> None:
+    def __init__(self, head: RunningHead, link: Link | None = None) -> None:
+        """Connect, or speak over ``link``, which goes by another way."""
         self.head = head
-        self.link = Link(connect("127.0.0.1", head.ready.control, 5), heartbeat_s=0.2)
+        self.link = link or Link(connect("127.0.0.1", head.ready.control, 5), heartbeat_s=0.2)
         self.link.trust_peer()
 
     def __enter__(self) -> Peer:

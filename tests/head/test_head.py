@@ -379,6 +379,7 @@ def test_what_is_no_tile_is_refused_and_the_band_goes_out_again(
         job = client.submit(client.stage(scene), bands=1)
         first = node.hear(msg.Lease)
         node.deliver(first, tile)
+        assert node.hear(msg.Drop).attempt == first.attempt
         again = node.hear(msg.Lease)
         assert (again.band, again.rect) == (first.band, first.rect)
         assert again.attempt != first.attempt
@@ -391,7 +392,9 @@ def test_what_is_no_tile_is_refused_and_the_band_goes_out_again(
         assert detail.bands[0].attempts[0].reason
 
 
-def test_a_tile_that_is_not_the_announced_file_is_refused(head: RunningHead, scene: Path) -> None:
+def test_a_tile_that_is_not_the_announced_file_is_asked_for_again(
+    head: RunningHead, scene: Path
+) -> None:
     with Peer(head) as client, Peer(head) as node:
         client.join("submit")
         node.join("node")
@@ -403,7 +406,10 @@ def test_a_tile_that_is_not_the_announced_file_is_refused(head: RunningHead, sce
         path.write_bytes(data)
         upload(head, lease.write, path)
         node.say(msg.Done(lease.attempt, msg.PhaseSeconds()))
-        assert node.hear(msg.Lease).band == lease.band
+        keep = node.hear(msg.Keep)
+        assert keep.write.password != lease.write.password
+        node.deliver(msgspec.structs.replace(lease, write=keep.write))
+        assert node.hear(msg.Accepted).attempt == lease.attempt
 
 
 def test_a_whole_tile_counts_though_its_node_never_said_done(

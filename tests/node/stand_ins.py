@@ -9,8 +9,11 @@ from tests.node.doubles import POVRAY
 ITSELF = f'exec "{POVRAY}" "$@"'
 HANG = "exec /bin/sleep 1000"
 IGNORE_TERM = "trap '' TERM; while :; do /bin/sleep 1000; done"
-SHORT_FILE = 'printf "\\211PNG\\r\\n\\032\\n and no more" > "$out"; exit 0'
-NO_FILE = "exit 0"
+RENDERS = f'"{POVRAY}" "$@" || exit'
+SHORT_FILE = f'{RENDERS}; printf "\\211PNG\\r\\n\\032\\n and no more" > "$out"'
+NO_FILE = f'{RENDERS}; rm "$out"'
+NOTHING = "exit 0"
+ANOTHER_SIZE = f'exec "{POVRAY}" "$@" +W480 +H960'
 KILLED = "kill -KILL $$"
 DISK_FULL = "echo 'Cannot access data in file.' >&2; exit 1"
 CLOSED_STDERR = "exec 2>&-; exec /bin/sleep 1000"

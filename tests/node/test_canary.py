@@ -154,7 +154,7 @@ def test_a_change_is_seen_at_once_and_cheaply(tmp_path: Path, work: Path, librar
     [
         ("echo 'nothing works' >&2; exit 1", "ended with code 1"),
         ("kill -KILL $$", "ended by SIGKILL"),
-        ("exit 0", "left no whole picture"),
+        ("exit 0", "rendered 0 of 3072 pixels"),
     ],
 )
 def test_a_povray_without_a_canary_joins_no_farm(

@@ -403,14 +403,15 @@ def held(
 
 
 RADIOSITY = "global_settings { assumed_gamma 1 radiosity { } }\n"
-LIGHT = LightRef("e" * 64, 10, Grant("u", "p", "light.rca"))
+LIGHT = LightRef("radiosity", "e" * 64, 10, Grant("u", "p", "light.rca"))
 
 
 def test_blocks_rendered_with_the_same_shared_light_are_gone_on_from(
     tmp_path: Path, held: Held, slowish: tuple[Scene, Image.Image, Path]
 ) -> None:
     scene, _plain, state = slowish
-    for name, light in (("a1", LIGHT.sha256), ("a2", "f" * 64)):
+    for name, sha256 in (("a1", LIGHT.sha256), ("a2", "f" * 64)):
+        light = f"radiosity={sha256}"
         attempt = left_behind(tmp_path, scene, state, name=name)
         replace(origin_of(scene), light=light).write(attempt.origin)
     main = held.folder.scene / held.spec.input
@@ -420,21 +421,46 @@ def test_blocks_rendered_with_the_same_shared_light_are_gone_on_from(
     salvage = Salvage(tmp_path / "blocks", BUILD)
     assert salvage.adopt(tmp_path / "attempts") == 2
     assert salvage.begin(held) == 0, "it gathers light of its own"
-    held.lease = msgspec.structs.replace(held.lease, light=LIGHT)
+    held.lease = msgspec.structs.replace(held.lease, lights=[LIGHT])
     assert salvage.begin(held) > 0
     assert len(list(read_blocks(held.folder.blocks))) == 18
     assert len(list((tmp_path / "blocks").glob("*.json"))) == 1, "of other light"
     assert salvage.finished(held) > 0
 
 
-def test_a_light_pass_is_never_gone_on_with(
+PHOTONS = LightRef("photons", "d" * 64, 10, Grant("u", "p", "light"))
+
+
+def test_blocks_are_gone_on_from_only_if_all_their_light_is_loaded(
     tmp_path: Path, held: Held, slowish: tuple[Scene, Image.Image, Path]
+) -> None:
+    scene, _plain, state = slowish
+    attempt = left_behind(tmp_path, scene, state)
+    light = f"photons={PHOTONS.sha256} radiosity={LIGHT.sha256}"
+    replace(origin_of(scene), light=light).write(attempt.origin)
+    main = held.folder.scene / held.spec.input
+    text = main.read_text("utf-8")
+    main.unlink()
+    main.write_text(RADIOSITY.replace("{ }", "{ } photons { spacing 1 }") + text, "utf-8")
+    salvage = Salvage(tmp_path / "blocks", BUILD)
+    assert salvage.adopt(tmp_path / "attempts") == 1
+    for lights in ([], [LIGHT], [PHOTONS]):
+        held.lease = msgspec.structs.replace(held.lease, lights=lights)
+        assert salvage.begin(held) == salvage.finished(held) == 0
+    held.lease = msgspec.structs.replace(held.lease, lights=[PHOTONS, LIGHT])
+    assert salvage.begin(held) > 0
+    assert salvage.finished(held) > 0
+
+
+@pytest.mark.parametrize("stage", ["photons", "light"])
+def test_a_light_pass_is_never_gone_on_with(
+    tmp_path: Path, held: Held, slowish: tuple[Scene, Image.Image, Path], stage: str
 ) -> None:
     scene, _plain, state = slowish
     left_behind(tmp_path, scene, state)
     salvage = Salvage(tmp_path / "blocks", BUILD)
     assert salvage.adopt(tmp_path / "attempts") == 1
-    held.lease = msgspec.structs.replace(held.lease, stage="light")
+    held.lease = msgspec.structs.replace(held.lease, stage=stage)
     assert salvage.begin(held) == 0
     assert not held.folder.origin.exists() and not held.folder.blocks.exists()
     some_blocks(state, 18, held.folder.blocks)
@@ -446,23 +472,33 @@ def test_the_store_keeps_within_its_bounds(
     tmp_path: Path, slowish: tuple[Scene, Image.Image, Path]
 ) -> None:
     scene, _plain, state = slowish
-    now = time.time()
+    store, attempts = tmp_path / "blocks", tmp_path / "attempts"
     size = 0
-    for name, age_s in (("old", 4000), ("older", 500), ("new", 100)):
+
+    def salvage_at(boot_s: float, bound: int) -> Salvage:
+        bounds = {"bound_bytes": bound * size, "bound_s": 3600}
+        return Salvage(store, BUILD, **bounds, clock=lambda: boot_s)
+
+    for name, boot_s in (("old", 1000), ("older", 4500), ("new", 4900)):
         attempt = left_behind(tmp_path, scene, state, name=name)
         size = attempt.blocks.stat().st_size
-        os.utime(attempt.blocks, (now - age_s, now - age_s))
-    store = tmp_path / "blocks"
-    salvage = Salvage(store, BUILD, bound_bytes=3 * size, bound_s=3600)
-    assert salvage.expires_in_s() is None
-    assert salvage.adopt(tmp_path / "attempts") == 3
+        # Whatever the clock on the wall says.
+        os.utime(attempt.blocks, (4e9, 4e9) if name == "old" else (0, 0))
+        assert salvage_at(boot_s, 3).adopt(attempts) == 1
+        shutil.rmtree(attempts)
+    salvage = salvage_at(5000, 3)
+    salvage.trim()
     assert len(list(store.glob("*.pov-state"))) == len(list(store.glob("*.json"))) == 2
-    assert 3000 < (salvage.expires_in_s() or 0) <= 3100
-    smaller = Salvage(store, BUILD, bound_bytes=size, bound_s=3600)
-    assert smaller.adopt(tmp_path / "attempts") == 0
+    assert salvage.expires_in_s() == 3100
+    assert salvage_at(5000, 1).adopt(attempts) == 0
     (left,) = store.glob("*.pov-state")
-    assert now - left.stat().st_mtime < 200
+    assert left.name.startswith("4900-")
     assert len(list(store.iterdir())) == 2
+    salvage.make_room()
+    assert list(store.iterdir()) == []
+    assert salvage.expires_in_s() is None
+    left_behind(tmp_path, scene, state, name="one more")
+    assert salvage.adopt(attempts) == 1
     (store / "half moved.pov-state").touch()
     assert Salvage(store, ("3.8", "")).adopt(tmp_path / "nowhere") == 0
     assert list(store.glob("*.json")) == []

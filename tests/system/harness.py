@@ -196,10 +196,14 @@ class Farm:
 
 
 class Relay:
-    """A TCP relay on loopback that counts the bytes of those who connect to it."""
+    """A TCP relay on loopback that counts the bytes of those who connect to it.
+
+    ``hold`` makes connections half-open: both ends stand, and nothing passes any more.
+    """
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.from_peer = 0
+        self._held = threading.Event()
         self._target = target
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
@@ -218,6 +222,10 @@ class Relay:
         for thread in self._threads:
             thread.join()
 
+    def hold(self) -> None:
+        """Swallow whatever comes from now on."""
+        self._held.set()
+
     def _accept(self) -> None:
         while True:
             try:
@@ -235,8 +243,10 @@ class Relay:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 self.from_peer += len(data) if counted else 0
-                sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
+                if not self._held.is_set():
+                    sink.sendall(data)
+            if not self._held.is_set():
+                sink.shutdown(socket.SHUT_WR)
 
 
 @contextmanager

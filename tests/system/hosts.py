@@ -21,6 +21,16 @@ class Host:
 
     name: str
     address: str
+    switch: str
+    port: str
+
+    def pull_the_cable(self) -> None:
+        """Let nothing through any more; connections stand, for nobody says that they end."""
+        _ip("-n", self.switch, "link", "set", self.port, "down")
+
+    def put_the_cable_in(self) -> None:
+        """Let everything through again."""
+        _ip("-n", self.switch, "link", "set", self.port, "up")
 
     @property
     def prefix(self) -> tuple[str, ...]:
@@ -50,10 +60,10 @@ def hosts(names: Sequence[str]) -> Iterator[list[Host]]:
         _ip("-n", switch, "link", "set", "br0", "up")
         found = []
         for number, name in enumerate(names, start=1):
-            host = Host(f"{tag}-{name}", f"{NETWORK}.{number}")
+            host = Host(f"{tag}-{name}", f"{NETWORK}.{number}", switch, f"p{number}")
             _ip("netns", "add", host.name)
             made.append(host.name)
-            _plug_in(host, switch, f"p{number}")
+            _plug_in(host)
             found.append(host)
         yield found
     finally:
@@ -61,13 +71,13 @@ def hosts(names: Sequence[str]) -> Iterator[list[Host]]:
             subprocess.run(["ip", "netns", "delete", namespace], check=False)
 
 
-def _plug_in(host: Host, switch: str, port: str) -> None:
+def _plug_in(host: Host) -> None:
     _ip(
         "-n",
-        switch,
+        host.switch,
         "link",
         "add",
-        port,
+        host.port,
         "type",
         "veth",
         "peer",
@@ -76,7 +86,7 @@ def _plug_in(host: Host, switch: str, port: str) -> None:
         "netns",
         host.name,
     )
-    _ip("-n", switch, "link", "set", port, "master", "br0", "up")
+    _ip("-n", host.switch, "link", "set", host.port, "master", "br0", "up")
     _ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "eth0")
     for device in ("lo", "eth0"):
         _ip("-n", host.name, "link", "set", device, "up")
