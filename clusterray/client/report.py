@@ -62,6 +62,8 @@ def job_line(view: JobView, sentence: str) -> str:
         f"{_percent(view.pixels_done, view.pixels_total)} %",
         f"{view.bands_done}/{_bands(view)} bands",
     ]
+    if view.making:
+        parts[0] = view.making
     if view.pixels_per_s > 0:
         parts.append(rate_text(view.pixels_per_s))
     if view.eta_s is not None:

@@ -20,7 +20,6 @@ from clusterray.core.model import Light, Rect
 from clusterray.core.states import (
     BAND_TABLE,
     FRAME_TABLE,
-    BandState,
     BandTrigger,
     FrameState,
     FrameTrigger,
@@ -83,16 +82,17 @@ class Lighting(FarmBase):
             frame.lights += (_with_readers(event.light, frame),)
         if last:
             probing.begin(frame)
+            # How fast its pixels come is counted from the next lease on.
+            frame.job.started_at = None
         self._put_aside(frame)
         self._add_bands(frame)
         self._changed(frame.job)
 
     def _relight(self, frame: Frame) -> None:
-        """Make a frame's light anew: it has tiles of nobody, and nobody could render any."""
+        """Make a frame's light anew: its picture has no tile, and nobody could render one."""
         frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.RELIT)
         for band in frame.bands.values():
-            if band.state is not BandState.VOID:
-                band.state = advance(BAND_TABLE, band.state, BandTrigger.RELIT)
+            band.state = advance(BAND_TABLE, band.state, BandTrigger.RELIT)
             self._tell(band, f"{band.id} void: no node is left that can read its frame's light")
         frame.waiting.clear()
         frame.passes, frame.lights = frame.job.request.light, ()

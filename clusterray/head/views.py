@@ -110,6 +110,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         verified=verified_view(job),
         fidelity=fidelity.kind,
         fidelity_reason=fidelity.reason[:MAX_TEXT],
+        making=_making(job),
         gone=job.gone[:MAX_TEXT],
         wasted_pixels=job.wasted_pixels,
         dropped_results=job.dropped_results,
@@ -258,9 +259,8 @@ def light_view(job: Job, gathers: Mapping[str, int]) -> str:
     wanted = job.request.light
     if not wanted:
         return ""
-    for frame in job.frames:
-        if frame.passes:
-            return _DOING[frame.passes[0]]
+    if any(frame.passes for frame in job.frames):
+        return _making(job) or "the job was over before its light was made"
     lights = [light for frame in job.frames for light in frame.lights]
     found = {kind: sum(each.samples for each in lights if each.kind == kind) for kind in wanted}
     shared = [_made(job, kind, samples) for kind, samples in found.items() if samples]
@@ -271,6 +271,12 @@ def light_view(job: Job, gathers: Mapping[str, int]) -> str:
     if unused:
         said.append(f"{' and '.join(unused)} in use")
     return "; ".join(said)
+
+
+def _making(job: Job) -> str:
+    """Say which light of a job is being made, "" if none is."""
+    passes = [frame.passes[0] for frame in job.frames if frame.passes]
+    return _DOING[passes[0]] if passes and job.open else ""
 
 
 def _made(job: Job, kind: LightKind, samples: int) -> str:

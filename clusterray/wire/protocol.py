@@ -176,6 +176,7 @@ class JobView(Part, frozen=True):
     again; ``verified`` is what came of it, None before the picture is covered.
     ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why.
     ``wasted_pixels`` were rendered in vain, ``dropped_results`` counts the whole tiles among them.
+    ``making`` says so if its light is still being made.
     """
 
     id: Ident
@@ -216,6 +217,7 @@ class JobView(Part, frozen=True):
     fidelity_reason: Text = ""
     wasted_pixels: Count = 0
     dropped_results: Count = 0
+    making: Text = ""
 
 
 class AttemptView(Part, frozen=True):

@@ -103,6 +103,13 @@ def test_the_line_of_a_job_has_everything() -> None:
     assert job_line(view, "") == "job j1: 50 %, 3/6 bands, 12.3 kpx/s, 42 s left, 2 nodes"
 
 
+def test_light_that_is_being_made_stands_where_the_percents_will() -> None:
+    view = job_view(making="photons are being shot", bands_done=0, bands_running=1)
+    line = job_line(view, "")
+    assert line.startswith("job j1: photons are being shot, 0/")
+    assert "%" not in line
+
+
 def test_no_foreign_escape_reaches_a_terminal() -> None:
     stream = Terminal()
     report = LiveReport(stream)

@@ -28,7 +28,7 @@ from tests.system.light_figures import (
     unlike_nodes,
 )
 
-RUNS = 3
+RUNS = 2
 LARGE = (320, 240)
 SAMPLES = [
     Sample("lights/glassthing.pov", LARGE),
