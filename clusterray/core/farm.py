@@ -440,7 +440,14 @@ class Farm(TroubleRules, LifeRules):
         )
 
     def _cut(self, band: Band, row: int) -> Band:
-        """Cut a waiting band: it keeps what is above ``row``, a new band gets the rest."""
-        band.rect, lower = band.rect.split_at_row(row)
+        """Cut a waiting band: it keeps what is above ``row``, a new band gets the rest.
+
+        What failed with the whole may fail with a part, so the rest has its failures too.
+        """
+        band.rect, rect = band.rect.split_at_row(row)
         self._tell(band, f"{band.id} cut at row {row}")
-        return self._add_band(band.frame, lower)
+        lower = self._add_band(band.frame, rect)
+        lower.failed_on, lower.stalls = band.failed_on, band.stalls
+        if band.failed_on:
+            self._tell(lower, f"{lower.id} was part of {band.id}, which failed")
+        return lower

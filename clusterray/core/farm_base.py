@@ -10,6 +10,7 @@ from typing import Protocol
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core import probing
+from clusterray.core.blame import clocks_of
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.ledger import Ledger
 from clusterray.core.model import AttemptId
@@ -142,9 +143,11 @@ class FarmBase(Ledger):
         self._changed(job)
 
     def _close_accounts(self, job: Job) -> None:
-        """Hold nothing against a node on a job that has ended."""
+        """Hold nothing against a node on a job that has ended, and wait for nothing of it."""
         for node in self.nodes.values():
             node.standings.pop(job.id, None)
+        moments = (moment for node in self.nodes.values() for moment in clocks_of(node))
+        self.look_at = min(moments, default=None)
 
     def _stop_verifying(self, frame: Frame) -> None:
         self.verifying.pop((frame.job.id, frame.index), None)

@@ -324,17 +324,19 @@ class AnyOrder(RuleBasedStateMachine):
         world = self.world
         for conn in list(world.conns):
             world.do(ev.NodeUnfit(conn, ""))
+        idle = 0
         for turn in range(200):
             world.now += KEPT_OFF_MOST_S
             world.do(ev.Tick())
+            idle = 0 if any(world.rendering(conn) for conn in world.conns) else idle + 1
+            if idle > 2:
+                break
             for conn in list(world.conns):
                 if turn % 2:
                     self._fail_all(conn)
                 else:
                     world.work_off_one(conn)
             world.stitch_all()
-            if not world.farm.open_jobs:
-                break
         for job in world.farm.open_jobs:
             for frame in job.frames:
                 for band in frame.waiting.values():
