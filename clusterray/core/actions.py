@@ -9,16 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from clusterray.core.model import AttemptId, BandId, JobId, JobRequest, Light, Rect, Stage
+from clusterray.core.model import (
+    AttemptId,
+    BandId,
+    JobId,
+    JobRequest,
+    Light,
+    LightKind,
+    Rect,
+    Stage,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class SendLease:
     """Hand the band to the node behind ``conn``, with fresh read and write grants.
 
-    ``stage`` says whether light is to be gathered or the picture rendered (for a verify band it is
-    rendered once more), the latter with ``light`` if there is one. ``probe`` asks for a probe of
-    the frame besides.
+    ``stage`` says what light is to be made, or that the picture is to be rendered (for a verify
+    band it is rendered once more), all with the ``lights`` that there are. ``probe`` asks for a
+    probe of the frame besides.
     """
 
     conn: int
@@ -29,7 +38,7 @@ class SendLease:
     rect: Rect
     request: JobRequest
     stage: Stage = "final"
-    light: Light | None = None
+    lights: tuple[Light, ...] = ()
     probe: bool = False
 
 
@@ -98,10 +107,11 @@ class BeginFrame:
 
 @dataclass(frozen=True, slots=True)
 class JoinLight:
-    """Make one file of what the light bands found, which ``attempts`` uploaded, topmost first."""
+    """Make one file of what a light pass found, which ``attempts`` uploaded, topmost first."""
 
     job: JobId
     frame: int
+    kind: LightKind
     attempts: tuple[AttemptId, ...]
 
 

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 
 from clusterray.core.events import Fault
 from clusterray.core.model import (
+    STAGE_OF,
     AttemptId,
     BandId,
     JobId,
     JobRequest,
     Light,
+    LightKind,
     NodeId,
     PovrayClass,
     ProbeFound,
@@ -54,7 +56,7 @@ class Attempt:
     """One try of one band on one node.
 
     ``detached_until`` is None while its node's connection stands, else when it will be lost.
-    ``light`` is the shared light it was leased with.
+    ``lights`` is the shared light it was leased with.
     """
 
     id: AttemptId
@@ -68,7 +70,7 @@ class Attempt:
     done: int = 0
     detached_until: float | None = None
     reason: str = ""
-    light: Light | None = None
+    lights: tuple[Light, ...] = ()
 
     @property
     def live(self) -> bool:
@@ -128,8 +130,9 @@ class Probe:
 class Frame:
     """One picture of a job. ``area`` is what its bands partition, the region or a little more.
 
-    ``bands``, ``waiting``, ``uncovered`` and ``rendered_*`` are those of its ``state``, light or
-    picture; ``light_bands`` are those whose light is joined, and ``light`` is what came of it.
+    ``bands``, ``waiting``, ``uncovered`` and ``rendered_*`` are those of its ``stage``, a light
+    pass or the picture; ``passes`` are still to be done, the first is under way. ``light_bands``
+    are those of passes that are over, and ``lights`` is what came of them.
     ``povray_class`` is that of the first node that took a band; which classes may take the others
     the job's ``mix`` says, until no tile is accepted or in the making. ``uncovered`` counts pixels.
     ``run`` counts how often the shells were asked to begin it.
@@ -142,7 +145,8 @@ class Frame:
     index: int
     area: Rect
     state: FrameState = FrameState.FINAL
-    light: Light | None = None
+    passes: tuple[LightKind, ...] = ()
+    lights: tuple[Light, ...] = ()
     probe: Probe | None = None
     povray_class: PovrayClass | None = None
     bands: dict[BandId, Band] = field(default_factory=dict)
@@ -155,6 +159,11 @@ class Frame:
     run: int = 0
     rendered_pixels: int = 0
     rendered_thread_s: float = 0.0
+
+    @property
+    def stage(self) -> Stage:
+        """What its bands are for: its pass, or its picture."""
+        return "final" if self.state is FrameState.FINAL else STAGE_OF[self.passes[0]]
 
     @property
     def pixels_per_thread_s(self) -> float:
@@ -174,18 +183,25 @@ class Frame:
 
     @property
     def counting_bands(self) -> list[Band]:
-        """The bands of its stage, light or picture, and its verify bands."""
+        """The bands of its stage and its verify bands."""
         return [*self.bands.values(), *self.verify_bands.values()]
 
     @property
     def all_bands(self) -> list[Band]:
-        """The bands it has and those that made its light."""
+        """The bands it has and those of light passes that are over."""
         return [*self.light_bands.values(), *self.counting_bands]
 
     @property
     def has_pixels(self) -> bool:
         """Tell whether a tile of it is accepted or in the making, so that its class is settled."""
         return any(band.accepted or band.live_attempts for band in self.bands.values())
+
+    @property
+    def has_tiles(self) -> bool:
+        """Tell whether something of it is in the making, or its picture has a tile already."""
+        final = self.state is FrameState.FINAL
+        bands = self.bands.values()
+        return any(band.live_attempts or (final and band.accepted) for band in bands)
 
     @property
     def tile_classes(self) -> list[PovrayClass]:

@@ -188,7 +188,7 @@ class FilesUnwanted:
 
 @dataclass(frozen=True, slots=True)
 class LightJoined:
-    """The light that a frame's light bands found lies in one file; None: they found none."""
+    """What the bands of a frame's light pass found lies in one file; None: they found nothing."""
 
     job: JobId
     frame: int

@@ -3,8 +3,8 @@
 Owned by the task-manager thread. No I/O, no clock: time is an argument, randomness a generator
 passed in. What it holds is described in ``entities``, its states in ``states``, who gets what in
 ``policy``, its invariants in ``invariants``. It stands on ``ledger`` and ``farm_base``, what all
-duties share, ``verifying``, how bands are rendered again and a job ends, and ``life_rules``, what
-people do to jobs.
+duties share, ``lighting``, how a frame's light is made first, ``verifying``, how bands are rendered
+again and a job ends, and ``life_rules``, what people do to jobs.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ from clusterray.core.model import AttemptId, BandId, JobId
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
-    FRAME_TABLE,
     JOB_TABLE,
     AttemptState,
     AttemptTrigger,
     BandState,
     BandTrigger,
     FrameState,
-    FrameTrigger,
     JobTrigger,
     advance,
 )
@@ -266,8 +264,7 @@ class Farm(LifeRules):
     def _covered(self, frame: Frame) -> None:
         job = frame.job
         if frame.state is FrameState.LIGHT:
-            frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.COVERED)
-            self._join(frame)
+            self._pass_covered(frame)
             return
         self._out.append(act.FinishFrame(job.id, frame.index))
         self._begin_verifying(frame)
@@ -357,22 +354,6 @@ class Farm(LifeRules):
         text = f"job {known.id} was submitted under the same key with other content"
         self._out.append(act.RefuseSubmit(event.reply, text))
 
-    def _light_joined(self, event: ev.LightJoined) -> None:
-        """Let the picture's bands begin, all with this light.
-
-        The picture's bands may be another class's than the light's: the light is plain text.
-        """
-        frame = self._running(event)
-        if frame is None or frame.state is not FrameState.JOINING:
-            return
-        frame.state = advance(FRAME_TABLE, frame.state, FrameTrigger.JOINED)
-        frame.light, frame.povray_class = event.light, None
-        probing.begin(frame)
-        frame.light_bands, frame.bands = frame.bands, {}
-        frame.rendered_pixels, frame.rendered_thread_s = 0, 0.0
-        self._add_bands(frame)
-        self._changed(frame.job)
-
     def _frame_failed(self, event: ev.FrameFailed) -> None:
         frame = self._running(event)
         if frame is not None:
@@ -394,7 +375,7 @@ class Farm(LifeRules):
         for node in policy.in_turn(self.hungry.values(), self.nodes.values()):
             band = policy.choose_band(node, self.open_jobs, self.nodes.values())
             if band is None:
-                band = self._take_over(node)
+                band = self._take_over(node) or self._relight_for(node)
             if band is not None:
                 self._lease(node, band)
 
@@ -405,6 +386,14 @@ class Farm(LifeRules):
             return None
         self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} is away, {node.name} is dry")
         return attempt.band if attempt.band.state is BandState.WAITING else None
+
+    def _relight_for(self, node: Node) -> Band | None:
+        """Let a node with nothing to do begin a frame whose light nobody there can read."""
+        frame = policy.choose_stranded(node, self.open_jobs, self.nodes.values())
+        if frame is None:
+            return None
+        self._relight(frame)
+        return next(iter(frame.waiting.values()))
 
     def _lease(self, node: Node, band: Band) -> None:
         assert node.conn is not None
@@ -418,7 +407,7 @@ class Farm(LifeRules):
         self._attempts_made += 1
         attempt_id = AttemptId(f"a{self._attempts_made}-{self._random.getrandbits(32):08x}")
         attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
-        attempt.light = frame.light
+        attempt.lights = frame.lights
         self.attempts[attempt_id] = node.attempts[attempt_id] = attempt
         band.attempts.append(attempt)
         band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
@@ -437,7 +426,7 @@ class Farm(LifeRules):
                 band.rect,
                 job.request,
                 band.stage,
-                frame.light,
+                frame.lights,
                 probe,
             )
         )

@@ -10,10 +10,9 @@ from typing import Protocol
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core import probing
-from clusterray.core.bands import equal_bands, render_area, row_step
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.ledger import Ledger
-from clusterray.core.model import AttemptId, Rect, Stage
+from clusterray.core.model import AttemptId
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
@@ -21,7 +20,6 @@ from clusterray.core.states import (
     AttemptTrigger,
     BandState,
     BandTrigger,
-    FrameState,
     JobState,
     JobTrigger,
     advance,
@@ -146,31 +144,6 @@ class FarmBase(Ledger):
         attempts = tuple(attempt.id for band in bands for attempt in band.attempts)
         frames = tuple(frame.index for frame in job.frames)
         self._out.append(act.DiscardTiles(job.id, frames, attempts))
-
-    # ---------------------------------------------------------------- frames and bands
-
-    def _add_frame(self, job: Job, index: int, run: int = 0) -> None:
-        picture = job.request.picture
-        frame = Frame(job, index, render_area(picture), run=run)
-        frame.state = FrameState.LIGHT if job.request.light else FrameState.FINAL
-        if frame.state is FrameState.FINAL:
-            probing.begin(frame)
-        job.frames.append(frame)
-        self._add_bands(frame)
-        self._out.append(act.BeginFrame(job.id, index, job.request, run))
-
-    def _add_bands(self, frame: Frame) -> None:
-        """Partition the whole area into bands of the frame's stage."""
-        request = frame.job.request
-        frame.uncovered = frame.area.area
-        for rect in equal_bands(frame.area, row_step(request.picture), request.wish_bands or 1):
-            self._add_band(frame, rect)
-
-    def _add_band(self, frame: Frame, rect: Rect) -> Band:
-        stage: Stage = "final" if frame.state is FrameState.FINAL else "light"
-        band = self._make_band(frame, rect, stage)
-        frame.bands[band.id] = band
-        return band
 
     def _forget_bands(self, bands: list[Band]) -> tuple[AttemptId, ...]:
         """Have bands that have no live attempt be gone; gives the attempts that went with them."""

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from clusterray.core.entities import Frame, Job
-from clusterray.core.model import AttemptId, Chance, LightWord, ProbeFound
-from clusterray.core.probing import LIGHT_WORDS
+from clusterray.core.model import LIGHT_KINDS, AttemptId, Chance, LightKind, ProbeFound
 from clusterray.core.states import FrameState, JobState, ProbeState
 
 FidelityKind: TypeAlias = Literal[
     "noisy", "shared light", "not probed", "being probed", "exact (probed)"
 ]
 """The classes, the weakest promise first; two of them are for as long as nothing is known."""
-Used: TypeAlias = Mapping[AttemptId, frozenset[LightWord]]
+Used: TypeAlias = Mapping[AttemptId, frozenset[LightKind]]
 """What light POV-Ray said it made for an attempt; of one that is missing nothing is known."""
 _ORDER: tuple[FidelityKind, ...] = (
     "noisy",
@@ -30,6 +29,7 @@ _ORDER: tuple[FidelityKind, ...] = (
     "being probed",
     "exact (probed)",
 )
+_MADE: Mapping[LightKind, str] = {"photons": "shot", "radiosity": "gathered"}
 _SHOWN = 3
 
 
@@ -75,7 +75,7 @@ def _fidelity_of_frame(frame: Frame, used: Used) -> Fidelity:
 
 
 def _noise_in_words(chance: tuple[Chance, ...]) -> str:
-    noise = tuple(each for each in chance if each.feature not in LIGHT_WORDS)
+    noise = tuple(each for each in chance if each.feature not in LIGHT_KINDS)
     return f"its text has {chance_in_words(noise)}" if noise else ""
 
 
@@ -96,8 +96,10 @@ def _apart_in_words(frame: Frame) -> str:
 
 def _of_light(frame: Frame, used: Used) -> Fidelity | None:
     """Judge a frame by the light in use; None where none is, or nothing is known of it yet."""
-    if frame.light is not None:
-        return Fidelity("shared light", "radiosity, gathered once for all its bands")
+    if frame.lights:
+        kinds = [light.kind for light in frame.lights]
+        how = _MADE[kinds[0]] if len(kinds) == 1 else "each made"
+        return Fidelity("shared light", f"{' and '.join(kinds)}, {how} once for all its bands")
     accepted = [band.accepted.id for band in frame.bands.values() if band.accepted is not None]
     if frame.state is not FrameState.FINAL or not accepted:
         return None
@@ -110,12 +112,12 @@ def _of_light(frame: Frame, used: Used) -> Fidelity | None:
     return Fidelity("noisy", f"{words}, made anew for each of its {len(frame.bands)} bands")
 
 
-def _light_named(frame: Frame) -> frozenset[LightWord]:
+def _light_named(frame: Frame) -> frozenset[LightKind]:
     named = {each.feature for each in frame.job.request.chance}
-    return frozenset(word for word in LIGHT_WORDS if word in named)
+    return frozenset(word for word in LIGHT_KINDS if word in named)
 
 
-def _listed(words: frozenset[LightWord]) -> str:
+def _listed(words: frozenset[LightKind]) -> str:
     return " and ".join(sorted(words, reverse=True))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from clusterray.core.bands import are_disjoint, covers
 from clusterray.core.entities import Attempt, Band, FarmState, Frame
 from clusterray.core.likeness import may_share
-from clusterray.core.policy import has_takers
+from clusterray.core.policy import has_takers, reads_light
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState, ProbeState
 
 
@@ -45,10 +45,14 @@ def _band_states(farm: FarmState) -> Complaints:
             BandState.RUNNING: live and band.accepted is None,
             BandState.COVERED: not live and band.accepted is not None,
             BandState.COMPARED: not live and band.accepted is not None and again,
-            BandState.VOID: not live and (again or not band.frame.job.open),
+            BandState.VOID: not live and (again or _is_over(band)),
         }
         if not fits[band.state]:
             yield f"{band.id} is {band.state} with live attempts: {live}", [band]
+
+
+def _is_over(band: Band) -> bool:
+    return not band.frame.job.open or band.id in band.frame.light_bands
 
 
 def _node_and_attempt(farm: FarmState) -> Complaints:
@@ -148,22 +152,31 @@ def _queue_order(farm: FarmState) -> Complaints:
 
 
 def _one_light(farm: FarmState) -> Complaints:
-    """11. A frame's bands are of its stage; while it joins light all its light bands are covered.
+    """11. A frame's bands are of its stage; while it joins light all of them are covered.
 
-    All live and accepted attempts at its picture and its verify bands carry its one light.
+    All live and accepted attempts at them and its verify bands carry its lights, of each kind at
+    most one, and have a POV-Ray that reads them. No band of a pass that is over has a live attempt.
     """
     for frame in _frames(farm):
-        stage = "final" if frame.state is FrameState.FINAL else "light"
+        if (frame.state is FrameState.FINAL) is not (not frame.passes):
+            yield f"{frame.job.id} is {frame.state} with passes {frame.passes}", []
+        if len({light.kind for light in frame.lights}) < len(frame.lights):
+            yield f"{frame.job.id} has two lights of a kind", []
+        for band in frame.light_bands.values():
+            if band.live_attempts:
+                yield f"{band.id} is at work for a pass that is over", [band]
         for band in frame.bands.values():
-            if band.stage != stage:
+            if band.stage != frame.stage:
                 yield f"{band.id} is for {band.stage}, its frame is {frame.state}", [band]
             if frame.state is FrameState.JOINING and band.state is BandState.WAITING:
                 yield f"{band.id} waits, its frame is {frame.state}", [band]
         for band in frame.counting_bands:
             for attempt in band.attempts:
                 counts = attempt.live or attempt is band.accepted
-                if counts and attempt.light != frame.light:
+                if counts and attempt.lights != frame.lights:
                     yield f"{attempt.id} has another light than its frame", [band]
+                if counts and not reads_light(attempt.povray_class, frame):
+                    yield f"{attempt.id} cannot read the light of its frame", [band]
 
 
 def _verified(farm: FarmState) -> Complaints:
@@ -207,7 +220,7 @@ def _probes(farm: FarmState) -> Complaints:
     asked = {}
     for frame in _frames(farm):
         probe = frame.probe
-        if probe is not None and frame.light is not None:
+        if probe is not None and frame.lights:
             yield f"{frame.job.id} has shared light and a probe", []
         if probe is None or probe.state is not ProbeState.ASKED or probe.attempt is None:
             continue

@@ -155,11 +155,6 @@ class LifeRules(Verifying):
             self._out.append(act.FinishFrame(frame.job.id, frame.index))
             self._begin_verifying(frame)
 
-    def _join(self, frame: Frame) -> None:
-        bands = sorted(frame.bands.values(), key=lambda band: (band.rect.y0, band.rect.x0))
-        attempts = tuple(band.accepted.id for band in bands if band.accepted is not None)
-        self._out.append(act.JoinLight(frame.job.id, frame.index, attempts))
-
     # ---------------------------------------------------------------- gone
 
     def _job_deleted(self, event: ev.JobDeleted) -> None:

@@ -17,15 +17,20 @@ NodeId = NewType("NodeId", str)
 """The uuid that a node keeps in its work folder."""
 SceneId = NewType("SceneId", str)
 """Hex SHA-256 of the canonical manifest."""
-Stage: TypeAlias = Literal["light", "final", "verify"]
-"""What a band is for: a frame's light, its picture, or a comparison with a tile of the picture."""
+LightKind: TypeAlias = Literal["photons", "radiosity"]
+"""What POV-Ray makes before it renders, and all bands of a frame have to share: a photon map, or a
+cache of radiosity samples."""
+LIGHT_KINDS: Final[tuple[LightKind, ...]] = ("photons", "radiosity")
+"""In the order of their passes: radiosity samples are lit by photons."""
+Stage: TypeAlias = Literal["photons", "light", "final", "verify"]
+"""What a band is for: a frame's photon map, its radiosity samples, its picture, or a comparison
+with a tile of the picture."""
+STAGE_OF: Final[Mapping[LightKind, Stage]] = {"photons": "photons", "radiosity": "light"}
+"""The stage in which each kind of light is made."""
 MAX_BANDS: Final = 100_000
 """The most bands a person may ask for."""
 VerifyBands: TypeAlias = int | Literal["all"]
 """How many bands of each picture a job wants rendered again and compared."""
-
-LightWord: TypeAlias = Literal["radiosity", "photons"]
-"""What POV-Ray makes before it renders, and all bands of a frame would have to share."""
 
 Mix: TypeAlias = Literal["never", "close", "any"]
 """Which classes of POV-Ray a job lets share a frame; ``core.likeness`` says what each admits."""
@@ -106,11 +111,16 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """The one radiosity cache of a frame: hex SHA-256, bytes and samples of its file."""
+    """The one photon map or radiosity cache of a frame: hex SHA-256, bytes and samples of its file.
 
+    ``readers`` are version and build of the only POV-Ray that can load it, None if any can.
+    """
+
+    kind: LightKind
     sha256: str
     size: int
     samples: int
+    readers: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,11 @@ class PovrayClass:
     includes: str = ""
     pixels: bytes = field(default=b"", compare=False, repr=False)
 
+    @property
+    def program(self) -> tuple[str, str]:
+        """Which program it is: its version and build."""
+        return self.version, self.build
+
     def __str__(self) -> str:
         words = f"{self.version} {self.build}".strip()
         if self.canary:
@@ -163,7 +178,7 @@ class JobRequest:
 
     ``spec`` is the RenderSpec in its wire form, opaque here; ``spec_hash`` names it.
     ``wish_bands`` is the number of bands the person asked for, None lets the farm decide. ``light``
-    asks for a light pass before the bands of each frame.
+    are the light passes before the bands of each frame, in their order.
     ``output_name`` is the file name of the finished picture, without a folder. ``note`` is what the
     submitter told the person about the job. ``mix`` says which nodes may share a frame, ``verify``
     how many bands of it are rendered again and compared. ``chance`` is what the submitter found in
@@ -181,7 +196,7 @@ class JobRequest:
     wish_bands: int | None
     output_name: str
     note: str = ""
-    light: bool = False
+    light: tuple[LightKind, ...] = ()
     mix: Mix = "never"
     verify: VerifyBands = 0
     chance: tuple[Chance, ...] = ()

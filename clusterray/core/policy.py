@@ -28,9 +28,17 @@ seconds of sleep (measured), so smaller pieces would wait more than they render.
 
 
 def may_render(node: Node, frame: Frame) -> bool:
-    """Tell whether the node's POV-Ray may share the frame, or would be its first."""
+    """Tell whether the node's POV-Ray reads the frame's light, and may share it or be its first."""
+    if not reads_light(node.povray_class, frame):
+        return False
     first = frame.povray_class
     return first is None or may_share(frame.job.request.mix, first, node.povray_class)
+
+
+def reads_light(povray: PovrayClass, frame: Frame) -> bool:
+    """Tell whether this POV-Ray can load all the light that the frame has."""
+    readers = (light.readers for light in frame.lights)
+    return all(each is None or each == povray.program for each in readers)
 
 
 def class_threads(nodes: Iterable[Node]) -> dict[PovrayClass, int]:
@@ -72,6 +80,25 @@ def has_takers(frame: Frame, nodes: Iterable[Node]) -> bool:
     return any(node.usable and may_render(node, frame) for node in nodes)
 
 
+def choose_stranded(node: Node, jobs: Iterable[Job], nodes: Collection[Node]) -> Frame | None:
+    """Give a frame for ``node`` to begin anew, because nobody who is there can go on with it.
+
+    One that has light which ``node`` cannot read, and no tile that would be lost.
+    """
+    for job in jobs:
+        if not job.takes_leases:
+            continue
+        for frame in job.frames:
+            if (
+                frame.waiting
+                and not frame.has_tiles
+                and not reads_light(node.povray_class, frame)
+                and not has_takers(frame, nodes)
+            ):
+                return frame
+    return None
+
+
 def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
     """Give a detached attempt whose band a node with nothing else to do should take over.
 
@@ -97,11 +124,11 @@ def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
     """Give the row at which to cut ``band`` before ``node`` takes its upper part; None: take all.
 
     A job whose owner wished for a number of bands was cut when it came and is not cut again; a
-    verify band is as large as the one it is compared with.
+    verify band is as large as the one it is compared with; photons are shot for all rows at once.
     """
     frame = band.frame
     request = frame.job.request
-    if request.wish_bands is not None or band.stage == "verify":
+    if request.wish_bands is not None or band.stage in ("verify", "photons"):
         return None
     threads = sum(other.threads for other in nodes if other.usable and may_render(other, frame))
     left = sum(waiting.rect.area for waiting in frame.waiting.values())

@@ -9,12 +9,11 @@ counts whenever it comes, the first alone. What follows from it is said in ``cor
 from __future__ import annotations
 
 from clusterray.core.entities import Attempt, FarmState, Frame, Node, Probe
-from clusterray.core.model import AttemptId, LightWord, ProbeFound
+from clusterray.core.model import LIGHT_KINDS, AttemptId, ProbeFound
 from clusterray.core.states import PROBE_TABLE, ProbeState, ProbeTrigger, advance
 
 MAX_ASKED = 3
 """So often a probe is asked for: where it came to nothing thrice, it will a fourth time."""
-LIGHT_WORDS: frozenset[LightWord] = frozenset({"radiosity", "photons"})
 
 
 def wants_probe(frame: Frame) -> bool:
@@ -23,10 +22,10 @@ def wants_probe(frame: Frame) -> bool:
     Light that is gathered or shot differs with threads anyway, and would be made twice more; only
     a light pass that found none shows that a scene with such words uses none.
     """
-    if frame.light is not None:
+    if frame.lights:
         return False
     request = frame.job.request
-    return request.light or all(each.feature not in LIGHT_WORDS for each in request.chance)
+    return bool(request.light) or all(each.feature not in LIGHT_KINDS for each in request.chance)
 
 
 def begin(frame: Frame) -> None:

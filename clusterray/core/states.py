@@ -81,8 +81,10 @@ class JobTrigger(StrEnum):
 class FrameTrigger(StrEnum):
     """What moves a frame."""
 
-    COVERED = "every light band covered"
-    JOINED = "light joined"
+    COVERED = "every band of a light pass covered"
+    NEXT = "light joined, another pass follows"
+    JOINED = "light joined, the last pass"
+    RELIT = "nobody is left who can read its light"
 
 
 class BandTrigger(StrEnum):
@@ -93,6 +95,7 @@ class BandTrigger(StrEnum):
     ACCEPT = "tile accepted"
     COMPARE = "compared with the first tile"
     GIVE_UP = "verification given up"
+    RELIT = "its frame's light is made anew"
     JOB_ENDED = "job failed or cancelled"
     DISCARD = "its tile was deleted with the job's files"
     REQUEUE = "job requeued"
@@ -156,15 +159,22 @@ JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
 }
 
 FRAME_TABLE: Mapping[FrameState, Mapping[FrameTrigger, FrameState]] = {
-    FrameState.LIGHT: {FrameTrigger.COVERED: FrameState.JOINING},
-    FrameState.JOINING: {FrameTrigger.JOINED: FrameState.FINAL},
-    FrameState.FINAL: {},
+    FrameState.LIGHT: {
+        FrameTrigger.COVERED: FrameState.JOINING,
+        FrameTrigger.RELIT: FrameState.LIGHT,
+    },
+    FrameState.JOINING: {
+        FrameTrigger.NEXT: FrameState.LIGHT,
+        FrameTrigger.JOINED: FrameState.FINAL,
+    },
+    FrameState.FINAL: {FrameTrigger.RELIT: FrameState.LIGHT},
 }
 
 BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
     BandState.WAITING: {
         BandTrigger.LEASE: BandState.RUNNING,
         BandTrigger.GIVE_UP: BandState.VOID,
+        BandTrigger.RELIT: BandState.VOID,
         BandTrigger.JOB_ENDED: BandState.VOID,
     },
     BandState.RUNNING: {
@@ -175,6 +185,7 @@ BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
     BandState.COVERED: {
         BandTrigger.COMPARE: BandState.COMPARED,
         BandTrigger.GIVE_UP: BandState.VOID,
+        BandTrigger.RELIT: BandState.VOID,
         BandTrigger.JOB_ENDED: BandState.VOID,
         BandTrigger.DISCARD: BandState.VOID,
     },

@@ -10,7 +10,7 @@ from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core import policy
 from clusterray.core.entities import Attempt, Band, Frame, Job
-from clusterray.core.farm_base import FarmBase
+from clusterray.core.lighting import Lighting
 from clusterray.core.states import (
     BAND_TABLE,
     JOB_TABLE,
@@ -22,7 +22,7 @@ from clusterray.core.states import (
 from clusterray.core.verify import spread
 
 
-class Verifying(FarmBase):
+class Verifying(Lighting):
     """Makes the verify bands of a covered picture, and sees to it that each comes to an end."""
 
     def _begin_verifying(self, frame: Frame) -> None:

@@ -14,7 +14,7 @@ from clusterray.core.entities import Job
 from clusterray.core.errors import JobCancelled
 from clusterray.core.farm import Farm
 from clusterray.core.fidelity import Fidelity, fidelity_of
-from clusterray.core.model import AttemptId, JobId, LightWord, NodeId
+from clusterray.core.model import AttemptId, JobId, LightKind, NodeId
 from clusterray.head.views import FarmView, NodeCard, job_view, most_common, node_view
 from clusterray.wire.protocol import JobStatus, JobView, Message, Refused
 
@@ -35,7 +35,7 @@ class Bulletin:
         self._send = send
         self._cards: dict[NodeId, NodeCard] = {}
         self._created: dict[JobId, float] = {}
-        self._used: dict[AttemptId, frozenset[LightWord]] = {}
+        self._used: dict[AttemptId, frozenset[LightKind]] = {}
         self._followers: dict[JobId, set[tuple[int, int]]] = {}
         self._job_views: dict[JobId, JobView] = {}
         self._dirty: dict[JobId, None] = {}
@@ -53,7 +53,7 @@ class Bulletin:
         """A follower of the job would see something new."""
         self._dirty.setdefault(job)
 
-    def light_used(self, attempt: AttemptId, used: frozenset[LightWord]) -> None:
+    def light_used(self, attempt: AttemptId, used: frozenset[LightKind]) -> None:
         """Note what POV-Ray said of the light it used."""
         self._used[attempt] = used
 

@@ -249,7 +249,7 @@ class ClientTalk(Conversation):
             output_name=_plain_name(submit.output_name),
             note=submit.note,
             # One band needs no light of others, so it is left to POV-Ray as it is.
-            light=spec.light and submit.bands != 1,
+            light=() if submit.bands == 1 else spec.light,
             mix=submit.mix,
             verify=submit.verify,
             chance=tuple(Chance(each.feature, each.file, each.line) for each in submit.chance),

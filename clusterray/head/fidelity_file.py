@@ -6,13 +6,13 @@ Pure: the task manager, which calls it, writes the text.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msgspec.structs import asdict
 
-from clusterray.core.entities import Job
+from clusterray.core.entities import Frame, Job
 from clusterray.core.fidelity import Fidelity
-from clusterray.core.model import PovrayClass
+from clusterray.core.model import LightKind, PovrayClass
 from clusterray.head.views import chance_view, probe_view
 
 
@@ -52,12 +52,18 @@ def _class(povray: PovrayClass) -> dict[str, str]:
 
 def _light(job: Job, gathers: Mapping[str, int]) -> dict[str, int] | None:
     """Give the counts of the shared light, None if none is shared."""
-    lit = [frame for frame in job.frames if frame.light is not None]
+    lit = [frame for frame in job.frames if frame.lights]
     if not lit:
         return None
     accepted = [band.accepted for frame in lit for band in frame.bands.values() if band.accepted]
     return {
-        "samples": sum(frame.light.samples for frame in lit if frame.light is not None),
+        "photons": _count(lit, "photons"),
+        "samples": _count(lit, "radiosity"),
         "light_bands": sum(len(frame.light_bands) for frame in lit),
         "gathers": sum(gathers.get(attempt.id, 0) for attempt in accepted),
     }
+
+
+def _count(frames: Sequence[Frame], kind: LightKind) -> int:
+    lights = (light for frame in frames for light in frame.lights)
+    return sum(light.samples for light in lights if light.kind == kind)

@@ -16,7 +16,7 @@ from clusterray.core.model import (
     FileFormat,
     JobId,
     JobRequest,
-    LightWord,
+    LightKind,
     Rect,
     SceneId,
 )
@@ -104,7 +104,7 @@ class Spent:
     attempt: AttemptId
     seconds: PhaseSeconds
     gathers: int = 0
-    used: frozenset[LightWord] | None = None
+    used: frozenset[LightKind] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusterray.core.errors import LocalFault
-from clusterray.core.model import AttemptId, JobId
+from clusterray.core.model import LIGHT_KINDS, AttemptId, JobId, LightKind
 
 FIDELITY_SUFFIX = ".fidelity.json"
 """Behind the name of a picture, whose own end is another one: the two never meet."""
@@ -98,13 +98,13 @@ class StateFolder:
         """Where the verified tile of an attempt lies."""
         return self._tiles / f"{attempt}.png"
 
-    def samples_of(self, attempt: AttemptId) -> Path:
-        """Where the verified samples of an attempt of a light pass lie."""
-        return self._tiles / f"{attempt}.rca"
+    def made_light_of(self, attempt: AttemptId) -> Path:
+        """Where the verified light that an attempt of a light pass made lies."""
+        return self._tiles / f"{attempt}.light"
 
-    def light_of(self, job: JobId, frame: int) -> Path:
+    def light_of(self, job: JobId, frame: int, kind: LightKind) -> Path:
         """Where the joined light of a frame lies."""
-        return self._tiles / f"{job}-{frame}.light"
+        return self._tiles / f"{job}-{frame}.{kind}"
 
     def result_of(self, job: JobId, name: str) -> Path:
         """Where the finished picture of a job goes; its writer makes the folder."""
@@ -116,12 +116,13 @@ class StateFolder:
 
     def discard_attempt(self, attempt: AttemptId) -> None:
         """Delete whatever was uploaded for an attempt."""
-        for path in (self.upload_of(attempt), self.tile_of(attempt), self.samples_of(attempt)):
+        for path in (self.upload_of(attempt), self.tile_of(attempt), self.made_light_of(attempt)):
             _delete(path)
 
     def discard_light(self, job: JobId, frame: int) -> None:
         """Delete the joined light of a frame."""
-        _delete(self.light_of(job, frame))
+        for kind in LIGHT_KINDS:
+            _delete(self.light_of(job, frame, kind))
 
     def discard_result(self, job: JobId) -> None:
         """Delete the folder of a job's finished picture."""
@@ -130,9 +131,11 @@ class StateFolder:
     def bytes_of(self, job: JobId, frames: int, attempts: Iterable[AttemptId]) -> int:
         """Give the bytes that picture, logs, light and tiles of a job take on the disk."""
         files = [path for folder in (self._results, self.logs) for path in folder.glob(f"{job}/*")]
-        files += [self.light_of(job, frame) for frame in range(frames)]
+        files += [
+            self.light_of(job, frame, kind) for frame in range(frames) for kind in LIGHT_KINDS
+        ]
         for attempt in attempts:
-            files += [self.tile_of(attempt), self.samples_of(attempt)]
+            files += [self.tile_of(attempt), self.made_light_of(attempt)]
         return sum(map(_size, files))
 
     # ---------------------------------------------------------------- what is remembered

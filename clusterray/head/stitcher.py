@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from clusterray.core.errors import ClusterRayError, LocalFault
-from clusterray.core.model import BandId, FileFormat, JobId, Light, Rect
+from clusterray.core.model import BandId, FileFormat, JobId, Light, LightKind, Rect
 from clusterray.core.verify import Comparison
 from clusterray.images.compare import compare_tiles
 from clusterray.images.stitch import FrameWriter
@@ -65,6 +65,7 @@ class _Begin:
 class _Join:
     job: JobId
     frame: int
+    kind: LightKind
     parts: tuple[Path, ...]
     target: Path
 
@@ -182,9 +183,11 @@ class Stitcher:
         """
         self._inbox.put(_Begin(job, frame, region, kind, target, run))
 
-    def join(self, job: JobId, frame: int, parts: tuple[Path, ...], target: Path) -> None:
-        """Put the radiosity samples ``parts`` of an open frame together into ``target``."""
-        self._inbox.put(_Join(job, frame, parts, target))
+    def join(
+        self, job: JobId, frame: int, kind: LightKind, parts: tuple[Path, ...], target: Path
+    ) -> None:
+        """Put the light ``parts`` of an open frame together into ``target``."""
+        self._inbox.put(_Join(job, frame, kind, parts, target))
 
     def add(self, job: JobId, frame: int, path: Path, rect: Rect) -> None:
         """Put the accepted tile ``path`` into its frame."""
@@ -271,7 +274,7 @@ class Stitcher:
         if frame is None:
             return
         if isinstance(note, _Join):
-            light = join_light(note.parts, note.target)
+            light = join_light(note.kind, note.parts, note.target)
             self._on_joined(note.job, note.frame, light, frame.run)
             return
         if isinstance(note, _Add):

@@ -20,7 +20,17 @@ from clusterray.core import events as ev
 from clusterray.core.actions import Action
 from clusterray.core.entities import Job
 from clusterray.core.farm import Farm
-from clusterray.core.model import AttemptId, JobId, Light, Rect, SceneId, Stage
+from clusterray.core.model import (
+    LIGHT_KINDS,
+    STAGE_OF,
+    AttemptId,
+    JobId,
+    Light,
+    LightKind,
+    Rect,
+    SceneId,
+    Stage,
+)
 from clusterray.core.states import JobState
 from clusterray.head.answers import Answers, Known, StoredResult
 from clusterray.head.bulletin import Bulletin
@@ -59,7 +69,7 @@ from clusterray.wire.protocol import Grant, Message
 
 SCENE_FILE = "scene.tar"
 TILE_FILE = "tile.png"
-LIGHT_FILE = "light.rca"
+LIGHT_FILE = "light"
 
 _log = logging.getLogger("clusterray.head.task_manager")
 
@@ -75,6 +85,11 @@ def tile_limit(rect: Rect, spec: RenderSpec) -> int:
         width, height = spec.width, spec.height
     raw = height * (width * pixel_bytes(spec.file_format.tile) + 8)
     return raw + raw // 50 + 65_536
+
+
+def _light_user(kind: LightKind, attempt: AttemptId) -> str:
+    """Give the login of an attempt that reads light."""
+    return f"{kind}-{attempt}"
 
 
 class TaskManager:
@@ -261,8 +276,8 @@ class TaskManager:
             read=read,
             write=write,
             # A node is not told that a band is compared, so that it renders it as any other.
-            stage="light" if action.stage == "light" else "final",
-            light=self._grant_light(action, action.light) if action.light else None,
+            stage="final" if action.stage == "verify" else action.stage,
+            lights=[self._grant_light(action, light) for light in action.lights],
             probe=action.probe,
         )
         node = self._farm.attempts[action.attempt].node_name
@@ -283,10 +298,11 @@ class TaskManager:
         return grant
 
     def _grant_light(self, action: act.SendLease, light: Light) -> msg.LightRef:
-        grant = Grant(f"l-{action.attempt}", secrets.token_hex(16), LIGHT_FILE)
-        path = self._folder.light_of(action.job, action.frame)
+        user = _light_user(light.kind, action.attempt)
+        grant = Grant(user, secrets.token_hex(16), LIGHT_FILE)
+        path = self._folder.light_of(action.job, action.frame, light.kind)
         self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, path, "read"))
-        return msg.LightRef(light.sha256, light.size, grant)
+        return msg.LightRef(light.kind, light.sha256, light.size, grant)
 
     def _grant_tile(
         self, attempt: AttemptId, job: JobId, rect: Rect, stage: Stage
@@ -294,14 +310,20 @@ class TaskManager:
         spec = self._known.specs[job]
         upload = self._folder.upload_of(attempt)
         grant = Grant(f"w-{attempt}", secrets.token_hex(16), TILE_FILE)
-        kind = ExpectedLight if stage == "light" else Expected
-        limit = light_limit(rect) if stage == "light" else tile_limit(rect, spec)
+        made = next((kind for kind, made_in in STAGE_OF.items() if made_in == stage), None)
+        if made is None:
+            limit = tile_limit(rect, spec)
+            expected = Expected(rect, spec.file_format, upload, self._folder.tile_of(attempt))
+        else:
+            limit = light_limit(made, rect)
+            kept = self._folder.made_light_of(attempt)
+            expected = ExpectedLight(rect, spec.file_format, upload, kept, made)
         self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, upload, "write", limit))
-        kept = (self._folder.samples_of if stage == "light" else self._folder.tile_of)(attempt)
-        return grant, kind(rect, spec.file_format, upload, kept)
+        return grant, expected
 
     def _revoke_grants(self, action: act.RevokeGrants) -> None:
-        self._ftp.revoke(f"l-{action.attempt}")
+        for kind in LIGHT_KINDS:
+            self._ftp.revoke(_light_user(kind, action.attempt))
         self._ftp.revoke(f"r-{action.attempt}")
         self._ftp.revoke(f"w-{action.attempt}")
 
@@ -322,9 +344,9 @@ class TaskManager:
         )
 
     def _join_light(self, action: act.JoinLight) -> None:
-        parts = tuple(self._folder.samples_of(attempt) for attempt in action.attempts)
-        target = self._folder.light_of(action.job, action.frame)
-        self._stitcher.join(action.job, action.frame, parts, target)
+        parts = tuple(self._folder.made_light_of(attempt) for attempt in action.attempts)
+        target = self._folder.light_of(action.job, action.frame, action.kind)
+        self._stitcher.join(action.job, action.frame, action.kind, parts, target)
 
     def _add_tile(self, action: act.AddTile) -> None:
         tile = self._folder.tile_of(action.attempt)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clusterray.core.model import FileFormat, Rect
+from clusterray.core.model import FileFormat, LightKind, Rect
 from clusterray.images.tile import TileFault, check_tile
 from clusterray.povray.light_file import LightFault, check_light
 
@@ -44,12 +44,14 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedLight(Expected):
-    """The radiosity samples that an attempt of a light pass leaves in the place of a tile."""
+    """The light that an attempt of a light pass leaves in the place of a tile."""
+
+    light: LightKind = "radiosity"
 
     def check(self, upload: Path) -> None:
         """Raise TileFault if what was uploaded holds anything else."""
         try:
-            check_light(upload)
+            check_light(self.light, upload)
         except LightFault as fault:
             raise TileFault(str(fault)) from None
 

@@ -14,9 +14,9 @@ from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFaul
 from clusterray.core.farm import Farm
 from clusterray.core.fidelity import Fidelity
 from clusterray.core.likeness import difference, difference_in_words
-from clusterray.core.model import PovrayClass, Stage
+from clusterray.core.model import LightKind, PovrayClass, Stage
 from clusterray.core.policy import class_threads, may_render
-from clusterray.core.states import AttemptState, BandState, FrameState, JobState
+from clusterray.core.states import AttemptState, BandState, JobState
 from clusterray.head.verdicts import verified_view
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
@@ -32,8 +32,12 @@ from clusterray.wire.protocol import (
     Setting,
 )
 
-STAGES: tuple[Stage, ...] = ("light", "final", "verify")
+STAGES: tuple[Stage, ...] = ("photons", "light", "final", "verify")
 """In the order of time."""
+_DOING: dict[LightKind, str] = {
+    "photons": "photons are being shot",
+    "radiosity": "radiosity samples are being gathered",
+}
 MAX_BANDS_SHOWN = 500
 MAX_ATTEMPTS_SHOWN = 64
 MAX_TEXT = 8000
@@ -148,10 +152,18 @@ def _note(job: Job, farm: Farm, live: Sequence[Attempt]) -> str:
         return "no node is connected; start clusterray-node on each render machine"
     frames = [frame for frame in job.frames if frame.waiting]
     if not any(may_render(node, frame) for frame in frames for node in usable):
-        wanted = {str(frame.povray_class) for frame in frames}
+        wanted = {_wanted(frame) for frame in frames}
         return f"waits for a node with POV-Ray {', '.join(sorted(wanted))}"
     before = sum(other.rank < job.rank and other.takes_leases for other in farm.open_jobs)
     return f"{before} job{'s' if before > 1 else ''} before it" if before else ""
+
+
+def _wanted(frame: Frame) -> str:
+    """Name the POV-Ray that a frame wants: its class, or the one that can read its light."""
+    if frame.povray_class is not None:
+        return str(frame.povray_class)
+    readers = [light.readers for light in frame.lights if light.readers is not None]
+    return " ".join(readers[0]) if readers else "of any kind"
 
 
 def _mixed(job: Job) -> str:
@@ -248,22 +260,49 @@ def _attempt_view(attempt: Attempt, seconds: PhaseSeconds | None) -> AttemptView
 
 
 def light_view(job: Job, gathers: Mapping[str, int]) -> str:
-    """Say what came of a job's light pass; ``gathers`` are the samples that attempts added."""
-    if not job.request.light:
+    """Say what came of a job's light passes; ``gathers`` are the samples that attempts added."""
+    wanted = job.request.light
+    if not wanted:
         return ""
-    if any(frame.state is not FrameState.FINAL for frame in job.frames):
-        return "being gathered"
-    found = [frame.light.samples for frame in job.frames if frame.light is not None]
-    if not found:
-        return "no radiosity in use"
-    accepted = [
-        band.accepted for frame in job.frames for band in frame.bands.values() if band.accepted
-    ]
-    added = sum(gathers.get(attempt.id, 0) for attempt in accepted)
-    pieces = sum(len(frame.light_bands) for frame in job.frames)
+    for frame in job.frames:
+        if frame.passes:
+            return _DOING[frame.passes[0]]
+    lights = [light for frame in job.frames for light in frame.lights]
+    found = {kind: sum(each.samples for each in lights if each.kind == kind) for kind in wanted}
+    shared = [_made(job, kind, samples) for kind, samples in found.items() if samples]
+    said = [f"{' and '.join(shared)}, shared by all"] if shared else []
+    if found.get("radiosity"):
+        said.append(_added(job, gathers))
+    unused = [f"no {kind}" for kind, samples in found.items() if not samples]
+    if unused:
+        said.append(f"{' and '.join(unused)} in use")
+    return "; ".join(said)
+
+
+def _made(job: Job, kind: LightKind, samples: int) -> str:
+    if kind == "photons":
+        return f"{samples} photons, shot once"
+    bands = [band for frame in job.frames for band in frame.light_bands.values()]
+    pieces = sum(band.stage == "light" and band.state is BandState.COVERED for band in bands)
+    return f"{samples} radiosity samples from {pieces} bands"
+
+
+def _added(job: Job, gathers: Mapping[str, int]) -> str:
+    """Say how many samples the bands added, and what that can mean for the picture.
+
+    Which pixels an added sample colours depends on what its band had rendered before. It colours
+    none of another band's, so the bands that added any are an upper bound.
+    """
+    bands = [band for frame in job.frames for band in frame.bands.values()]
+    added = {band.id: gathers.get(band.accepted.id, 0) for band in bands if band.accepted}
+    count = sum(added.values())
+    if not count:
+        return "none had to be added"
+    pixels = sum(band.rect.area for band in bands if added.get(band.id))
+    total = sum(frame.area.area for frame in job.frames)
     return (
-        f"{sum(found)} radiosity samples from {pieces} bands, shared by all; "
-        f"{added} more were gathered where none fitted, where pixels may depend on the cut"
+        f"{count} more were gathered where none fitted: "
+        f"at most {pixels} of {total} pixels could differ with another cut"
     )
 
 

@@ -13,12 +13,13 @@ attempt. Knows nothing of POV-Ray's options or the network.
         scene/                   real folders of symbolic links; POV-Ray runs in it
         private/                 HOME, POVINI and temp files of this POV-Ray
         private/light.rca        the shared radiosity samples it renders with
+        private/photons.map      the shared photon map it renders with
         out/tile.png             what POV-Ray writes, full size (or .ppm, .tga, .bmp, .exr, .hdr)
         out/tile.pov-state       POV-Ray's name for its finished blocks, while it renders
-        out/light.rca            the radiosity samples it gathers in a light pass
+        out/light.made           the samples or the map that it makes in a light pass
         blocks.pov-state         ours for the same file, until the tile is made
         origin.json              whose blocks those are (povray.state_file.Origin)
-        band.png                 the tile: cropped to the band, or the samples; kept until ACCEPTED
+        band.png                 the tile: cropped to the band, or made light; kept until ACCEPTED
                                  or DROP
 """
 
@@ -86,18 +87,23 @@ class AttemptFolder:
         return self.root / "origin.json"
 
     @property
-    def light(self) -> Path:
+    def samples(self) -> Path:
         """The shared radiosity samples that POV-Ray renders with."""
         return self.private / "light.rca"
 
     @property
-    def samples(self) -> Path:
-        """The radiosity samples that POV-Ray gathers in a light pass."""
-        return self.picture.with_name("light.rca")
+    def photon_map(self) -> Path:
+        """The shared photon map that POV-Ray renders with."""
+        return self.private / "photons.map"
+
+    @property
+    def made_light(self) -> Path:
+        """The radiosity samples or the photon map that POV-Ray makes in a light pass."""
+        return self.picture.with_name("light.made")
 
     @property
     def tile(self) -> Path:
-        """The picture of the band alone, or the samples that were gathered for it."""
+        """The picture of the band alone, or the light that was made for it."""
         return self.root / f"band.{self.extension}"
 
     def create(self) -> None:

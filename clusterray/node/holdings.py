@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 
 from clusterray.core.errors import SceneFault
-from clusterray.core.model import LightWord, Rect
+from clusterray.core.model import LightKind, Rect
 from clusterray.node.backoff import Backoff
 from clusterray.node.folders import AttemptFolder
 from clusterray.povray.spec import RenderSpec
@@ -136,7 +136,7 @@ class Held:
     tile_sha256: str = ""
     seconds: Seconds = field(default_factory=Seconds)
     gathers: int = 0
-    used: tuple[LightWord, ...] = ()
+    used: tuple[LightKind, ...] = ()
     probe_begun: bool = False
     text: str = ""
 

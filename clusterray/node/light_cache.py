@@ -3,8 +3,8 @@
 The "render" thread owns it; no lock. A file is whole or not there: it is hashed before it gets its
 name. Empty at each start, for light belongs to one frame and is soon over.
 
-    <work>/light/<sha256>.rca   the radiosity samples of one frame
-    <work>/light/<sha256>.part  while they are fetched
+    <work>/light/<sha256>.light  the radiosity samples or the photon map of one frame
+    <work>/light/<sha256>.part   while it is fetched
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from clusterray.node.folders import empty_folder
 from clusterray.wire.protocol import LightRef
 
-KEPT = 4
-"""Of so many frames the light is kept, the last used ones."""
+KEPT = 8
+"""So many files of light are kept, the last used ones: a frame has at most two."""
 _FETCH_TRIES = 2
 
 
@@ -42,14 +42,14 @@ class LightCache:
         It stays until ``KEPT`` others were asked for. Raises LightDamaged, OSError, and whatever
         ``download`` raises; then nothing is left behind.
         """
-        path = self._folder / f"{light.sha256}.rca"
+        path = self._folder / f"{light.sha256}.light"
         if light.sha256 in self._kept:
             self._kept.remove(light.sha256)
         else:
             self._fetch(light, path, download)
         self._kept.append(light.sha256)
         while len(self._kept) > KEPT:
-            (self._folder / f"{self._kept.pop(0)}.rca").unlink(missing_ok=True)
+            (self._folder / f"{self._kept.pop(0)}.light").unlink(missing_ok=True)
         return path
 
     def _fetch(self, light: LightRef, path: Path, download: Callable[[Path], None]) -> None:

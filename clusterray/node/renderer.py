@@ -22,17 +22,11 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import IO, Literal
 
-from clusterray.core.model import LightWord, Rect
+from clusterray.core.model import LightKind, Rect
 from clusterray.node import launcher
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.machine import process_cpu_s
-from clusterray.povray.command import (
-    environment,
-    light_argv,
-    prepare_home,
-    probe_argv,
-    render_argv,
-)
+from clusterray.povray.command import environment, prepare_home, render_argv
 from clusterray.povray.progress import ProgressParser
 from clusterray.povray.spec import RenderSpec
 from clusterray.povray.state_file import BlockGrid, keep_blocks
@@ -46,8 +40,8 @@ _ENDING_TICK_S = 0.02
 """Between the end of POV-Ray's output and its own lies a moment that no event marks."""
 _CHUNK_BYTES = 1 << 16
 _LAST_CHUNKS = 16
-_ASKED_TO_END = 2
-"""POV-Ray's return code after SIGTERM, SIGINT or SIGQUIT."""
+ASKED_TO_END = 2
+"""POV-Ray's return code after SIGTERM, SIGINT or SIGQUIT, its files whole (unixconsole.cpp)."""
 
 RenderPhase = Literal["parsing", "rendering"]
 OnProgress = Callable[[RenderPhase, int, int], None]
@@ -96,7 +90,7 @@ class RenderTimes:
     parse_s: float
     render_s: float
     gathers: int = 0
-    used: tuple[LightWord, ...] = ()
+    used: tuple[LightKind, ...] = ()
     text: str = ""
 
 
@@ -121,7 +115,7 @@ class Render:
 
     ``kept_pixels``: so many pixels' blocks are done already and lie in ``folder.blocks``, which
     ``keep_blocks`` has made for this very rectangle; 0: it is rendered from nothing. ``lit``: the
-    folder's ``light`` is to be rendered with, and the scene has the footer for it.
+    folder's ``samples`` are to be rendered with, and the scene has the footer for it.
     """
 
     def __init__(
@@ -276,7 +270,7 @@ class Render:
             threads=self._threads,
             povray=self._povray,
             output=self._folder.picture,
-            light=self._folder.light if self._lit else None,
+            light=self._folder.samples if self._lit else None,
             resume=self._kept_pixels > 0,
         )
 
@@ -359,62 +353,6 @@ class Render:
         return f"POV-Ray ended with code {status}{said}"
 
 
-class LightRender(Render):
-    """Runs POV-Ray to gather the radiosity samples of its rectangle, and no more.
-
-    ``run`` leaves them in ``folder.samples``, an empty file if the scene uses no radiosity. From
-    progress alone a picture without radiosity cannot be told from a pretrace in one step that has
-    met nothing but sky so far. Where it may be either, POV-Ray is stopped, asked by rendering one
-    pixel, whose statistics say it, and if need be started again.
-    """
-
-    _aim: Literal["try", "ask", "gather"] = "try"
-    _in_doubt = False
-
-    def _name_blocks(self) -> None:
-        """Nothing: there is no picture whose blocks could be gone on from."""
-
-    def _run_process(self, start: Path, heard: socket.socket) -> int:
-        status = super()._run_process(start, heard)
-        if self._cancel or status != _STATUS_STOPPED or not self._in_doubt:
-            return status
-        self._aim, self._parser = "ask", ProgressParser()
-        status = super()._run_process(start, heard)
-        if self._cancel or status != 0 or not self._parser.radiosity:
-            return status
-        self._aim, self._parser = "gather", ProgressParser()
-        return super()._run_process(start, heard)
-
-    def _povray_argv(self) -> list[str]:
-        spec, rect, threads, povray = self._spec, self._rect, self._threads, self._povray
-        samples, picture = self._folder.samples, self._folder.picture
-        if self._aim == "ask":
-            return probe_argv(spec, rect, threads=threads, povray=povray, output=picture)
-        return light_argv(spec, rect, threads=threads, povray=povray, light=samples)
-
-    def _enough(self) -> bool:
-        if self._aim == "try" and not self._in_doubt:
-            self._in_doubt = self._may_be_without()
-        return self._parser.pretraced or (self._aim == "try" and self._in_doubt)
-
-    def _may_be_without(self) -> bool:
-        """Tell whether whole blocks are counted, as in a picture, and no sample is there yet."""
-        block = self._spec.block_size
-        whole = min(block, self._rect.width) * min(block, self._rect.height)
-        first = self._parser.first_done
-        if first is None or 2 * first < whole or self._parser.pretraced:
-            return False
-        samples = self._folder.samples
-        return not samples.exists() or samples.stat().st_size == 0
-
-    def _check(self, status: int) -> None:
-        if status != _STATUS_STOPPED or not self._enough():
-            super()._check(status)
-        self._folder.samples.touch()
-
-
-_STATUS_STOPPED = 2
-"""How POV-Ray ends after SIGTERM, its files whole (vfe/unix/unixconsole.cpp)."""
 _SIGNALS = {_Cancel.TERMINATE: signal.SIGTERM, _Cancel.KILL: signal.SIGKILL}
 _LIMITS = {signal.SIGXCPU, signal.SIGXFSZ}
 """What a limit sends: it would be there again."""
@@ -422,7 +360,7 @@ _LIMITS = {signal.SIGXCPU, signal.SIGXFSZ}
 
 def _was_killed(status: int) -> bool:
     """Tell whether a signal ended POV-Ray; it turns those that ask it to end into code 2."""
-    return status == _ASKED_TO_END or (status < 0 and -status not in _LIMITS)
+    return status == ASKED_TO_END or (status < 0 and -status not in _LIMITS)
 
 
 def _signal_name(number: int) -> str:

@@ -99,7 +99,7 @@ class Salvage:
         The folder is ready to be rendered in. Gives the number of pixels in these blocks; 0: there
         is nothing to go on from.
         """
-        if held.lease.stage == "light":
+        if held.lease.stage != "final":
             # Its blocks are of no picture; without an origin nobody will take them for such.
             return 0
         origin = self._origin(held)
@@ -113,10 +113,10 @@ class Salvage:
 
     def finished(self, held: Held) -> int:
         """Make what a killed POV-Ray left in the folder ready for +C; gives its finished pixels."""
-        if held.lease.stage == "light":
+        if held.lease.stage != "final":
             return 0
         try:
-            if not held.folder.blocks.exists() or not _may_go_on(held, self._origin(held)):
+            if not held.folder.blocks.exists() or not _may_go_on(held):
                 return 0
             grid = _grid(held)
             return grid.area(keep_blocks([held.folder.blocks], held.folder.blocks, grid))
@@ -131,7 +131,7 @@ class Salvage:
             if other.agrees(origin) and other.rect.intersection(origin.rect) is not None
             for whole in (origin.rect.contains(other.rect),)
         ]
-        if not found or not _may_go_on(held, origin):
+        if not found or not _may_go_on(held):
             return 0
         grid = _grid(held)
         blocks = keep_blocks([state for state, _ in found], held.folder.blocks, grid)
@@ -154,7 +154,7 @@ class Salvage:
             spec=held.spec.digest(),
             frame=held.lease.frame,
             povray=self._povray,
-            light="" if held.lease.light is None else held.lease.light.sha256,
+            light=" ".join(f"{light.kind}={light.sha256}" for light in held.lease.lights),
             boot=self._boot,
             rect=held.rect,
         )
@@ -202,19 +202,17 @@ def _grid(held: Held) -> BlockGrid:
     return BlockGrid(held.rect, held.spec.block_size)
 
 
-def _may_go_on(held: Held, origin: Origin) -> bool:
+def _may_go_on(held: Held) -> bool:
     """Tell whether a second POV-Ray sees the light that the first one saw.
 
     It makes radiosity samples and photon maps anew and not the same, which would show as steps
     between its blocks and the kept ones; but not if they are shared and loaded.
     """
-    if origin.light:
-        return True
+    loaded = {light.kind for light in held.lease.lights}
     root, spec = held.folder.scene, held.spec
     libraries = [root / path for path in spec.library_paths]
-    return not wants_shared_light(
-        scene_texts(root, root / spec.start, root / spec.input, libraries)
-    )
+    texts = scene_texts(root, root / spec.start, root / spec.input, libraries)
+    return wants_shared_light(texts) <= loaded
 
 
 def _has_blocks(state: Path) -> bool:

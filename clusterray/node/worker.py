@@ -22,12 +22,15 @@ from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.canary import PovrayWatch
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.light_cache import LightCache, LightDamaged
+from clusterray.node.light_pass import LightRender, PhotonRender
 from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, Task, is_due
-from clusterray.node.renderer import LightRender, Render, RenderCancelled, RenderFailed
+from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
 from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
 from clusterray.povray.command import add_light_footer
-from clusterray.wire.protocol import Failed, Grant, LightRef, Phase, Probed
+from clusterray.povray.light_file import seat_samples
+from clusterray.povray.photons import load_photons, save_photons
+from clusterray.wire.protocol import Failed, Grant, LeaseStage, LightRef, Phase, Probed
 from clusterray.wire.staging import FtpSession, GrantRefused, StagingFault
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,16 @@ RESUMES = 2
 """How often an attempt goes on after a POV-Ray that something killed; each must get further."""
 JOIN_S = 5.0
 """How long ``stop`` waits for each thread."""
+_RENDERS: dict[LeaseStage, type[Render]] = {
+    "photons": PhotonRender,
+    "light": LightRender,
+    "final": Render,
+}
+_DID: dict[LeaseStage, str] = {
+    "photons": "shot the photons of",
+    "light": "gathered the light of",
+    "final": "rendered",
+}
 _TEXT_CHARACTERS = 1 << 16
 _MESSAGE_CHARACTERS = 8192
 _FILE_CHARACTERS = 4096
@@ -169,37 +182,50 @@ class RenderLoop:
         if held.lease.probe and not held.probe_begun:
             self._holdings.tell(Probed(held.attempt, None, TOO_SHORT))
         rendered_at = clock()
-        if held.lease.stage == "light":
-            held.folder.samples.rename(held.folder.tile)
-        else:
-            crop_tile(held.folder.picture, held.rect, held.folder.tile, held.spec.file_format)
+        self._finish(held)
         held.folder.keep_only_tile()
         held.tile_bytes, held.tile_sha256 = _measure(held.folder.tile)
         held.seconds.crop = clock() - rendered_at
         log.info(
             "%s: %s %dx%d in %.1f s",
             held.words,
-            "gathered the light of" if held.lease.stage == "light" else "rendered",
+            _DID[held.lease.stage],
             held.rect.width,
             held.rect.height,
             held.seconds.parse + held.seconds.render,
         )
 
+    def _finish(self, held: Held) -> None:
+        """Make the tile of what POV-Ray has left."""
+        folder, stage = held.folder, held.lease.stage
+        if stage == "final":
+            crop_tile(folder.picture, held.rect, folder.tile, held.spec.file_format)
+            return
+        if stage == "light":
+            seat_samples(folder.made_light)
+        folder.made_light.rename(folder.tile)
+
     def _furnish(self, held: Held, scene: Path) -> None:
         """Put into the attempt's folder what POV-Ray reads; also for each time it goes on."""
         link_tree(scene, held.folder.scene)
-        if held.lease.light is not None:
-            self._take_light(held, held.lease.light)
+        for light in held.lease.lights:
+            self._take_light(held, light)
+        if held.lease.stage == "photons":
+            save_photons(held.folder.scene, held.spec, held.folder.made_light)
 
     def _take_light(self, held: Held, light: LightRef) -> None:
-        """Put the frame's light beside the scene and have the main file use it."""
+        """Put the frame's light beside the scene and have the scene's text use it."""
         shared = self._light.get(
             light, lambda part: self._fetch(held, light.read, part, light.size)
         )
-        # A copy of its own: POV-Ray passes over a file that it cannot open, and one that the scene
-        # could write to must not be another attempt's.
-        shutil.copyfile(shared, held.folder.light)
-        add_light_footer(held.folder.scene, held.spec)
+        # A copy of its own: POV-Ray passes over samples that it cannot open, and a file that the
+        # scene could write to must not be another attempt's.
+        if light.kind == "photons":
+            shutil.copyfile(shared, held.folder.photon_map)
+            load_photons(held.folder.scene, held.spec, held.folder.photon_map)
+        else:
+            shutil.copyfile(shared, held.folder.samples)
+            add_light_footer(held.folder.scene, held.spec)
 
     def _render(self, held: Held, scene: Path) -> None:
         """Render, from its finished blocks on if POV-Ray is killed by a signal of somebody else's.
@@ -228,7 +254,7 @@ class RenderLoop:
                 self._furnish(held, scene)
 
     def _run_povray(self, held: Held, kept_pixels: int) -> None:
-        kind = LightRender if held.lease.stage == "light" else Render
+        kind = _RENDERS[held.lease.stage]
 
         def look(phase: Phase, done: int, total: int) -> None:
             self._holdings.progress(held, phase, done, total)
@@ -244,7 +270,7 @@ class RenderLoop:
             folder=held.folder,
             on_progress=look,
             kept_pixels=kept_pixels,
-            lit=held.lease.light is not None,
+            lit=any(light.kind == "radiosity" for light in held.lease.lights),
         )
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             times = render.run()

@@ -129,6 +129,18 @@ def light_argv(
     return [*argv, *_NO_PICTURE, "-HR", "Radiosity_Vain_Pretrace=off", "+RFO", f'+RF"{light}"']
 
 
+def photon_argv(
+    spec: RenderSpec, rect: Rect, *, threads: int, povray: str, output: Path
+) -> list[str]:
+    """Give the command line that shoots photons and renders next to nothing.
+
+    For a scene that saves its map (``photons.save_photons``). All are shot whatever is rendered;
+    the picture keeps its size, which a scene may look at (image_width).
+    """
+    argv = probe_argv(spec, rect, threads=threads, povray=povray, output=output)
+    return [*argv, "-A"]
+
+
 def probe_argv(
     spec: RenderSpec, rect: Rect, *, threads: int, povray: str, output: Path
 ) -> list[str]:

@@ -1,54 +1,86 @@
-"""Finds out from a scene's text whether it uses light that bands would have to share.
+"""Finds out from a scene's text what light its bands have to share, and how they can.
 
 Radiosity samples and photon maps are made anew, and differently, for each band, which would show
-as steps of light at the cuts. The reading is textual and errs towards finding light, because a
-scene rendered whole is right and a scene cut wrongly is not. Runs at the submitter; reads the
-scene's files, knows nothing of jobs.
+as steps of light at the cuts. The reading is textual and errs towards finding light: a pass that
+finds none costs little, and a scene cut wrongly is wrong. Runs at the submitter; reads the scene's
+files, knows nothing of jobs.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
+from clusterray.core.model import LIGHT_KINDS, LightKind
+from clusterray.povray.photons import find_photons, plan_photons
 from clusterray.povray.sdl import strip
-
-SharedLight: TypeAlias = Literal["radiosity", "photons"]
 
 MAX_TEXT_BYTES = 16 << 20
 _MAX_FILES = 2000
 
 _INCLUDE = re.compile(r"#\s*include\b\s*(\"(?:\\.|[^\"\\])*\")?")
 _RADIOSITY = re.compile(r"\bradiosity\s*\{")
-_PHOTONS = re.compile(r"\bphotons\s*\{")
-_GLOBAL_SETTINGS = re.compile(r"\bglobal_settings\s*\{")
-# What only the photons block of global_settings holds; an object's own block has target and the
-# like, and does nothing where the global one is missing.
-_GLOBAL_PHOTON_WORDS = re.compile(r"\b(?:count|load_file|save_file|gather|autostop|jitter)\b")
-_OBJECT_PHOTON_WORDS = re.compile(r"\b(?:target|reflection|refraction|collect|pass_through)\b")
 
 
-def wants_shared_light(files: Iterable[Path]) -> frozenset[SharedLight]:
+@dataclass(frozen=True, slots=True)
+class LightPlan:
+    """How the bands of a scene share its light.
+
+    ``passes`` come before the bands, in order; ``photon_files`` have the photons blocks to extend.
+    ``own_map``: the scene loads its photons from a file. ``whole``: its bands cannot share them,
+    one node renders it all. ``note`` is for the person, "" for nothing.
+    """
+
+    passes: tuple[LightKind, ...] = ()
+    photon_files: tuple[str, ...] = ()
+    own_map: bool = False
+    whole: bool = False
+    note: str = ""
+
+
+def plan_light(texts: Mapping[str, Path]) -> LightPlan:
+    """Decide how the bands of a scene share light; ``texts`` are its own, by their staged paths."""
+    read = {name: read_text(path) for name, path in texts.items()}
+    found = frozenset[LightKind]().union(*map(light_in_text, read.values()))
+    passes = tuple(kind for kind in LIGHT_KINDS if kind in found)
+    files: tuple[str, ...] = ()
+    own_map = False
+    if "photons" in passes:
+        photons = plan_photons(read)
+        if photons.way == "whole":
+            note = f"One node renders this scene whole, because {photons.reason}; "
+            return LightPlan(whole=True, note=note + "its bands could not share one photon map.")
+        own_map = photons.way == "own map"
+        if own_map:
+            passes = tuple(kind for kind in passes if kind != "photons")
+        files = photons.files
+    if not passes:
+        return LightPlan(own_map=own_map)
+    uses = " and ".join(passes)
+    note = f"This scene may use {uses}; its light is made first, once for all bands."
+    return LightPlan(passes, files, own_map, note=note)
+
+
+def wants_shared_light(files: Iterable[Path]) -> frozenset[LightKind]:
     """Give which of radiosity and photons the text of ``files`` turns on; unreadable ones do not.
 
     Comments and strings do not count; conditions and macros are taken as if they all ran.
     """
-    found: set[SharedLight] = set()
+    found: set[LightKind] = set()
     for file in files:
         found |= light_in_text(read_text(file))
     return frozenset(found)
 
 
-def light_in_text(text: str) -> frozenset[SharedLight]:
+def light_in_text(text: str) -> frozenset[LightKind]:
     """Give which of radiosity and photons one file's text turns on."""
-    bare = strip(text, keep_strings=False)
-    found: set[SharedLight] = set()
-    if _RADIOSITY.search(bare):
+    found: set[LightKind] = set()
+    if _RADIOSITY.search(strip(text, keep_strings=False)):
         found.add("radiosity")
-    if any(_is_global_photons(bare, match) for match in _PHOTONS.finditer(bare)):
+    if find_photons(text).global_blocks:
         found.add("photons")
     return frozenset(found)
 
@@ -76,26 +108,6 @@ def scene_texts(root: Path, start: Path, main: Path, library_paths: Sequence[Pat
                     waiting.append(candidate)
                     break
     return list(found)
-
-
-def _is_global_photons(text: str, match: re.Match[str]) -> bool:
-    block = text[match.end() : _block_end(text, match.end())]
-    for settings in _GLOBAL_SETTINGS.finditer(text, 0, match.start()):
-        if _block_end(text, settings.end()) > match.start():
-            return True
-    # A file that is included from inside global_settings has the block by itself.
-    if _OBJECT_PHOTON_WORDS.search(block):
-        return False
-    return bool(_GLOBAL_PHOTON_WORDS.search(block)) or "spacing" in block
-
-
-def _block_end(text: str, at: int) -> int:
-    depth = 1
-    for brace in re.compile(r"[{}]").finditer(text, at):
-        depth += 1 if brace[0] == "{" else -1
-        if depth == 0:
-            return brace.start()
-    return len(text)
 
 
 def _included_names(text: str) -> Iterator[str | None]:

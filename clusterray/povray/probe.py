@@ -67,7 +67,8 @@ def probe_of(spec: RenderSpec) -> tuple[RenderSpec, Rect]:
         bits=16 if spec.file_format.bits > 8 else 8,
         grey=False,
         options=canonical_options([*kept, *_AT_WORK.items()]),
-        light=False,
+        light=(),
+        photon_files=(),
         sources={},
     )
     return small, Rect(x0, y0, x1, y1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote
 
-from clusterray.core.model import LightWord
+from clusterray.core.model import LightKind
 from clusterray.povray.command import ALIAS_FOLDER
 
 MAX_TEXT_BYTES = 64 << 10
@@ -31,7 +31,8 @@ _PARSE_TIME = re.compile(r"  Parse Time: .*\((\d{1,9}\.\d{3}) seconds\)")
 _CPU = re.compile(r" +using \d{1,6} thread\(s\) with (\d{1,9}\.\d{3}) CPU-seconds total")
 _GATHERS = re.compile(r"Radiosity \(final\) calculated:\s+(\d{1,15})\b")
 _RADIOSITY = re.compile(r"Radiosity samples calculated:|  Radiosity Time: +\d")
-_PHOTONS = re.compile(r"  Photon Time: +\d")
+# Of a map that is loaded POV-Ray tells the time too, but no number.
+_PHOTONS = re.compile(r"Number of photons shot:")
 _PLACE = re.compile(r"File '(.*)' line (\d{1,9}): (.*)", re.DOTALL)
 _FATAL = re.compile(r"Fatal error in \w+: (.*)", re.DOTALL)
 _MISSING = re.compile(r"Cannot find file '(.*)', even after", re.DOTALL)
@@ -107,9 +108,9 @@ class ProgressParser:
         self._end_message()
 
     @property
-    def used(self) -> tuple[LightWord, ...]:
+    def used(self) -> tuple[LightKind, ...]:
         """The light that POV-Ray's statistics, at its end, say it used."""
-        said: dict[LightWord, bool] = {"radiosity": self.radiosity, "photons": self.photons}
+        said: dict[LightKind, bool] = {"radiosity": self.radiosity, "photons": self.photons}
         return tuple(word for word, is_used in said.items() if is_used)
 
     @property

@@ -26,7 +26,7 @@ from clusterray.povray.job_file import (
     read_job_yaml,
     read_params_cfg,
 )
-from clusterray.povray.light import SharedLight, scene_texts, wants_shared_light
+from clusterray.povray.light import plan_light, scene_texts
 from clusterray.povray.needs import Needs, find_needs
 from clusterray.povray.option_table import BadValue, check_path
 from clusterray.povray.options import Options, presents_input
@@ -225,19 +225,6 @@ class _Planner:
         spec = options.spec(main, region, source)
         self._needs = self._find_needs(spec)
         _note_own_povray_ini(home, options.notes)
-        bands = self._job.bands
-        light = self._shared_light(spec)
-        if "photons" in light:
-            options.notes.append(
-                f"This scene uses {' and '.join(sorted(light, reverse=True))}; bands of it would "
-                "not meet without seams yet, so one node renders it whole."
-            )
-            bands = 1
-        elif light:
-            options.notes.append(
-                "This scene may use radiosity; its light is gathered first, once for all bands."
-            )
-            spec = replace(spec, light=True)
         stem = options.output_stem() or Path(main).stem
         plan = JobPlan(
             root=self._root,
@@ -245,14 +232,16 @@ class _Planner:
             output_name=f"{stem}.{spec.extension}",
             title=self._job.title or Path(main).stem,
             priority=self._job.priority,
-            bands=bands,
+            bands=self._job.bands,
             notes=options.notes,
             mix=self._job.mix,
             verify=self._job.verify,
             only_needed=only_needed or self._job.only_needed,
             chance=find_chance(self._own_texts(spec)),
         )
+        texts = self._texts(spec)
         self._lay_out(plan)
+        self._plan_light(plan, texts)
         return plan
 
     def _find_needs(self, spec: RenderSpec) -> Needs:
@@ -342,15 +331,35 @@ class _Planner:
         for path in self._needs.texts:
             yield _printable(os.path.relpath(path, self._root / spec.start)), path
 
-    def _shared_light(self, spec: RenderSpec) -> frozenset[SharedLight]:
+    def _texts(self, spec: RenderSpec) -> list[Path]:
+        """Give the scene's own texts, where they stand on this disk."""
         start = self._root / spec.start
         libraries = [self._root / path for path in spec.library_paths]
         texts = scene_texts(self._root, start, self._root / spec.input, libraries)
         header = spec.value("Include_Header")
         if header is not None:
             texts += scene_texts(self._root, start, self._root / str(header), libraries)
-        texts += [path for path in self._needs.texts if path not in texts]
-        return wants_shared_light(texts)
+        return texts + [path for path in self._needs.texts if path not in texts]
+
+    def _plan_light(self, plan: JobPlan, texts: list[Path]) -> None:
+        """Decide how its bands share light, when it is known where its texts will stand."""
+        places = {os.path.normpath(path): name for name, path in plan.needed.items()}
+        staged: dict[str, Path] = {}
+        for path in texts:
+            place = os.path.normpath(path)
+            name = places.get(place) or os.path.relpath(place, plan.root)
+            # What is named by an absolute path does not travel.
+            if not name.startswith("../"):
+                staged.setdefault(name, path)
+        light = plan_light(staged)
+        if light.whole:
+            plan.bands = 1
+        if light.own_map:
+            # What is loaded is the same for every band.
+            plan.chance = [each for each in plan.chance if each.feature != "photons"]
+        plan.spec = replace(plan.spec, light=light.passes, photon_files=light.photon_files)
+        if light.note:
+            plan.notes.append(light.note)
 
 
 def _declared(spec: RenderSpec) -> list[tuple[str, str]]:

@@ -15,7 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from clusterray.core.errors import SceneFault
-from clusterray.core.model import EXTENSIONS, FileFormat, Picture, Rect
+from clusterray.core.model import (
+    EXTENSIONS,
+    LIGHT_KINDS,
+    FileFormat,
+    LightKind,
+    Picture,
+    Rect,
+)
 from clusterray.povray.option_table import (
     ERROR_DIFFUSION,
     MAX_SIDE,
@@ -29,6 +36,16 @@ from clusterray.povray.option_table import (
     has_control_characters,
     rank,
     written,
+)
+from clusterray.povray.wire_values import (
+    MAX_TEXTS,
+    check_keys,
+    fault,
+    flag_of,
+    rect_of,
+    text_of,
+    texts_of,
+    whole_of,
 )
 
 WIRE_VERSION = 1
@@ -52,6 +69,7 @@ _WIRE_KEYS = {
     "options",
     "sources",
     "light",
+    "photon_files",
 }
 _FORMAT_KEYS = {"type", "bits", "grey", "alpha"}
 _LIST_LIMITS = {"Declare": MAX_DECLARES, "Library_Path": MAX_LIBRARY_PATHS}
@@ -66,7 +84,8 @@ class RenderSpec:
     picture, None all of it. ``file_type`` is POV-Ray's letter, ``bits`` are those asked for each
     channel; what a type can be is ``effective_format``'s.
     ``options`` are the other options as pairs in canonical order; paths in them are relative to
-    the root. ``light``: the scene may use radiosity, so that its bands need a light pass before.
+    the root. ``light``: what the scene may use that its bands must share, made in passes before
+    them; ``photon_files`` have the photons blocks to extend for that, relative to the root.
     ``sources`` says where each value came from, by the names of ``settings()``; it is
     no part of the value. Raises SceneFault for anything a job may not have.
     """
@@ -81,19 +100,21 @@ class RenderSpec:
     grey: bool = False
     alpha: bool = False
     options: tuple[tuple[str, Value], ...] = ()
-    light: bool = False
+    light: tuple[LightKind, ...] = ()
+    photon_files: tuple[str, ...] = ()
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        _check_place("the scene file", self.input, file=True)
-        _check_place("the start folder", self.start, file=False)
+        _check_place("the scene file", self.input)
+        if PurePosixPath(self.input).suffix.lower() != ".pov":
+            raise fault(f"the scene file must be a .pov file, not {self.input!r}")
+        _check_place("the start folder", self.start)
         _check_side("Width", self.width)
         _check_side("Height", self.height)
         if self.region is not None:
             self._check_region(self.region)
         self._check_format()
-        if not isinstance(self.light, bool):
-            raise _fault("light must be true or false")
+        self._check_light()
         _check_options(self.options)
         self._check_dither()
         _check_sources(self.sources)
@@ -214,37 +235,39 @@ class RenderSpec:
                 "alpha": self.alpha,
             },
             "options": [[name, value] for name, value in self.options],
-            # Only where it is asked for: whoever does not know the key refuses such a job.
-            **({"light": True} if self.light else {}),
+            # Only where there is some: whoever does not know the keys refuses such a job.
+            **({"light": list(self.light)} if self.light else {}),
+            **({"photon_files": list(self.photon_files)} if self.photon_files else {}),
         }
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, object]) -> RenderSpec:
         """Make a spec of what a peer sent, trusting nothing in it; raises SceneFault."""
         if not isinstance(wire, Mapping):
-            raise _fault("it must be an object")
+            raise fault("it must be an object")
         if wire.get("v") != WIRE_VERSION:
-            raise _fault(f"version {wire.get('v')!r} is not {WIRE_VERSION}; update the older side")
-        _check_keys("it", wire, _WIRE_KEYS, optional={"sources", "light"})
+            raise fault(f"version {wire.get('v')!r} is not {WIRE_VERSION}; update the older side")
+        check_keys("it", wire, _WIRE_KEYS, optional={"sources", "light", "photon_files"})
         picture_format = wire["format"]
         if not isinstance(picture_format, Mapping):
-            raise _fault("format must be an object")
-        _check_keys("format", picture_format, _FORMAT_KEYS)
+            raise fault("format must be an object")
+        check_keys("format", picture_format, _FORMAT_KEYS)
         sources = wire.get("sources", {})
         if not isinstance(sources, Mapping):
-            raise _fault("sources must be an object")
+            raise fault("sources must be an object")
         return cls(
-            input=_text("input", wire["input"]),
-            start=_text("start", wire["start"]),
-            width=_whole("width", wire["width"]),
-            height=_whole("height", wire["height"]),
-            region=_rect(wire["region"]),
-            file_type=_text("format type", picture_format["type"]),
-            bits=_whole("format bits", picture_format["bits"]),
-            grey=_flag("format grey", picture_format["grey"]),
-            alpha=_flag("format alpha", picture_format["alpha"]),
+            input=text_of("input", wire["input"]),
+            start=text_of("start", wire["start"]),
+            width=whole_of("width", wire["width"]),
+            height=whole_of("height", wire["height"]),
+            region=rect_of(wire["region"]),
+            file_type=text_of("format type", picture_format["type"]),
+            bits=whole_of("format bits", picture_format["bits"]),
+            grey=flag_of("format grey", picture_format["grey"]),
+            alpha=flag_of("format alpha", picture_format["alpha"]),
             options=_pairs(wire["options"]),
-            light=_flag("light", wire.get("light", False)),
+            light=_kinds(texts_of("light", wire.get("light", ()))),
+            photon_files=texts_of("photon_files", wire.get("photon_files", ())),
             sources=dict(sources),
         )
 
@@ -257,15 +280,24 @@ class RenderSpec:
                 f"picture of {self.width}x{self.height} pixels"
             )
 
+    def _check_light(self) -> None:
+        _kinds(self.light)
+        if bool(self.photon_files) is not ("photons" in self.light):
+            raise fault("photon_files must be given for photons, and for nothing else")
+        if len(self.photon_files) > MAX_TEXTS:
+            raise fault(f"photon_files must be at most {MAX_TEXTS}")
+        for path in self.photon_files:
+            _check_place("a file with photons", path)
+
     def _check_format(self) -> None:
         for name, flag in (("grey", self.grey), ("alpha", self.alpha)):
             if not isinstance(flag, bool):
-                raise _fault(f"format {name} must be true or false")
+                raise fault(f"format {name} must be true or false")
         wanted = (self.bits, self.grey, self.alpha)
         if self.file_type not in EXTENSIONS:
-            raise _fault(f"there is no file type {self.file_type!r:.20}")
+            raise fault(f"there is no file type {self.file_type!r:.20}")
         if effective_format(self.file_type, *wanted) != wanted:
-            raise _fault(
+            raise fault(
                 f"the file type {self.file_type} does not come with {self.bits} bits"
                 f"{' in grey' if self.grey else ''}{' and alpha' if self.alpha else ''}"
             )
@@ -273,7 +305,7 @@ class RenderSpec:
     def _check_dither(self) -> None:
         # The method decides whether bands can be made, so it is never left to POV-Ray.
         if self.value("Dither") is True and self.value("Dither_Method") is None:
-            raise _fault("Dither needs a Dither_Method")
+            raise fault("Dither needs a Dither_Method")
 
 
 def effective_format(letter: str, bits: int, grey: bool, alpha: bool) -> tuple[int, bool, bool]:
@@ -322,22 +354,16 @@ def _shown(name: str, value: Value) -> str:
     return written(value)
 
 
-def _fault(text: str) -> SceneFault:
-    return SceneFault(f"the job's settings are not valid: {text}")
-
-
-def _check_place(what: str, path: str, *, file: bool) -> None:
+def _check_place(what: str, path: str) -> None:
     try:
         check_path(path)
     except BadValue as error:
-        raise _fault(f"{what} {error}") from None
-    if file and PurePosixPath(path).suffix.lower() != ".pov":
-        raise _fault(f"{what} must be a .pov file, not {path!r}")
+        raise fault(f"{what} {error}") from None
 
 
 def _check_side(name: str, side: int) -> None:
     if isinstance(side, bool) or not isinstance(side, int):
-        raise _fault(f"{name} must be a whole number")
+        raise fault(f"{name} must be a whole number")
     if not 1 <= side <= MAX_SIDE:
         raise SceneFault(f"{name} must lie between 1 and {MAX_SIDE}, not be {side}")
 
@@ -348,15 +374,15 @@ def _check_options(options: tuple[tuple[str, Value], ...]) -> None:
     for name, value in options:
         option = find_option(name)
         if option is None or option.name != name or option.policy is not Policy.PICTURE:
-            raise _fault(f"{name!r:.80} is not an option that a job can have")
+            raise fault(f"{name!r:.80} is not an option that a job can have")
         try:
             canonical = check_value(option, value)
         except BadValue as error:
-            raise _fault(f"{name} {error}") from None
+            raise fault(f"{name} {error}") from None
         if type(canonical) is not type(value) or canonical != value:
-            raise _fault(f"{name} must be in canonical form")
+            raise fault(f"{name} must be in canonical form")
         if rank(name) < last_rank:
-            raise _fault("the options must be in canonical order")
+            raise fault("the options must be in canonical order")
         last_rank = rank(name)
         counts[name] = counts.get(name, 0) + 1
         limit = _LIST_LIMITS.get(name, 1)
@@ -365,76 +391,41 @@ def _check_options(options: tuple[tuple[str, Value], ...]) -> None:
             raise SceneFault(f"{name} may be given at most {times}")
     names = setting_names(options)
     if len(set(names)) < len(names):
-        raise _fault("an identifier is declared twice")
+        raise fault("an identifier is declared twice")
 
 
 def _check_sources(sources: Mapping[str, str]) -> None:
     if len(sources) > _MAX_SOURCES:
-        raise _fault("there are too many sources")
+        raise fault("there are too many sources")
     for name, source in sources.items():
         for text in (name, source):
             if not isinstance(text, str) or len(text) > _MAX_SOURCE_LENGTH:
-                raise _fault("sources must map short texts to short texts")
+                raise fault("sources must map short texts to short texts")
             if has_control_characters(text):
-                raise _fault("sources must not hold control characters")
+                raise fault("sources must not hold control characters")
 
 
-def _check_keys(
-    what: str, wire: Mapping[str, object], known: set[str], optional: set[str] | None = None
-) -> None:
-    # An unknown key may change pixels in a version that knows it, so it cannot be passed over.
-    unknown = set(wire) - known
-    if unknown:
-        raise _fault(f"{what} has a key that this version does not know; update the older side")
-    missing = known - set(wire) - (optional or set())
-    if missing:
-        raise _fault(f"{what} lacks {', '.join(sorted(missing))}")
-
-
-def _text(what: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise _fault(f"{what} must be a text")
-    return value
-
-
-def _whole(what: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _fault(f"{what} must be a whole number")
-    return value
-
-
-def _flag(what: str, value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _fault(f"{what} must be true or false")
-    return value
-
-
-def _rect(value: object) -> Rect | None:
-    if value is None:
-        return None
-    if not isinstance(value, list | tuple) or len(value) != 4:
-        raise _fault("region must be four whole numbers")
-    x0, y0, x1, y1 = (_whole("region", number) for number in value)
-    try:
-        return Rect(x0, y0, x1, y1)
-    except ValueError as error:
-        raise _fault(f"region is {error}") from None
+def _kinds(names: tuple[str, ...]) -> tuple[LightKind, ...]:
+    kinds = tuple(kind for kind in LIGHT_KINDS if kind in names)
+    if kinds != names:
+        raise fault(f"light must be some of {', '.join(LIGHT_KINDS)}, in this order")
+    return kinds
 
 
 def _pairs(value: object) -> tuple[tuple[str, Value], ...]:
     if not isinstance(value, list | tuple) or len(value) > 1000:
-        raise _fault("options must be a list of pairs")
+        raise fault("options must be a list of pairs")
     pairs: list[tuple[str, Value]] = []
     for pair in value:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise _fault("options must be a list of pairs")
+            raise fault("options must be a list of pairs")
         name, option_value = pair
         option = find_option(name) if isinstance(name, str) else None
         if option is None:
-            raise _fault(f"{name!r:.80} is not an option that a job can have")
+            raise fault(f"{name!r:.80} is not an option that a job can have")
         try:
             # JSON writes 2.0 as 2 in some libraries, so numbers are made canonical here.
             pairs.append((name, check_value(option, option_value)))
         except BadValue as error:
-            raise _fault(f"{name} {error}") from None
+            raise fault(f"{name} {error}") from None
     return tuple(pairs)

@@ -386,7 +386,7 @@ class Origin:
     """All that decides the pixels in a state file, and where they lie.
 
     ``scene`` and ``spec`` are digests, ``povray`` is the version and build (the floats of another
-    build may differ), ``light`` names the shared radiosity cache or photon map, "" if there is
+    build may differ), ``light`` names the shared radiosity cache and photon map, "" if there is
     none. ``boot`` is the machine's boot in which it was written: nothing was flushed, so that
     after a power failure records may be zeros that look whole.
     """

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from clusterray.core.fidelity import FidelityKind
-from clusterray.core.model import MAX_BANDS, LightWord, Mix
+from clusterray.core.model import MAX_BANDS, LightKind, Mix
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
@@ -49,8 +49,8 @@ RectTuple: TypeAlias = tuple[Pixel, Pixel, Pixel, Pixel]
 Priority: TypeAlias = Annotated[int, Meta(ge=-100, le=100)]
 Role: TypeAlias = Literal["node", "submit", "admin"]
 Phase: TypeAlias = Literal["waiting", "fetching", "parsing", "rendering", "uploading"]
-LeaseStage: TypeAlias = Literal["light", "final"]
-BandStage: TypeAlias = Literal["light", "final", "verify"]
+LeaseStage: TypeAlias = Literal["photons", "light", "final"]
+BandStage: TypeAlias = Literal["photons", "light", "final", "verify"]
 Verify: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_BANDS)] | Literal["all"]
 
 
@@ -84,8 +84,9 @@ class SceneRef(Part, frozen=True):
 
 
 class LightRef(Part, frozen=True):
-    """The shared light of a frame: hash and size of its file, and the login that reads it."""
+    """Shared light of a frame: what it is, hash and size of its file, the login that reads it."""
 
+    kind: LightKind
     sha256: Sha256
     size: Count
     read: Grant
@@ -334,9 +335,10 @@ class Beat(Message, frozen=True, tag="beat"):
 class Lease(Message, frozen=True, tag="lease"):
     """Render this band. ``read`` fetches the scene, ``write`` is where the tile goes.
 
-    ``stage`` "light": gather the band's radiosity samples instead; their file takes the tile's
-    place. ``light``: render with these samples and gather none before. ``probe``: find out besides
-    whether the frame depends on threads, and answer PROBED, at leisure.
+    ``stage`` "photons": shoot the scene's photons instead, "light": gather the band's radiosity
+    samples; the file of these takes the tile's place. ``lights``: load these, and make none of
+    their kinds. ``probe``: find out besides whether the frame depends on threads, and answer
+    PROBED, at leisure.
     """
 
     attempt: Ident
@@ -349,7 +351,7 @@ class Lease(Message, frozen=True, tag="lease"):
     read: Grant
     write: Grant
     stage: LeaseStage = "final"
-    light: LightRef | None = None
+    lights: Annotated[list[LightRef], Meta(max_length=2)] = []
     probe: bool = False
 
 
@@ -404,7 +406,7 @@ class Done(Message, frozen=True, tag="done"):
     attempt: Ident
     seconds: PhaseSeconds
     gathers: Count = 0
-    used: Annotated[list[LightWord], Meta(max_length=8)] = []
+    used: Annotated[list[LightKind], Meta(max_length=8)] = []
     text: LongText = ""
 
 
@@ -654,9 +656,9 @@ class Nodes(Message, frozen=True, tag="nodes"):
 class JobDetail(Message, frozen=True, tag="job_detail"):
     """One job with its settings, at most 500 of its bands, and its submitter's note.
 
-    ``light`` says in words what came of its light pass, "" if it had none; ``checks`` are the first
-    500 of its bands that were rendered again. ``chance`` is what the submitter found in the scene's
-    text, ``probe`` what a node found, if one did.
+    ``light`` says in words what came of its light passes, "" if it had none; ``checks`` are the
+    first 500 of its bands that were rendered again. ``chance`` is what the submitter found in the
+    scene's text, ``probe`` what a node found, if one did.
     """
 
     request: RequestId

@@ -10,9 +10,9 @@ from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.entities import Band
 from clusterray.core.invariants import INVARIANTS, InvariantBroken
-from clusterray.core.model import AttemptId, JobId, Mix, NodeId, PovrayClass, Rect
-from clusterray.core.states import AttemptState, BandState, FrameState, JobState
-from tests.core.world import LIGHT, Held, World, picture, povray, request
+from clusterray.core.model import AttemptId, JobId, Mix, NodeId, Rect
+from clusterray.core.states import AttemptState, BandState, JobState
+from tests.core.world import Held, World, picture, povray, request
 
 
 def state(world: World, job: JobId) -> JobState:
@@ -474,111 +474,6 @@ def test_a_stitch_that_fails_fails_the_job() -> None:
     world.do(ev.FrameFailed(job, 0, "the disk of the head is full"))
     assert state(world, job) is JobState.FAILED
     assert world.farm.jobs[job].reason == "the disk of the head is full"
-
-
-def test_light_is_gathered_by_all_joined_once_and_then_shared_by_every_band() -> None:
-    world = World()
-    one, two = world.join("one"), world.join("two")
-    job = world.submit(request(light=True))
-    frame = world.farm.jobs[job].frames[0]
-    while not world.joining:
-        for conn in (one, two):
-            for attempt in world.rendering(conn):
-                assert (world.leases[attempt].stage, world.leases[attempt].light) == ("light", None)
-                world.finish(conn, attempt)
-    assert (state(world, job), frame.state) == (JobState.RUNNING, FrameState.JOINING)
-    (join,) = sent(world.log, act.JoinLight)
-    assert isinstance(join, act.JoinLight)
-    tops = [world.farm.attempts[attempt].band.rect.y0 for attempt in join.attempts]
-    assert tops == sorted(tops) and len(tops) == len(frame.bands)
-    assert world.rendering(one) == world.rendering(two) == []
-    world.joined(LIGHT)
-    assert frame.state is FrameState.FINAL
-    assert {world.leases[attempt].light for attempt in world.rendering(one)} == {LIGHT}
-    world.work_off()
-    assert state(world, job) is JobState.DONE
-    assert sum(rect.area for rect in world.tiles[job]) == 64 * 256
-    assert {world.farm.attempts[a.id].light for b in bands(world, job) for a in b.attempts} == {
-        LIGHT
-    }
-
-
-def test_a_scene_in_which_no_light_is_found_gets_bands_without() -> None:
-    world = World()
-    conn = world.join("pi")
-    job = world.submit(request(light=True, shape=picture(64, 32)))
-    world.finish(conn, world.rendering(conn)[0])
-    world.joined(None)
-    (attempt,) = world.rendering(conn)
-    assert (world.leases[attempt].stage, world.leases[attempt].light) == ("final", None)
-    world.work_off()
-    assert state(world, job) is JobState.DONE
-
-
-def test_light_is_cut_into_as_few_pieces_as_there_are_shares() -> None:
-    world = World()
-    one = world.join("one", threads=3)
-    world.join("two", threads=1)
-    world.submit(request(light=True, shape=picture(64, 32 * 40)))
-    (attempt,) = world.rendering(one)
-    assert world.farm.attempts[attempt].band.rect.height == 32 * 30
-
-
-def test_while_light_is_joined_the_nodes_get_other_jobs() -> None:
-    world = World()
-    conn = world.join("pi")
-    world.submit(request("lit", light=True, shape=picture(64, 32)))
-    other = world.submit(request("other", shape=picture(64, 32)))
-    world.finish(conn, world.rendering(conn)[0])
-    (attempt,) = world.rendering(conn)
-    assert world.farm.attempts[attempt].band.frame.job.id == other
-
-
-def test_the_picture_may_be_another_classs_than_its_light() -> None:
-    world = World()
-    pi = world.join("pi", povray_class="arm")
-    job = world.submit(request(light=True, shape=picture(64, 32)))
-    desk = world.join("desk", threads=8, povray_class="x86")
-    assert not world.rendering(desk)
-    world.finish(pi, world.rendering(pi)[0])
-    (frame,) = world.farm.jobs[job].frames
-    assert frame.povray_class == povray_of(world, pi), "while it is joined"
-    world.joined(LIGHT)
-    assert frame.povray_class == povray_of(world, desk), "the strongest begins it"
-    assert world.rendering(desk) and not world.rendering(pi)
-
-
-def povray_of(world: World, conn: int) -> PovrayClass:
-    return world.farm.nodes[NodeId(world.conns[conn])].povray_class
-
-
-def test_light_that_cannot_be_joined_fails_the_job_and_a_late_join_changes_nothing() -> None:
-    world = World()
-    conn = world.join("pi")
-    job = world.submit(request(light=True, shape=picture(64, 32)))
-    world.finish(conn, world.rendering(conn)[0])
-    world.do(ev.FrameFailed(job, 0, "the disk of the head is full"))
-    assert state(world, job) is JobState.FAILED
-    world.joined(LIGHT)
-    assert world.rendering(conn) == []
-
-
-def test_a_job_that_is_forgotten_takes_its_light_along() -> None:
-    world = World(max_jobs=1)
-    world.join("pi")
-    world.submit(request("old", light=True))
-    world.work_off()
-    world.submit(request("young", shape=picture(64, 32)))
-    assert len(world.farm.bands) == len(world.farm.attempts) == 1
-
-
-def test_a_band_with_another_light_is_caught() -> None:
-    world = World()
-    conn = world.join("pi")
-    world.submit(request())
-    world.farm.attempts[world.rendering(conn)[0]].light = LIGHT
-    with pytest.raises(InvariantBroken, match=r"(?s)^11\..*another light"):
-        world.farm.check()
 
 
 def test_a_stale_word_changes_nothing_and_is_answered_drop() -> None:

@@ -5,6 +5,8 @@ Nodes join, leave, finish, fail, detach and return; people cancel, pause, resume
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -12,16 +14,26 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from clusterray.core import events as ev
 from clusterray.core.entities import Job
 from clusterray.core.fidelity import fidelity_of
-from clusterray.core.model import AttemptId, JobId, Mix, PovrayClass, ProbeFound, VerifyBands
-from clusterray.core.policy import may_render
+from clusterray.core.model import (
+    AttemptId,
+    JobId,
+    LightKind,
+    Mix,
+    PovrayClass,
+    ProbeFound,
+    VerifyBands,
+)
+from clusterray.core.policy import choose_stranded, may_render
 from clusterray.core.states import JobState
-from tests.core.world import ALIKE, LIGHT, Held, World, picture, povray, request
+from tests.core.world import ALIKE, BOTH, Held, World, picture, povray, request
 
 NAMES = ["pi", "desk", "attic", "cellar"]
 A, NEAR_A, B = povray("A", 100, 100, 100), povray("A'", 101, 100, 99), povray("B", 102, 100, 100)
 """Of the classes A' is close to A and to B, while A and B are too far apart."""
 MIXES: list[Mix] = ["never", "never", "close", "any"]
 VERIFY: list[VerifyBands] = [0, 2, "all"]
+Lights: TypeAlias = tuple[LightKind, ...]
+LIGHTS: list[Lights] = [(), ("radiosity",), ("photons",), BOTH]
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -47,7 +59,7 @@ class AnyOrder(RuleBasedStateMachine):
         block=st.sampled_from([None, 4, 32, 500]),
         priority=st.integers(-1, 1),
         wish=st.one_of(st.none(), st.integers(1, 9)),
-        light=st.booleans(),
+        light=st.sampled_from(LIGHTS),
         mix=st.sampled_from(MIXES),
         verify=st.sampled_from(VERIFY),
     )
@@ -58,7 +70,7 @@ class AnyOrder(RuleBasedStateMachine):
         block: int | None,
         priority: int,
         wish: int | None,
-        light: bool,
+        light: Lights,
         mix: Mix,
         verify: VerifyBands,
     ) -> None:
@@ -73,8 +85,8 @@ class AnyOrder(RuleBasedStateMachine):
         )
         self.jobs.append(self.world.submit(job))
 
-    @rule(mix=st.sampled_from(MIXES), light=st.booleans(), verify=st.sampled_from(VERIFY))
-    def a_job_comes_to_nodes_that_wait(self, mix: Mix, light: bool, verify: VerifyBands) -> None:
+    @rule(mix=st.sampled_from(MIXES), light=st.sampled_from(LIGHTS), verify=st.sampled_from(VERIFY))
+    def a_job_comes_to_nodes_that_wait(self, mix: Mix, light: Lights, verify: VerifyBands) -> None:
         """World.do checks that the strongest class among them begins it."""
         for job in list(self.world.farm.open_jobs):
             self.world.do(ev.JobCancelled(job.id, "ann"))
@@ -112,8 +124,8 @@ class AnyOrder(RuleBasedStateMachine):
         for attempt in self.world.rendering(conn):
             self.world.rendered(conn, attempt)
 
-    @rule(light=st.booleans(), mix=st.sampled_from(MIXES), verify=st.sampled_from(VERIFY))
-    def a_picture_is_covered(self, light: bool, mix: Mix, verify: VerifyBands) -> None:
+    @rule(light=st.sampled_from(LIGHTS), mix=st.sampled_from(MIXES), verify=st.sampled_from(VERIFY))
+    def a_picture_is_covered(self, light: Lights, mix: Mix, verify: VerifyBands) -> None:
         """And its bands are to be verified next, unless nobody is there to render it."""
         world = self.world
         self.submit(64, 64, 32, 2, 2, light, mix, verify)
@@ -125,7 +137,7 @@ class AnyOrder(RuleBasedStateMachine):
                 for attempt in world.rendering(conn):
                     world.finish(conn, attempt)
             while world.joining:
-                world.joined(LIGHT)
+                world.joined()
 
     @rule(data=st.data())
     def any_word(self, data: st.DataObject) -> None:
@@ -206,7 +218,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(found=st.booleans())
     def light_joined(self, found: bool) -> None:
         if self.world.joining:
-            self.world.joined(LIGHT if found else None)
+            self.world.joined(found=found)
 
     @rule(readable=st.booleans())
     def compared(self, readable: bool) -> None:
@@ -220,8 +232,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def nobody_idles_while_work_waits(self) -> None:
-        for node in self.world.farm.hungry.values():
-            for job in self.world.farm.open_jobs:
+        farm = self.world.farm
+        for node in farm.hungry.values():
+            assert choose_stranded(node, farm.open_jobs, farm.nodes.values()) is None
+            for job in farm.open_jobs:
                 for frame in job.frames:
                     if job.takes_leases and may_render(node, frame):
                         assert all(band.avoids(node.id) for band in frame.waiting.values())
@@ -252,6 +266,8 @@ class AnyOrder(RuleBasedStateMachine):
                 assert sum(rect.area for rect in areas) == job.frames[0].area.area
                 kinds = job.frames[0].tile_classes
                 assert job.request.mix != "never" or len(kinds) == 1
+                maps = [light for light in job.frames[0].lights if light.kind == "photons"]
+                assert not maps or {kind.program for kind in kinds} == {maps[0].readers}
                 self.check_verified(job)
 
     def check_verified(self, job: Job) -> None:

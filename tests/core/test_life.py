@@ -10,7 +10,7 @@ from clusterray.core.entities import Job
 from clusterray.core.model import AttemptId, JobId
 from clusterray.core.orders import Order, refusal
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
-from tests.core.world import LIGHT, World, picture, request
+from tests.core.world import BOTH, SAMPLES, World, picture, request
 
 SMALL = picture(64, 32)
 
@@ -156,7 +156,7 @@ def test_a_requeued_band_has_all_its_tries_again_on_every_node() -> None:
 def test_requeue_all_begins_from_the_start_with_new_bands() -> None:
     world = World()
     conn = world.join("pi")
-    job = world.submit(request(light=True, wish_bands=2))
+    job = world.submit(request(light=BOTH, wish_bands=2))
     world.work_off()
     old = list(world.farm.attempts)
     assert "renders all of it again" in refusal(job_of(world, job), ev.JobRequeued(job, "ann"))
@@ -188,12 +188,12 @@ def test_a_job_all_of_whose_bands_are_covered_is_only_joined_again() -> None:
 def test_a_job_that_ended_while_its_light_was_joined_has_it_joined_again() -> None:
     world = World()
     conn = world.join("pi")
-    job = world.submit(request(light=True, shape=SMALL))
+    job = world.submit(request(light=("radiosity",), shape=SMALL))
     world.finish(conn, world.rendering(conn)[0])
-    stale = world.joining.pop()
+    asked, run = world.joining.pop()
     world.do(ev.JobCancelled(job, "ann"))
     world.do(ev.JobRequeued(job, "ann"))
-    world.do(ev.LightJoined(stale[0], stale[1], LIGHT, stale[2]))
+    world.do(ev.LightJoined(asked.job, asked.frame, SAMPLES, run))
     assert job_of(world, job).frames[0].state is FrameState.JOINING
     world.work_off()
     assert job_of(world, job).state is JobState.DONE

@@ -8,11 +8,11 @@ from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.entities import Frame, Probe
 from clusterray.core.fidelity import Fidelity, fidelity_of
-from clusterray.core.model import AttemptId, Chance, JobId, LightWord, ProbeFound
+from clusterray.core.model import AttemptId, Chance, JobId, LightKind, ProbeFound
 from clusterray.core.probing import MAX_ASKED
 from clusterray.core.states import JobState, ProbeState
 from clusterray.core.verify import Comparison
-from tests.core.world import LIGHT, World, picture, request
+from tests.core.world import BOTH, World, picture, request
 
 SAME = ProbeFound(4800, 0)
 NOISY = ProbeFound(4800, 12, 20)
@@ -48,9 +48,9 @@ def test_the_first_lease_of_the_picture_asks_and_no_other() -> None:
 def test_light_bands_are_not_asked_and_shared_light_needs_no_probe() -> None:
     world = World()
     conn = world.join("pi")
-    job = world.submit(request(light=True, chance=(RADIOSITY,)))
+    job = world.submit(request(light=("radiosity",), chance=(RADIOSITY,)))
     world.finish(conn, world.rendering(conn)[0])
-    world.joined(LIGHT)
+    world.joined()
     assert world.rendering(conn)
     assert probed(world) == []
     assert world.farm.jobs[job].frames[0].probe is None
@@ -59,9 +59,9 @@ def test_light_bands_are_not_asked_and_shared_light_needs_no_probe() -> None:
 def test_a_light_pass_that_finds_none_leaves_the_picture_to_a_probe() -> None:
     world = World()
     conn = world.join("pi")
-    world.submit(request(light=True, chance=(RADIOSITY,)))
+    world.submit(request(light=("radiosity",), chance=(RADIOSITY,)))
     world.finish(conn, world.rendering(conn)[0])
-    world.joined(None)
+    world.joined(found=False)
     assert probed(world) == world.rendering(conn)
 
 
@@ -199,20 +199,22 @@ def test_a_job_that_is_forgotten_expects_no_answer() -> None:
 
 
 def job_with(
-    *chance: Chance, found: ProbeFound | None = None, light: bool = False, bands: int = 1
+    *chance: Chance,
+    found: ProbeFound | None = None,
+    light: tuple[LightKind, ...] = (),
+    bands: int = 1,
 ) -> tuple[World, Frame]:
     """A job that is done, with what a probe found; with light it was shared."""
     world = World()
     conn = world.join("pi")
-    shared = light and bands > 1
-    job = world.submit(request(chance=chance, light=shared, wish_bands=bands))
+    job = world.submit(request(chance=chance, light=light, wish_bands=bands))
     world.work_off()
     if found is not None:
         world.do(ev.Probed(conn, probed(world)[0], found))
     return world, world.farm.jobs[job].frames[0]
 
 
-def used_in(frame: Frame, *words: LightWord) -> dict[AttemptId, frozenset[LightWord]]:
+def used_in(frame: Frame, *words: LightKind) -> dict[AttemptId, frozenset[LightKind]]:
     accepted = [band.accepted for band in frame.bands.values() if band.accepted is not None]
     return {attempt.id: frozenset(words) for attempt in accepted}
 
@@ -247,11 +249,14 @@ def test_without_a_probe_the_text_decides_once_none_can_come() -> None:
 
 
 def test_shared_light_is_a_class_of_its_own_and_noise_in_it_is_noise() -> None:
-    _, frame = job_with(RADIOSITY, light=True, bands=2)
-    assert frame.light is not None
+    _, frame = job_with(RADIOSITY, light=("radiosity",), bands=2)
     reason = "radiosity, gathered once for all its bands"
     assert fidelity_of(frame.job, {}) == Fidelity("shared light", reason)
-    _, frame = job_with(RADIOSITY, CRAND, light=True, bands=2)
+    _, both = job_with(RADIOSITY, PHOTONS, light=BOTH, bands=2)
+    assert fidelity_of(both.job, {}) == Fidelity(
+        "shared light", "photons and radiosity, each made once for all its bands"
+    )
+    _, frame = job_with(RADIOSITY, CRAND, light=("radiosity",), bands=2)
     assert fidelity_of(frame.job, {}) == Fidelity(
         "noisy", f"{reason}; its text has crand (a.pov:7)"
     )

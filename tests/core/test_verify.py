@@ -11,7 +11,7 @@ from clusterray.core.invariants import InvariantBroken
 from clusterray.core.model import JobId, NodeId, PovrayClass, VerifyBands
 from clusterray.core.states import BandState, JobState
 from clusterray.core.verify import Comparison, spread
-from tests.core.world import ALIKE, LIGHT, Held, World, picture, request
+from tests.core.world import ALIKE, BOTH, PHOTONS, SAMPLES, Held, World, picture, request
 
 NOISE = Comparison(64 * 32, 12, (("red", 3.0), ("green", 0.0), ("blue", 1.0)), 255)
 
@@ -53,7 +53,7 @@ def cover(world: World, job: JobId) -> None:
                 if world.farm.attempts[attempt].band.stage != "verify":
                     world.finish(conn, attempt)
         while world.joining:
-            world.joined(LIGHT)
+            world.joined()
 
 
 def pair(band: Band) -> tuple[str, str]:
@@ -94,7 +94,7 @@ def test_bands_are_rendered_again_by_another_node_when_the_picture_is_covered() 
 def test_the_very_same_is_rendered_again_and_the_two_tiles_are_compared() -> None:
     world = World()
     one, two = world.join("one"), world.join("two")
-    job = world.submit(request(shape=picture(64, 64), wish_bands=2, light=True, verify="all"))
+    job = world.submit(request(shape=picture(64, 64), wish_bands=2, light=BOTH, verify="all"))
     cover(world, job)
     for conn in (one, two):
         for attempt in world.rendering(conn):
@@ -102,7 +102,8 @@ def test_the_very_same_is_rendered_again_and_the_two_tiles_are_compared() -> Non
             again = world.farm.attempts[attempt].band.again
             assert again is not None
             assert again.accepted is not None
-            assert (lease.stage, lease.rect, lease.light) == ("verify", again.rect, LIGHT)
+            assert (lease.stage, lease.rect) == ("verify", again.rect)
+            assert [light.sha256 for light in lease.lights] == [PHOTONS.sha256, SAMPLES.sha256]
             world.finish(conn, attempt)
             asked = world.comparing[-1]
             assert (asked.first, asked.second) == (again.accepted.id, attempt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from itertools import product
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
@@ -15,6 +16,7 @@ from clusterray.core.model import (
     JobId,
     JobRequest,
     Light,
+    LightKind,
     Mix,
     NodeId,
     Picture,
@@ -27,7 +29,9 @@ from clusterray.core.policy import class_threads
 from clusterray.core.states import JobState
 from clusterray.core.verify import Comparison
 
-LIGHT = Light("1" * 64, 1000, 20)
+PHOTONS = Light("photons", "2" * 64, 2008, 100)
+SAMPLES = Light("radiosity", "1" * 64, 1000, 20)
+BOTH: tuple[LightKind, ...] = ("photons", "radiosity")
 ALIKE = Comparison(64 * 32, 0, (("red", 0.0), ("green", 0.0), ("blue", 0.0)), 255)
 
 
@@ -49,7 +53,7 @@ def request(
     shape: Picture | None = None,
     priority: int = 0,
     wish_bands: int | None = None,
-    light: bool = False,
+    light: tuple[LightKind, ...] = (),
     mix: Mix = "never",
     verify: VerifyBands = 0,
     chance: tuple[Chance, ...] = (),
@@ -90,13 +94,13 @@ class World:
         self.held: dict[str, Held] = {}
         self.answers: dict[int, str] = {}
         self.stitching: list[tuple[JobId, int, int]] = []
-        self.joining: list[tuple[JobId, int, int]] = []
+        self.joining: list[tuple[act.JoinLight, int]] = []
         self.comparing: list[act.CompareTiles] = []
         self.leases: dict[AttemptId, act.SendLease] = {}
         self.runs: dict[tuple[JobId, int], int] = {}
         self.tiles: dict[JobId, list[Rect]] = {}
         self.disk: set[AttemptId] = set()
-        self.lights: set[tuple[JobId, int]] = set()
+        self.lights: set[tuple[JobId, int, LightKind]] = set()
         self.log: list[act.Action] = []
         self._next = 0
 
@@ -136,7 +140,8 @@ class World:
         match action:
             case act.SendLease(conn=conn, attempt=attempt):
                 assert self.farm.jobs[action.job].state is not JobState.PAUSED
-                assert action.light is None or (action.job, action.frame) in self.lights
+                for light in action.lights:
+                    assert (action.job, action.frame, light.kind) in self.lights
                 self.leases[attempt] = action
                 self.held[self.conns[conn]].rendering.add(attempt)
             case (
@@ -158,7 +163,7 @@ class World:
                 self.stitching.append((job, frame, self.runs[job, frame]))
             case act.JoinLight(job=job, frame=frame, attempts=attempts):
                 assert self.disk.issuperset(attempts)
-                self.joining.append((job, frame, self.runs[job, frame]))
+                self.joining.append((action, self.runs[job, frame]))
             case act.CompareTiles(first=first, second=second):
                 assert self.disk.issuperset((first, second))
                 self.comparing.append(action)
@@ -169,7 +174,8 @@ class World:
                 self.disk.discard(attempt)
             case act.DiscardTiles(job=job, frames=frames, attempts=attempts):
                 self.disk.difference_update(attempts)
-                self.lights.difference_update((job, frame) for frame in frames)
+                gone = product([job], frames, BOTH)
+                self.lights.difference_update(gone)
             case _:
                 pass
 
@@ -222,11 +228,12 @@ class World:
         self.rendered(conn, attempt)
         self.do(ev.TileVerified(attempt))
 
-    def joined(self, light: Light | None) -> None:
-        """Let the oldest join of light end."""
-        job, frame, run = self.joining.pop(0)
-        self.lights.add((job, frame))
-        self.do(ev.LightJoined(job, frame, light, run))
+    def joined(self, *, found: bool = True) -> None:
+        """Let the oldest join of light end, with some or with none."""
+        asked, run = self.joining.pop(0)
+        light = {"photons": PHOTONS, "radiosity": SAMPLES}[asked.kind] if found else None
+        self.lights.add((asked.job, asked.frame, asked.kind))
+        self.do(ev.LightJoined(asked.job, asked.frame, light, run))
 
     def compared(self, found: Comparison | None = ALIKE) -> None:
         """Let the oldest comparison end; None: the tiles cannot be read."""
@@ -248,7 +255,7 @@ class World:
                     self.do(ev.TileVerified(attempt))
             while self.joining:
                 busy = True
-                self.joined(LIGHT)
+                self.joined()
             while self.comparing:
                 busy = True
                 self.compared()

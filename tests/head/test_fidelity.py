@@ -103,7 +103,7 @@ def test_light_of_all_bands_is_told_with_its_counts(head: RunningHead, tmp_path:
         assert done(client, job).job.fidelity == "shared light"
         found = kept(head, job)
     assert found["fidelity"] == "shared light"
-    assert found["light"] == {"samples": 2, "light_bands": 2, "gathers": 6}
+    assert found["light"] == {"photons": 0, "samples": 2, "light_bands": 2, "gathers": 6}
 
 
 def test_light_that_the_one_povray_says_it_used_is_believed(

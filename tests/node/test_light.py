@@ -13,10 +13,11 @@ from PIL import Image, ImageChops
 from clusterray.core.model import Rect
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.light_cache import KEPT, LightCache, LightDamaged
-from clusterray.node.renderer import LightRender, Render, RenderCancelled, RenderFailed, RenderTimes
+from clusterray.node.light_pass import LightRender
+from clusterray.node.renderer import Render, RenderCancelled, RenderFailed, RenderTimes
 from clusterray.node.scene_cache import link_tree
 from clusterray.povray.command import add_light_footer
-from clusterray.povray.light_file import check_light
+from clusterray.povray.light_file import check_light, seat_samples
 from clusterray.povray.state_file import read_blocks
 from clusterray.wire.protocol import Grant, LightRef
 from tests.node.doubles import POVRAY, Scene, make_scene
@@ -59,7 +60,7 @@ def gathered(
         on_progress=quiet,
     ).run()
     assert not attempt.picture.exists()
-    return attempt.samples
+    return attempt.made_light
 
 
 def rendered(
@@ -67,7 +68,7 @@ def rendered(
 ) -> tuple[Image.Image, RenderTimes]:
     attempt = ready(folder, scene, name)
     if light is not None:
-        shutil.copyfile(light, attempt.light)
+        shutil.copyfile(light, attempt.samples)
         add_light_footer(attempt.scene, scene.spec)
     times = Render(
         povray=POVRAY,
@@ -91,7 +92,7 @@ def test_light_of_three_bands_serves_the_whole_as_it_serves_the_bands(
     light = tmp_path / "joined.rca"
     parts = [gathered(tmp_path, scene, rect, threads=2) for rect in rects]
     light.write_bytes(b"".join(part.read_bytes() for part in parts))
-    assert check_light(light) > 10
+    assert check_light("radiosity", light) > 10
     whole, times = rendered(tmp_path, scene, Rect(0, 0, 64, 96), light, "whole", threads=2)
     joined, gathers = Image.new("RGB", (64, 96)), times.gathers
     for rect in rects:
@@ -107,6 +108,48 @@ def test_light_of_three_bands_serves_the_whole_as_it_serves_the_bands(
     assert difference.getbbox() is not None, "bands on their own would have done"
 
 
+def test_samples_serve_where_they_were_taken_once_they_are_seated(tmp_path: Path) -> None:
+    """On curved surfaces POV-Ray passes over many of those that it wrote itself."""
+    text = IN_STEPS.replace("error_bound 0.5", "error_bound 0.2").replace(
+        "sphere { 0, 1 pigment { rgb 1 } }",
+        "union { sphere { 0, 1 } torus { 1.6, 0.3 rotate 70*x } pigment { rgb 1 } }",
+    )
+    rect = Rect(0, 0, 96, 96)
+    scene = make_scene(tmp_path, text, width=96)
+    light = gathered(tmp_path, scene, rect)
+    with light.open("ab") as file:
+        # What one band had to add is there for the next.
+        file.write(added(tmp_path, scene, rect, light))
+    _picture, as_written = rendered(tmp_path, scene, rect, light, "as-written")
+    seat_samples(light)
+    _picture, seated = rendered(tmp_path, scene, rect, light, "seated")
+    assert seated.gathers < as_written.gathers / 5, (seated, as_written)
+
+
+def added(folder: Path, scene: Scene, rect: Rect, light: Path) -> bytes:
+    """Give the samples that a render with ``light`` adds to it."""
+    attempt = ready(folder, scene, "adding")
+    shutil.copyfile(light, attempt.samples)
+    add_light_footer(attempt.scene, scene.spec)
+    kept = light.read_bytes()
+
+    class Adding(Render):
+        def _povray_argv(self) -> list[str]:
+            return [*super()._povray_argv(), "+RFO"]
+
+    Adding(
+        povray=POVRAY,
+        threads=1,
+        spec=scene.spec,
+        rect=rect,
+        folder=attempt,
+        on_progress=quiet,
+        lit=True,
+    ).run()
+    assert attempt.samples.read_bytes().startswith(kept)
+    return attempt.samples.read_bytes()[len(kept) :]
+
+
 def test_a_band_goes_on_with_the_light_that_it_began_with(tmp_path: Path) -> None:
     text = IN_STEPS.replace("pigment { rgb 1 }", "pigment { rgb 1 } finish { reflection 0.2 }")
     rect = Rect(0, 0, 256, 256)
@@ -116,7 +159,7 @@ def test_a_band_goes_on_with_the_light_that_it_began_with(tmp_path: Path) -> Non
     attempt = ready(tmp_path, scene, "stopped")
 
     def lit() -> None:
-        shutil.copyfile(light, attempt.light)
+        shutil.copyfile(light, attempt.samples)
         add_light_footer(attempt.scene, scene.spec)
 
     def notice(_phase: str, done: int, _total: int) -> None:
@@ -176,7 +219,7 @@ def test_sky_above_does_not_pass_for_no_radiosity(tmp_path: Path) -> None:
     text = text.replace("look_at <0, 1, 0>", "look_at <0, 2.5, 0>")
     povray, starts = counting(tmp_path)
     scene = make_scene(tmp_path, text, width=TALL.width, height=TALL.height)
-    assert check_light(gathered(tmp_path, scene, TALL, povray=povray)) > 0
+    assert check_light("radiosity", gathered(tmp_path, scene, TALL, povray=povray)) > 0
     # On a busy machine the pretrace may be over before anybody has looked: then there is no doubt.
     assert len(starts.read_text()) in (1, 3)
 
@@ -191,7 +234,9 @@ def test_a_fault_behind_the_footer_keeps_its_line(tmp_path: Path) -> None:
 
 
 def ref(data: bytes) -> LightRef:
-    return LightRef(hashlib.sha256(data).hexdigest(), len(data), Grant("u", "p", "light.rca"))
+    return LightRef(
+        "radiosity", hashlib.sha256(data).hexdigest(), len(data), Grant("u", "p", "light.rca")
+    )
 
 
 def test_light_is_fetched_once_and_the_oldest_goes(tmp_path: Path) -> None:
@@ -211,7 +256,7 @@ def test_light_is_fetched_once_and_the_oldest_goes(tmp_path: Path) -> None:
     get(b"0")
     assert fetched == all_data
     get(b"new")
-    assert [path.exists() for path in paths] == [True, False, True, True]
+    assert [path.exists() for path in paths] == [True, False] + [True] * (KEPT - 2)
     LightCache(tmp_path / "light").open()
     assert not list((tmp_path / "light").iterdir())
 

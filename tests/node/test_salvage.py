@@ -403,14 +403,15 @@ def held(
 
 
 RADIOSITY = "global_settings { assumed_gamma 1 radiosity { } }\n"
-LIGHT = LightRef("e" * 64, 10, Grant("u", "p", "light.rca"))
+LIGHT = LightRef("radiosity", "e" * 64, 10, Grant("u", "p", "light.rca"))
 
 
 def test_blocks_rendered_with_the_same_shared_light_are_gone_on_from(
     tmp_path: Path, held: Held, slowish: tuple[Scene, Image.Image, Path]
 ) -> None:
     scene, _plain, state = slowish
-    for name, light in (("a1", LIGHT.sha256), ("a2", "f" * 64)):
+    for name, sha256 in (("a1", LIGHT.sha256), ("a2", "f" * 64)):
+        light = f"radiosity={sha256}"
         attempt = left_behind(tmp_path, scene, state, name=name)
         replace(origin_of(scene), light=light).write(attempt.origin)
     main = held.folder.scene / held.spec.input
@@ -420,21 +421,46 @@ def test_blocks_rendered_with_the_same_shared_light_are_gone_on_from(
     salvage = Salvage(tmp_path / "blocks", BUILD)
     assert salvage.adopt(tmp_path / "attempts") == 2
     assert salvage.begin(held) == 0, "it gathers light of its own"
-    held.lease = msgspec.structs.replace(held.lease, light=LIGHT)
+    held.lease = msgspec.structs.replace(held.lease, lights=[LIGHT])
     assert salvage.begin(held) > 0
     assert len(list(read_blocks(held.folder.blocks))) == 18
     assert len(list((tmp_path / "blocks").glob("*.json"))) == 1, "of other light"
     assert salvage.finished(held) > 0
 
 
-def test_a_light_pass_is_never_gone_on_with(
+PHOTONS = LightRef("photons", "d" * 64, 10, Grant("u", "p", "light"))
+
+
+def test_blocks_are_gone_on_from_only_if_all_their_light_is_loaded(
     tmp_path: Path, held: Held, slowish: tuple[Scene, Image.Image, Path]
+) -> None:
+    scene, _plain, state = slowish
+    attempt = left_behind(tmp_path, scene, state)
+    light = f"photons={PHOTONS.sha256} radiosity={LIGHT.sha256}"
+    replace(origin_of(scene), light=light).write(attempt.origin)
+    main = held.folder.scene / held.spec.input
+    text = main.read_text("utf-8")
+    main.unlink()
+    main.write_text(RADIOSITY.replace("{ }", "{ } photons { spacing 1 }") + text, "utf-8")
+    salvage = Salvage(tmp_path / "blocks", BUILD)
+    assert salvage.adopt(tmp_path / "attempts") == 1
+    for lights in ([], [LIGHT], [PHOTONS]):
+        held.lease = msgspec.structs.replace(held.lease, lights=lights)
+        assert salvage.begin(held) == salvage.finished(held) == 0
+    held.lease = msgspec.structs.replace(held.lease, lights=[PHOTONS, LIGHT])
+    assert salvage.begin(held) > 0
+    assert salvage.finished(held) > 0
+
+
+@pytest.mark.parametrize("stage", ["photons", "light"])
+def test_a_light_pass_is_never_gone_on_with(
+    tmp_path: Path, held: Held, slowish: tuple[Scene, Image.Image, Path], stage: str
 ) -> None:
     scene, _plain, state = slowish
     left_behind(tmp_path, scene, state)
     salvage = Salvage(tmp_path / "blocks", BUILD)
     assert salvage.adopt(tmp_path / "attempts") == 1
-    held.lease = msgspec.structs.replace(held.lease, stage="light")
+    held.lease = msgspec.structs.replace(held.lease, stage=stage)
     assert salvage.begin(held) == 0
     assert not held.folder.origin.exists() and not held.folder.blocks.exists()
     some_blocks(state, 18, held.folder.blocks)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from clusterray.povray.light import SharedLight, light_in_text, scene_texts, wants_shared_light
+from clusterray.core.model import LightKind
+from clusterray.povray.light import light_in_text, scene_texts, wants_shared_light
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ from clusterray.povray.light import SharedLight, light_in_text, scene_texts, wan
         ("global_settings { photons { spacing", {"photons"}),
     ],
 )
-def test_light_in_text(text: str, expected: set[SharedLight]) -> None:
+def test_light_in_text(text: str, expected: set[LightKind]) -> None:
     assert light_in_text(text) == expected
 
 
@@ -92,7 +93,7 @@ CORPUS = Path("/usr/share/doc/povray/examples")
         ("advanced/woodbox.pov", set()),
     ],
 )
-def test_shipped_scenes(scene: str, expected: set[SharedLight]) -> None:
+def test_shipped_scenes(scene: str, expected: set[LightKind]) -> None:
     main = CORPUS / scene
     found = wants_shared_light(scene_texts(main.parent, main.parent, main, []))
     # glass and the like may have both; what is said to be there must be.

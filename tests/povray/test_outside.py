@@ -139,8 +139,10 @@ def test_a_library_elsewhere_is_taken_as_far_as_it_is_needed(home: Path, room: P
 
 def test_the_light_of_a_file_from_elsewhere_counts(home: Path, room: Path) -> None:
     put(home / "lib" / "light.inc", text="global_settings { photons { spacing 0.1 } }")
-    assert plan(room, '#include "light.inc"', f"+L{home}/lib").bands == 1
-    assert plan(room, '#include "../../lib/light.inc"').bands == 1
+    found = plan(room, '#include "light.inc"', f"+L{home}/lib").spec
+    assert found.photon_files == ("clusterray-outside/1/light.inc",)
+    found = plan(room, '#include "../../lib/light.inc"').spec
+    assert found.photon_files == ("lib/light.inc",)
 
 
 def test_a_relative_library_in_an_ini_and_a_climbing_name_together(home: Path, room: Path) -> None:

@@ -67,11 +67,13 @@ def test_what_decides_the_pixels_is_kept_and_antialiasing_is_not() -> None:
             ("Declare", "night=1"),
         ]
     )
-    found, _ = probe_of(spec(800, 600, file_type="H", options=options, light=True))
+    lit = {"light": ("photons",), "photon_files": ("a.pov",)}
+    found, _ = probe_of(spec(800, 600, file_type="H", options=options, **lit))
     assert not found.antialias
     assert found.block_size == 8
     assert found.value("Quality") == 5
     assert found.value("Declare") == "night=1"
-    assert (found.file_type, found.bits, found.light) == ("N", 8, False)
+    assert (found.file_type, found.bits) == ("N", 8)
+    assert (found.light, found.photon_files) == ((), ())
     deep, _ = probe_of(spec(800, 600, file_type="E", bits=16, alpha=True))
     assert (deep.file_type, deep.bits, deep.alpha) == ("N", 16, True)

@@ -95,7 +95,9 @@ def test_the_statistics_of_radiosity_are_read() -> None:
 
 
 def test_light_in_use_is_what_the_statistics_time() -> None:
-    photons = b"  Photon Time:      0 hours  0 minutes  0 seconds (0.222 seconds)\n"
+    loaded = b"  Photon Time:      0 hours  0 minutes  0 seconds (0.222 seconds)\n"
+    assert whole(loaded).used == ()
+    photons = b"Number of photons shot:             415\n" + loaded
     assert whole(photons).used == ("photons",)
     both = b"Radiosity samples calculated:    847 (83.20 %)\n" + photons
     assert whole(both).used == ("radiosity", "photons")

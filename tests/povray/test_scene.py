@@ -300,21 +300,49 @@ def test_radiosity_asks_for_a_light_pass(folder: Path) -> None:
     put(folder, a__pov='#include "light.inc"', light__inc="global_settings { radiosity {} }")
     put(folder, job__yaml="bands: 9")
     found = plan(folder)
-    assert (found.bands, found.spec.light) == (9, True)
+    assert (found.bands, found.spec.light) == (9, ("radiosity",))
     assert found.notes == [
-        "This scene may use radiosity; its light is gathered first, once for all bands."
+        "This scene may use radiosity; its light is made first, once for all bands."
     ]
 
 
-def test_photons_are_rendered_whole(folder: Path) -> None:
-    put(folder, a__pov="global_settings { radiosity {} photons { spacing 1 } }")
+def test_photons_are_shot_first_and_the_spec_says_where_they_are(folder: Path) -> None:
+    put(folder, a__pov='global_settings { radiosity {} #include "ph.inc" }')
+    put(folder, ph__inc="photons { spacing 1 }", job__yaml="bands: 9")
+    found = plan(folder)
+    assert (found.bands, found.spec.light) == (9, ("photons", "radiosity"))
+    assert found.spec.photon_files == ("ph.inc",)
+    assert found.notes == [
+        "This scene may use photons and radiosity; its light is made first, once for all bands."
+    ]
+
+
+def test_photons_that_bands_cannot_share_are_rendered_whole(folder: Path) -> None:
+    block = 'photons { #if (Again) load_file "m" #end spacing 1 }'
+    put(folder, a__pov="global_settings { radiosity {}\n" + block + " }")
     put(folder, job__yaml="bands: 9")
     found = plan(folder)
-    assert (found.bands, found.spec.light) == (1, False)
-    assert found.notes == [
-        "This scene uses radiosity and photons; bands of it would not meet without seams yet, "
-        "so one node renders it whole."
-    ]
+    assert (found.bands, found.spec.light, found.spec.photon_files) == (1, (), ())
+    assert found.notes[-1] == (
+        "One node renders this scene whole, because the photons block at a.pov:2 may load a "
+        "photon map or not; its bands could not share one photon map."
+    )
+
+
+def test_a_scene_that_loads_its_own_map_needs_no_photon_pass(folder: Path) -> None:
+    put(folder, a__pov='global_settings { photons { load_file "my.map" } }', my__map="map")
+    found = plan(folder)
+    assert (found.bands, found.spec.light, found.notes) == (None, (), [])
+    assert found.chance == []
+
+
+def test_photons_of_a_file_from_elsewhere_are_named_where_they_will_stand(folder: Path) -> None:
+    scene = folder / "scene"
+    scene.mkdir()
+    put(folder, ph__inc="global_settings { photons { spacing 1 } }")
+    put(scene, a__pov='#include "../ph.inc"\nsphere { 0, 1 }')
+    found = plan(scene)
+    assert (found.spec.input, found.spec.photon_files) == ("scene/a.pov", ("ph.inc",))
 
 
 def test_the_light_of_a_neighbour_does_not_count(folder: Path) -> None:
@@ -327,7 +355,8 @@ def test_light_in_a_header_and_behind_a_library_path(folder: Path) -> None:
     (folder / "inc").mkdir()
     put(folder, a__pov="", head__inc='#include "deep.inc"')
     put(folder / "inc", deep__inc="global_settings { photons { spacing 0.1 } }")
-    assert plan(folder / "a.pov", "+HIhead.inc", "+Linc").bands == 1
+    found = plan(folder / "a.pov", "+HIhead.inc", "+Linc").spec
+    assert (found.light, found.photon_files) == (("photons",), ("inc/deep.inc",))
     assert plan(folder / "a.pov").bands is None
 
 

@@ -276,3 +276,43 @@ def test_the_picture_has_the_region() -> None:
 
 def test_the_extension_is_the_formats() -> None:
     assert plain().extension == "png"
+
+
+# -------------------------------------------------------------------- light
+
+
+def lit(**fields: object) -> dict[str, object]:
+    return {**RenderSpec(input="a.pov", width=8, height=8).to_wire(), **fields}
+
+
+def test_light_crosses_the_wire_and_counts() -> None:
+    both = RenderSpec(
+        input="a.pov",
+        width=8,
+        height=8,
+        light=("photons", "radiosity"),
+        photon_files=("a.pov", "inc/b.inc"),
+    )
+    assert RenderSpec.from_wire(json.loads(json.dumps(both.to_wire()))) == both
+    assert both.digest() != RenderSpec.from_wire(lit()).digest()
+    # An older head or node refuses keys that it does not know; they are not there without need.
+    assert not {"light", "photon_files"} & set(lit())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"light": True},
+        {"light": ["moonshine"]},
+        {"light": ["radiosity", "photons"], "photon_files": ["a.pov"]},
+        {"light": ["photons"]},
+        {"light": ["radiosity"], "photon_files": ["a.pov"]},
+        {"light": ["photons"], "photon_files": ["../a.pov"]},
+        {"light": ["photons"], "photon_files": ["/etc/passwd"]},
+        {"light": ["photons"], "photon_files": [7]},
+        {"light": ["photons"], "photon_files": ["a.pov"] * 101},
+    ],
+)
+def test_light_that_no_client_of_ours_sends_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(SceneFault, match="settings are not valid"):
+        RenderSpec.from_wire(lit(**fields))

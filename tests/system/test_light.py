@@ -17,7 +17,7 @@ from tests.system.harness import (
     needs_povray,
     plain_povray,
 )
-from tests.system.light_figures import EXAMPLES, measure
+from tests.system.light_figures import EXAMPLES, RADIOSITY, measure
 from tests.system.seams import seam
 
 TOLERANCE = 1.5
@@ -39,10 +39,10 @@ def test_bands_that_share_light_meet_without_seams(tmp_path: Path) -> None:
     if not EXAMPLES.is_dir():
         pytest.skip("povray-examples is not installed: apt install povray-examples")
     with farm_of(tmp_path / "farm", 1, 2, 3) as farm:
-        for scene in ("radiosity/cornell.pov", "radiosity/patio-radio_37.pov"):
-            folder = tmp_path / Path(scene).stem
+        for sample in (RADIOSITY[0], RADIOSITY[-1]):
+            folder = tmp_path / Path(sample.path).stem
             folder.mkdir()
-            figures = measure(farm, EXAMPLES / scene, folder)
+            figures = measure(farm, sample, folder)
             limit = TOLERANCE * max(figures.plain_seams)
             assert figures.samples > 100, figures
             assert figures.seam <= limit, figures
