@@ -19,6 +19,7 @@ from rich.text import Text
 from clusterray.client.text import duration_text, fidelity_text, plain, rate_text, size_text
 from clusterray.wire.protocol import (
     AttemptLog,
+    BandStage,
     BandView,
     CheckView,
     JobDetail,
@@ -28,6 +29,12 @@ from clusterray.wire.protocol import (
 )
 
 _ENDED = frozenset({"accepted", "failed", "handed-back", "lost", "dropped"})
+_FOR: dict[BandStage, str] = {
+    "photons": "photons",
+    "light": "radiosity",
+    "final": "picture",
+    "verify": "checking",
+}
 _RIGHT = frozenset({"JOB", "PRIORITY", "DONE", "BANDS", "THREADS", "PIXELS", "ATTEMPTS"})
 
 
@@ -181,9 +188,8 @@ def settings_table(detail: JobDetail) -> tuple[list[str], list[list[str]]]:
 
 def bands_table(bands: Sequence[BandView]) -> tuple[list[str], list[list[str]]]:
     """Give heads and rows of a job's bands, each with its last attempt."""
-    return ["BAND", "ROWS", "COLUMNS", "STATE", "ATTEMPTS", "NODE", "PHASE", "TIME", "REASON"], [
-        _band_row(band) for band in bands
-    ]
+    heads = ["BAND", "FOR", "ROWS", "COLUMNS", "STATE", "ATTEMPTS", "NODE", "PHASE", "TIME"]
+    return [*heads, "REASON"], [_band_row(band) for band in bands]
 
 
 def checks_table(checks: Sequence[CheckView]) -> tuple[list[str], list[list[str]]]:
@@ -203,7 +209,8 @@ def _check_row(check: CheckView) -> list[str]:
 
 def _band_row(band: BandView) -> list[str]:
     x0, y0, x1, y1 = band.rect
-    row = [band.id, f"{y0}-{y1 - 1}", f"{x0}-{x1 - 1}", band.state, str(len(band.attempts))]
+    row = [band.id, _FOR[band.stage], f"{y0}-{y1 - 1}", f"{x0}-{x1 - 1}", band.state]
+    row.append(str(len(band.attempts)))
     if not band.attempts:
         return [*row, "", "", "", ""]
     last = band.attempts[-1]

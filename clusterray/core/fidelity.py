@@ -139,6 +139,8 @@ def _so_far(frame: Frame) -> tuple[FidelityKind, str]:
         return "being probed", f"a node compares two small renders of it{over}"
     if job.state is JobState.QUEUED:
         return "not probed", "no band of it has begun"
+    if not frame.waiting:
+        return "not probed", probe.reason or "no band is left to ask for it with"
     before = f"; so far {probe.reason}" if probe.reason else ""
     return "not probed", f"the next band to be handed out asks for it{before}"
 

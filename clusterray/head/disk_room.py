@@ -94,10 +94,10 @@ class DiskRoom:
         in_use = set(self._in_use())
         if keep is not None:
             in_use.add(keep.request.scene)
-        fixed = sum(self._promised.values()) + sum(self._coming.values())
-        fixed += self._scenes.total_bytes(in_use)
-        if fixed + wanted > self._limit:
-            return self._no_room(wanted, fixed, what)
+        promised = sum(self._promised.values())
+        scenes = self._scenes.total_bytes(in_use) + sum(self._coming.values())
+        if promised + scenes + wanted > self._limit:
+            return self._no_room(wanted, promised, scenes, what)
         # As long as they stay, they are no others' and would be counted twice.
         wanted -= self._kept.get(keep.id, 0) if keep is not None else 0
         while self._used() + wanted > self._limit and self._let_oldest_go(in_use, keep):
@@ -113,6 +113,8 @@ class DiskRoom:
         sized = (job for job in self._farm.kept.values() if self._kept.get(job.id))
         job = next((job for job in sized if job is not keep), None)
         if job is not None and (scene is None or self._ended_wall(job) < scene[1]):
+            # Counted no more from now on, whenever its files are deleted.
+            del self._kept[job.id]
             self._discard(job.id, "its files were deleted to make room (setting disk_bytes)")
             return True
         if scene is None:
@@ -123,15 +125,13 @@ class DiskRoom:
     def _ended_wall(self, job: Job) -> float:
         return time.time() - (self._clock() - (job.ended_at or 0.0))
 
-    def _no_room(self, wanted: int, fixed: int, what: str) -> str:
-        taken = "nothing of it is in use now"
-        if fixed:
-            jobs = len(self._promised)
-            of = f"{jobs} job{'' if jobs == 1 else 's'} that wait or run" if jobs else "no job"
-            taken = f"{in_words(fixed)} of it are promised to {of} and their scenes"
+    def _no_room(self, wanted: int, promised: int, scenes: int, what: str) -> str:
+        jobs = len(self._promised)
+        who = "1 job that waits or runs" if jobs == 1 else f"{jobs} jobs that wait or run"
         return (
             f"no room on the head's disk: {what} needs up to {in_words(wanted)}, and the head may "
-            f"use {in_words(self._limit)} (setting disk_bytes); {taken}"
+            f"use {in_words(self._limit)} (setting disk_bytes), of which {in_words(promised)} are "
+            f"promised to {who} and {in_words(scenes)} are scenes in use"
         )
 
 

@@ -95,7 +95,8 @@ def test_detached_and_fetched_later(head: HeadCommand, tmp_path: Path) -> None:
     ended = head.run("clusterray", "fetch", job, "-o", "later.png", "--json", cwd=tmp_path)
     assert ended.code == 0, ended.stderr
     fetched = json.loads(ended.stdout)
-    assert set(fetched) == {"job", "path", "size", "sha256"}
+    fields = {"job", "path", "size", "sha256", "partial", "pixels_done", "pixels_total"}
+    assert set(fetched) == fields
     assert (fetched["job"], fetched["path"]) == (job, "later.png")
     assert fetched["size"] == (tmp_path / "later.png").stat().st_size
     assert (tmp_path / "later.png").read_bytes() == (tmp_path / "room.png").read_bytes()

@@ -105,7 +105,8 @@ def test_everything_about_a_job() -> None:
     assert facts["fidelity"] == "noisy: its text has crand (a.pov:3)"
     assert facts["note"] == "radiosity: one band"
     rows = tables.bands_table(detail.bands)[1]
-    assert rows[0][:8] == ["b1", "0-3", "0-9", "covered", "1", "attic", "accepted", "6.0 s"]
-    assert rows[1][5:] == ["attic", "parsing", "", ""]
-    assert rows[2][4:] == ["0", "", "", "", ""]
+    assert rows[0][:5] == ["b1", "picture", "0-3", "0-9", "covered"]
+    assert rows[0][5:9] == ["1", "attic", "accepted", "6.0 s"]
+    assert rows[1][6:] == ["attic", "parsing", "", ""]
+    assert rows[2][5:] == ["0", "", "", "", ""]
     assert tables.settings_table(detail)[1] == [["Width", "10", "--width"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -29,6 +30,9 @@ from clusterray.core.patience import KEPT_OFF_MOST_S, Patience
 from clusterray.core.policy import choose_stranded, may_render
 from clusterray.core.states import JobState
 from tests.core.world import ALIKE, BOTH, Held, World, picture, povray, request
+
+# Some 20 CPU seconds: thousands of events, each with all invariants checked.
+pytestmark = pytest.mark.timeout(600)
 
 NAMES = ["pi", "desk", "attic", "cellar"]
 A, NEAR_A, B = povray("A", 100, 100, 100), povray("A'", 101, 100, 99), povray("B", 102, 100, 100)

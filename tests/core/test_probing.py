@@ -291,6 +291,14 @@ def test_a_job_says_how_far_it_is_with_finding_out() -> None:
     )
 
 
+def test_a_job_whose_last_band_renders_does_not_promise_another_to_ask_with() -> None:
+    world = World()
+    pi = world.join("pi")
+    job = world.submit(request(wish_bands=1))
+    world.do(ev.Probed(pi, probed(world)[0], None, "too little memory"))
+    assert fidelity_of(world.farm.jobs[job], {}) == Fidelity("not probed", "too little memory (pi)")
+
+
 def test_bands_that_differ_when_rendered_twice_are_stronger_than_a_probe() -> None:
     world = World()
     pi, desk = world.join("pi"), world.join("desk")

@@ -170,14 +170,17 @@ def test_a_povray_that_the_kernel_kills_for_want_of_memory_is_the_nodes_failure(
 def test_a_povray_that_is_refused_memory_does_not_make_it_the_scenes_fault(
     head: HeadDouble, start_node: StartNode, tmp_path: Path
 ) -> None:
-    """It says "Parse Error" with file and line; on a larger node the scene parses."""
+    """It says "Parse Error" with file and line; on a larger node the scene parses.
+
+    Where it runs short in a thread of its own it is aborted instead, and says nothing of a line.
+    """
     scene = make_scene(tmp_path, GREEDY)
     behaviour = f'ulimit -v 120000; exec "{POVRAY}" "$@"'
     start_node(povray=stand_ins.stand_in(tmp_path, behaviour))
     talk = head.meet()
     talk.send(head.lease(scene, TOP))
     failed = talk.expect(Failed)
-    assert (failed.fault, "Out of memory" in failed.message) == ("node", True)
+    assert failed.fault == "node", failed
 
 
 # ---------------------------------------------------------------- pictures that are none

@@ -35,7 +35,7 @@ SAMPLES = [
     Sample("lights/phot_met_glass.pov", LARGE),
     Sample("advanced/grenadine/grenadine.pov", LARGE),
     Sample("advanced/optics.pov", (160, 120)),
-    Sample("incdemo/glasses/glass.pov", (96, 72), changed=MANY_PHOTONS),
+    Sample("incdemo/glasses/glass.pov", (48, 36), changed=MANY_PHOTONS),
     Sample("advanced/balcony/balcony.pov", (160, 120)),
     Sample("lights/phot_met_glass.pov", (640, 480)),
     Sample("advanced/grenadine/grenadine.pov", (640, 480)),

@@ -73,7 +73,7 @@ PHOTONS = [
     Sample("advanced/optics.pov", (160, 160)),
     Sample("advanced/balcony/balcony.pov", (64, 320)),
     Sample("advanced/benchmark/benchmark.pov", (64, 320)),
-    Sample("incdemo/glasses/glass.pov", (48, 192), changed=MANY_PHOTONS),
+    Sample("incdemo/glasses/glass.pov", (32, 160), changed=MANY_PHOTONS),
     Sample("lights/phot_met_glass.pov", (640, 480)),
     Sample("advanced/grenadine/grenadine.pov", (640, 480)),
 ]

@@ -63,8 +63,8 @@ def values(kind: Any, meta: Meta | None = None) -> st.SearchStrategy[Any]:
     if origin is tuple:
         return st.tuples(*map(values, arguments))
     if origin is list:
-        longest = 3 if meta is None or meta.max_length is None else meta.max_length
-        return st.lists(values(arguments[0]), max_size=min(longest, 3))
+        longest = meta.max_length if meta is not None and meta.max_length is not None else 3
+        return st.lists(values(arguments[0]), max_size=min(3, longest))
     if origin is dict:
         held = json_values if arguments[1] is Any else values(arguments[1])
         return st.dictionaries(st.text(letters, max_size=8), held, max_size=4)
