@@ -115,12 +115,15 @@ def _may_still(node: Node, band: Band, patience: Patience) -> bool:
 
 
 def _why_not(node: Node, band: Band) -> str:
-    if node.kept_off:
-        return f"{node.name} is kept off the farm"
-    if node.kept_off_job(band.frame.job.id):
-        return f"{node.name} is kept off this job"
     tries = band.failed_on.count(node.id)
-    return f"it failed on {node.name} " + ("once" if tries == 1 else f"{tries} times")
+    failed = f"it failed on {node.name} " + ("once" if tries == 1 else f"{tries} times")
+    if node.kept_off:
+        off = "is kept off the farm"
+    elif node.kept_off_job(band.frame.job.id):
+        off = "is kept off this job"
+    else:
+        return failed
+    return f"{failed}, which {off}" if tries else f"{node.name} {off}"
 
 
 def kept_off_words(node: Node, now: float, job: JobId | None = None) -> list[str]:

@@ -196,7 +196,10 @@ def test_a_node_that_fails_on_three_jobs_is_kept_off_the_farm_and_let_in_again()
     fail(world, bad)
     last = job_of(world, JobId("j3"))
     message, _story = words_of(world, last.id)
-    assert message.startswith("no node is left for band b3: bad is kept off the farm; last on bad")
+    words = (
+        "no node is left for band b3: it failed on bad once, which is kept off the farm; last on"
+    )
+    assert message.startswith(words)
     node = node_of(world, "bad")
     assert node.kept_off and not node.usable
     later = world.submit(request("later", shape=SMALL))

@@ -350,7 +350,10 @@ def test_a_node_that_keeps_failing_is_kept_off_said_and_forgiven(
         job = client.submit(staged, bands=1)
         failed(bad, bad.hear(msg.Lease))
         view = until_done(client, job, "failed")
-        assert "no node is left for band b1: bad is kept off the farm" in view.error
+        assert (
+            "no node is left for band b1: it failed on bad once, which is kept off the farm"
+            in view.error
+        )
         assert "no fonts" in view.error and "leased to bad" in view.error_text
         seen = nodes(client)["bad"]
         assert seen.state == "kept-off" and seen.failures == 1

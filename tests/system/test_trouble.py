@@ -56,7 +56,7 @@ def test_a_node_that_fails_is_kept_off_the_farm_and_forgiven_by_command(tmp_path
         failing = farm.submit(scene, "--", *SIZE, cwd=tmp_path)
         assert failing.wait() == 4
         said = "\n".join(failing.err.seen)
-        assert "bad is kept off the farm" in said and "code 9" in said
+        assert "on bad once, which is kept off the farm" in said and "code 9" in said
         waiting = farm.submit(scene, "-o", "out.png", "--", *SIZE, cwd=tmp_path)
         waiting.err.wait_for("`clusterray nodes --forgive NAME`")
         seen = node_named(farm, "bad")
