@@ -21,8 +21,10 @@ from clusterray.core.errors import LocalFault, NoHead
 from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId
+from clusterray.head.certificate import HeadCertificate, head_certificate
 from clusterray.head.connections import Connection
 from clusterray.head.conversation import Services
+from clusterray.head.doorkeeper import MAX_STRANGERS, Doorkeeper
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.letters import PictureWritten
 from clusterray.head.listening import bind
@@ -93,6 +95,10 @@ class Head:
         undo.callback(self._close_waker)
         folder.open()
         undo.callback(folder.close)
+        certificate = head_certificate(folder.root) if settings.tls else None
+        doorkeeper = Doorkeeper(None if settings.tls else settings.plain_networks)
+        if certificate is None:
+            _warn_plain(settings)
         tokens = TokenStore(folder.root)
         scenes = SceneStore(folder.scenes, self._limits(), settings.scene_store_bytes)
         remembered = folder.ports()
@@ -101,7 +107,11 @@ class Head:
             settings.port, remembered.control, lambda port: _listen(settings.listen, port)
         )
         undo.callback(self._listening.close)
-        ftp = _at_port(settings.ftp_port, remembered.ftp, self._make_ftp)
+        ftp = _at_port(
+            settings.ftp_port,
+            remembered.ftp,
+            lambda port: self._make_ftp(port, doorkeeper, certificate),
+        )
         ftp.start()
         undo.callback(ftp.stop)
 
@@ -145,7 +155,11 @@ class Head:
 
         control = self._listening.getsockname()[1]
         folder.remember_ports(Ports(control, ftp.port, web.port))
-        tokens.write_files(settings.advertise or settings.listen, control)
+        tokens.write_files(
+            settings.advertise or settings.listen,
+            control,
+            certificate.fingerprint if certificate else "",
+        )
         self._services = Services(
             settings,
             folder.farm_id(),
@@ -156,6 +170,8 @@ class Head:
             ftp,
             scenes,
             folder.partials,
+            doorkeeper,
+            certificate.context if certificate else None,
         )
         return Ready(settings.listen, control, ftp.port, web.port)
 
@@ -163,10 +179,18 @@ class Head:
         settings = self._settings
         return ArchiveLimits(settings.max_scene_bytes, settings.max_scene_files)
 
-    def _make_ftp(self, port: int) -> FtpServer:
+    def _make_ftp(
+        self, port: int, doorkeeper: Doorkeeper, certificate: HeadCertificate | None
+    ) -> FtpServer:
         settings = self._settings
         return FtpServer(
-            settings.listen, port, settings.passive_ports, settings.advertise, self._not_kept
+            settings.listen,
+            port,
+            settings.passive_ports,
+            settings.advertise,
+            self._not_kept,
+            pem=certificate.pem if certificate else None,
+            may_knock=doorkeeper.may_knock,
         )
 
     def _not_kept(self, user: str, reason: str) -> None:
@@ -213,15 +237,25 @@ class Head:
 
     def _accept(self) -> None:
         try:
-            sock, _ = self._listening.accept()
+            sock, address = self._listening.accept()
         except OSError as error:
             # The peer may be gone already, or descriptors short: neither ends the service.
             _log.warning("a connection was not taken in: %s", error)
             return
         self._connections = [known for known in self._connections if known.is_alive()]
-        connection = Connection(sock, self._services)
+        connection = Connection(sock, address[0], self._services)
+        self._make_way_for(connection)
         self._connections.append(connection)
         connection.start()
+
+    def _make_way_for(self, newcomer: Connection) -> None:
+        """Close the one that has been a stranger longest if too many of its site are.
+
+        Who has a good secret shows it in a moment, so it is not the longest for long.
+        """
+        strangers = [c for c in self._connections if c.stranger and c.site == newcomer.site]
+        if len(strangers) >= MAX_STRANGERS:
+            strangers[0].close()
 
     def _crash(self) -> None:
         self.crashed = True
@@ -250,6 +284,14 @@ def _at_port(wanted: int, remembered: int, make: Callable[[int], Made]) -> Made:
         with contextlib.suppress(LocalFault):
             return make(remembered)
     return make(wanted)
+
+
+def _warn_plain(settings: HeadSettings) -> None:
+    who = ", ".join(map(str, settings.plain_networks))
+    _log.warning(
+        "TLS is off: tokens, scenes and pictures cross %s as they are, for everybody there to read",
+        f"this machine and {who}" if who else "this machine",
+    )
 
 
 def _seconds_of(days: float | None) -> float | None:
