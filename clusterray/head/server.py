@@ -28,17 +28,17 @@ from clusterray.head.doorkeeper import MAX_STRANGERS, Doorkeeper
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.letters import PictureWritten
 from clusterray.head.listening import bind
+from clusterray.head.ownership import may_touch, seen_by
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.settings import HeadSettings
 from clusterray.head.state_folder import Ports, StateFolder
 from clusterray.head.stitcher import Stitcher
 from clusterray.head.store import Store
 from clusterray.head.task_manager import TaskManager
-from clusterray.head.tokens import TokenStore
+from clusterray.head.tokens import TokenRecord, TokenStore
 from clusterray.head.web.app import create_app
 from clusterray.head.web.web_server import WebServer
 from clusterray.wire.archive import ArchiveLimits
-from clusterray.wire.protocol import Role
 from clusterray.wire.trust import JoinToken
 
 BACKLOG = 1024
@@ -70,6 +70,8 @@ class Head:
     def __init__(self, settings: HeadSettings) -> None:
         self.crashed = False
         self._settings = settings
+        self._certificate: HeadCertificate | None = None
+        self._doorkeeper = Doorkeeper(None if settings.tls else settings.plain_networks)
         self._folder = StateFolder(settings.state)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
@@ -96,8 +98,7 @@ class Head:
         undo.callback(self._close_waker)
         folder.open()
         undo.callback(folder.close)
-        certificate = head_certificate(folder.root) if settings.tls else None
-        doorkeeper = Doorkeeper(None if settings.tls else settings.plain_networks)
+        certificate = self._certificate = head_certificate(folder.root) if settings.tls else None
         if certificate is None:
             _warn_plain(settings)
         tokens = TokenStore(folder.root)
@@ -108,11 +109,7 @@ class Head:
             settings.port, remembered.control, lambda port: _listen(settings.listen, port)
         )
         undo.callback(self._listening.close)
-        ftp = _at_port(
-            settings.ftp_port,
-            remembered.ftp,
-            lambda port: self._make_ftp(port, doorkeeper, certificate),
-        )
+        ftp = _at_port(settings.ftp_port, remembered.ftp, self._make_ftp)
         ftp.start()
         undo.callback(ftp.stop)
 
@@ -173,7 +170,7 @@ class Head:
             ftp,
             scenes,
             folder.partials,
-            doorkeeper,
+            self._doorkeeper,
             certificate.context if certificate else None,
         )
         return Ready(settings.listen, control, ftp.port, web.port)
@@ -182,10 +179,8 @@ class Head:
         settings = self._settings
         return ArchiveLimits(settings.max_scene_bytes, settings.max_scene_files)
 
-    def _make_ftp(
-        self, port: int, doorkeeper: Doorkeeper, certificate: HeadCertificate | None
-    ) -> FtpServer:
-        settings = self._settings
+    def _make_ftp(self, port: int) -> FtpServer:
+        settings, certificate = self._settings, self._certificate
         return FtpServer(
             settings.listen,
             port,
@@ -193,7 +188,7 @@ class Head:
             settings.advertise,
             self._not_kept,
             pem=certificate.pem if certificate else None,
-            may_knock=doorkeeper.may_knock,
+            may_knock=self._doorkeeper.may_knock,
         )
 
     def _not_kept(self, user: str, reason: str) -> None:
@@ -206,19 +201,26 @@ class Head:
     def _make_web(
         self, port: int, manager: TaskManager, stitcher: Stitcher, tokens: TokenStore
     ) -> WebServer:
-        def role_of(text: str) -> Role | None:
+        def visitor_of(text: str) -> TokenRecord | None:
             try:
-                record = tokens.identify(JoinToken.decode(text).secret)
+                return tokens.identify(JoinToken.decode(text).secret)
             except NoHead:
                 return None
-            return None if record is None else record.role
 
+        def preview_for(job: str, who: TokenRecord) -> bytes | None:
+            token = manager.view.tokens.get(job, "")
+            return stitcher.preview(JobId(job)) if may_touch(who, token) else None
+
+        context = self._certificate.context if self._certificate else None
         app = create_app(
-            view=lambda: manager.view,
-            preview=lambda job: stitcher.preview(JobId(job)),
-            check_token=role_of,
+            view=lambda who: seen_by(who, manager.view),
+            preview=preview_for,
+            check_token=visitor_of,
+            wrong_secret=self._doorkeeper.wrong_secret,
+            hosts=_names_of(self._settings),
+            secure=context is not None,
         )
-        return WebServer(app, self._settings.listen, port)
+        return WebServer(app, self._settings.listen, port, context, self._doorkeeper.may_knock)
 
     # ---------------------------------------------------------------- run
 
@@ -295,6 +297,13 @@ def _warn_plain(settings: HeadSettings) -> None:
         "TLS is off: tokens, scenes and pictures cross %s as they are, for everybody there to read",
         f"this machine and {who}" if who else "this machine",
     )
+
+
+def _names_of(settings: HeadSettings) -> frozenset[str]:
+    """Give the names under which people may open the page, beside every address."""
+    own = socket.gethostname()
+    given = (settings.listen, settings.advertise, own, own.partition(".")[0])
+    return frozenset(name.lower() for name in given if name) | {"localhost"}
 
 
 def _seconds_of(days: float | None) -> float | None:
