@@ -886,3 +886,19 @@ def count_polls(server: FtpServer) -> list[float | None]:
 
     server._loop.poll = counted
     return turns
+
+
+def test_data_goes_to_nobody_but_the_session_s_own_address(
+    server: FtpServer, tmp_path: Path
+) -> None:
+    grant = read_grant(tmp_path, b"scene")
+    server.grant(grant)
+    with login(server, grant) as client:
+        client.voidcmd("TYPE I")
+        host, port = client.makepasv()
+        elsewhere = ("127.0.0.2", 0)
+        with socket.create_connection((host, port), timeout=10, source_address=elsewhere) as thief:
+            assert client.getmultiline().startswith("425")
+            with suppress(ConnectionError):
+                assert thief.recv(10) == b""
+        assert fetch(client, "scene.tar") == b"scene"
