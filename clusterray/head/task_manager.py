@@ -313,6 +313,8 @@ class TaskManager:
             ):
                 text = f"the scene of job {job.id} is gone from the head's disk; submit it again"
                 self._happen(ev.FrameFailed(job.id, 0, text, job.frames[0].run))
+        for job in self._farm.kept.values():
+            self._later.append(partial(self._errands.complete, job))
         self._bulletin.farm_recalled()
         self._commit_and_act()
 

@@ -59,6 +59,8 @@ def test_a_head_killed_at_a_named_point_goes_on_where_it_was(tmp_path: Path, poi
         farm.stop()
     plain = plain_povray(scene, tmp_path / "plain.png", "+Iroom.pov", *SIZE, "+FN8")
     assert differing_pixels(plain, tmp_path / "out.png") == 0
+    kept = sorted(path.name for path in (farm.state / "results" / "j1").iterdir())
+    assert kept == ["room.png", "room.png.fidelity.json"]
     left = [path for folder in ("incoming", "tiles") for path in (farm.state / folder).iterdir()]
     assert left == []
 
