@@ -888,7 +888,7 @@ def count_polls(server: FtpServer) -> list[float | None]:
     return turns
 
 
-def test_data_goes_to_nobody_but_the_session_s_own_address(
+def test_data_goes_to_nobody_but_the_sessions_own_address(
     server: FtpServer, tmp_path: Path
 ) -> None:
     grant = read_grant(tmp_path, b"scene")
