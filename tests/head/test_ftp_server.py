@@ -913,3 +913,17 @@ def test_who_may_not_knock_gets_no_session(nothing_left: None) -> None:
             client.voidcmd("NOOP")
     finally:
         server.stop()
+
+
+def test_one_address_has_so_many_sessions_and_no_more(
+    server: FtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftp_server._Listener, "max_cons_per_ip", 3)
+    grant = write_grant(tmp_path)
+    server.grant(grant)
+    sessions = [login(server, grant) for _ in range(3)]
+    with pytest.raises(ftplib.error_temp, match="421 Too many connections from the same IP"):
+        connect(server)
+    store(sessions[0], "tile.png", b"still served")
+    for session in sessions:
+        session.quit()
