@@ -22,6 +22,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from clusterray.node.sandbox import NO_WALL
+
 WAIT_S = 60.0
 """How long something that must happen may take on a busy machine before the test gives up."""
 NO_CONFIG = ("--config", os.devnull)
@@ -148,6 +150,9 @@ class Farm:
         token = str(self.state / "node.token")
         argv = [*NO_CONFIG, "--join", token, "--name", name, "--threads", str(threads)]
         argv += ["--work", str(self.folder / f"node-{name}"), *words]
+        if "--povray" in words:
+            # What stands in for POV-Ray needs a shell and its programs.
+            argv += ["--sandbox", NO_WALL]
         self.nodes[name] = Process("clusterray.cli.node", argv)
         return self.nodes[name]
 
