@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from pathlib import Path
 
@@ -152,8 +153,8 @@ def test_a_render_that_is_cancelled_ends_as_it_does_without_a_wall(
     ended: list[int] = []
     run_process = endless._run_process
 
-    def note(*arguments: object) -> int:
-        ended.append(run_process(*arguments))  # type: ignore[arg-type]
+    def note(start: Path, heard: socket.socket) -> int:
+        ended.append(run_process(start, heard))
         return ended[0]
 
     def look(_phase: str, _done: int, _total: int) -> None:
