@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from clusterray import __version__
-from clusterray.cli.doctor import run_doctor
 from clusterray.cli.parser import Parser
 from clusterray.cli.shell import raise_on_terminate, run_command, say_on_stdout
 from clusterray.cli.values import whole_number
@@ -239,6 +238,9 @@ def _token_revoke(chosen: argparse.Namespace) -> None:
 
 
 def _doctor(chosen: argparse.Namespace) -> None:
+    # What the other commands, which ask a head, do without: it doubles their start.
+    from clusterray.cli.doctor import run_doctor
+
     run_doctor(chosen.config, as_json=chosen.json)
 
 

@@ -54,7 +54,7 @@ _LEAST_LEFT = 128 << 20
 _BWRAP_TRIAL_S = 20.0
 _BWRAP = (
     *("--die-with-parent", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net"),
-    *("--unshare-uts", "--unshare-cgroup-try", "--cap-drop", "ALL"),
+    *("--cap-drop", "ALL"),
 )
 _NO_MORE_NAMESPACES = "--disable-userns"
 _ENV = "/usr/bin/env"

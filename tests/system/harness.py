@@ -136,9 +136,9 @@ class Farm:
         self.head: Process | None = None
         self.ports: dict[str, int] = {}
 
-    def start_head(self, *words: str) -> Process:
+    def start_head(self, *words: str, prefix: Sequence[str] = ()) -> Process:
         argv = [*NO_CONFIG, "--state", str(self.state), "--listen", "127.0.0.1", *words]
-        self.head = Process("clusterray.cli.server", argv)
+        self.head = Process("clusterray.cli.server", argv, prefix=prefix)
         line = self.head.out.wait_for("ready ")
         self.ports = {
             name: int(address.rsplit(":", 1)[1])
@@ -146,14 +146,16 @@ class Farm:
         }
         return self.head
 
-    def start_node(self, name: str, *words: str, threads: int = 1) -> Process:
+    def start_node(
+        self, name: str, *words: str, threads: int = 1, prefix: Sequence[str] = ()
+    ) -> Process:
         token = str(self.state / "node.token")
         argv = [*NO_CONFIG, "--join", token, "--name", name, "--threads", str(threads)]
         argv += ["--work", str(self.folder / f"node-{name}"), *words]
         if "--povray" in words:
             # What stands in for POV-Ray needs a shell and its programs.
             argv += ["--sandbox", NO_WALL]
-        self.nodes[name] = Process("clusterray.cli.node", argv)
+        self.nodes[name] = Process("clusterray.cli.node", argv, prefix=prefix)
         return self.nodes[name]
 
     def submit(self, scene: Path | str, *words: str, cwd: Path) -> Process:
