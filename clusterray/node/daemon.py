@@ -81,7 +81,7 @@ def run_node(
     with _locked(settings.work):
         povray = find_povray(settings.povray)
         _find_node_token(settings.join, environ, home)
-        sandbox = find_sandbox(settings, look_for_walls())
+        sandbox = find_sandbox(settings, look_for_walls(settings.sandbox))
         _say_wall(sandbox)
         watch = PovrayWatch(povray, settings.work, sandbox, canary=settings.canary)
         try:

@@ -213,14 +213,20 @@ class Walls:
     no_bubblewrap: str
 
 
-def look_for_walls() -> Walls:
-    """Find out what this machine has; bubblewrap is tried, which takes some milliseconds."""
+def look_for_walls(choice: str = "bubblewrap") -> Walls:
+    """Find out what this machine has of what ``choice``, one of CHOICES, may need.
+
+    Bubblewrap is tried, which takes some hundredths of a second: not where Landlock will do.
+    """
     abi, no_landlock = 0, ""
     try:
         abi = landlock.abi()
     except landlock.NoLandlock as reason:
         no_landlock = str(reason)
-    bwrap, no_bubblewrap = _try_bubblewrap()
+    if choice == "bubblewrap" or (choice == "auto" and not abi):
+        bwrap, no_bubblewrap = _try_bubblewrap()
+    else:
+        bwrap, no_bubblewrap = (), "it was not tried"
     return Walls(abi, no_landlock, bwrap, no_bubblewrap)
 
 
