@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -52,6 +53,8 @@ WRITES_PER_FILE = 4
 _MEMORY_SHARE = 10
 _LEAST_LEFT = 128 << 20
 _BWRAP_TRIAL_S = 20.0
+_ELF_HEAD_BYTES = 1 << 16
+_PT_INTERP = 3
 _BWRAP = (
     *("--die-with-parent", "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net"),
     *("--cap-drop", "ALL"),
@@ -277,13 +280,23 @@ def _executed(program: Path) -> list[Path]:
 
 
 def _loader(program: Path) -> Path | None:
-    """Read the name of the loader that an ELF program asks for (elf(5), PT_INTERP)."""
+    """Read the name of the loader that a program asks for (elf(5), PT_INTERP); None without one."""
     with program.open("rb") as file:
-        head = file.read(4096)
-    begin = head.find(b"/lib")
-    if not head.startswith(b"\x7fELF") or begin < 0:
+        head = file.read(_ELF_HEAD_BYTES)
+    if not head.startswith(b"\x7fELF"):
         return None
-    return Path(os.fsdecode(head[begin : head.find(b"\0", begin)]))
+    wide, order = head[4] == 2, "<" if head[5] == 1 else ">"
+    try:
+        (table,) = struct.unpack_from(order + ("Q" if wide else "I"), head, 32 if wide else 28)
+        size, count = struct.unpack_from(order + "HH", head, 54 if wide else 42)
+        for at in range(table, table + size * count, size):
+            if struct.unpack_from(order + "I", head, at) == (_PT_INTERP,):
+                layout = "8xQ16xQ" if wide else "4xI8xI"
+                begin, length = struct.unpack_from(order + layout, head, at)
+                return Path(os.fsdecode(head[begin : begin + length].rstrip(b"\0")))
+    except struct.error:
+        pass
+    return None
 
 
 def _written(folder: AttemptFolder) -> tuple[Path, ...]:

@@ -59,7 +59,6 @@ def goes_beyond(sandbox: Sandbox, text: str, folder: Path, cpu_s: float) -> None
         endless.run()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", [ENDLESS_PARSE, ENDLESS_TEXT], ids=["loop", "text"])
 def test_an_endless_parse_ends_when_its_cpu_time_is_spent(
     wall: Sandbox, tmp_path: Path, text: str
@@ -72,7 +71,6 @@ def test_an_endless_parse_ends_when_its_cpu_time_is_spent(
     assert len(failed.text) <= 64 << 10
 
 
-@pytest.mark.slow
 def test_an_endless_parse_ends_when_its_time_is_over(wall: Sandbox, tmp_path: Path) -> None:
     failed = failure(limited(wall, wall_s=1), ENDLESS_PARSE, tmp_path)
     assert failed.fault == "scene"
@@ -81,7 +79,6 @@ def test_an_endless_parse_ends_when_its_time_is_over(wall: Sandbox, tmp_path: Pa
     )
 
 
-@pytest.mark.slow
 def test_memory_beyond_the_limit_is_refused(wall: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "without").mkdir()
     scene = hostile_scene(tmp_path / "without", MUCH_MEMORY, SIDE)
@@ -119,7 +116,6 @@ def test_a_file_grows_no_larger_than_the_limit(wall: Sandbox, tmp_path: Path) ->
     assert (tmp_path / "attempt" / "scene" / "large.txt").stat().st_size == most
 
 
-@pytest.mark.slow
 def test_many_files_grow_no_larger_than_four_times_that(wall: Sandbox, tmp_path: Path) -> None:
     (tmp_path / "without").mkdir()
     goes_beyond(built(Wall.NONE), MANY_FILES, tmp_path / "without", 1.0)

@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from clusterray.node.folders import AttemptFolder
@@ -117,6 +119,24 @@ def test_behind_a_wall_nothing_works(wall: Sandbox, tmp_path: Path, listener: in
     assert told["privileges"] == 1
 
 
+@pytest.mark.parametrize("abi", range(1, 7))
+def test_an_older_kernels_landlock_leaves_open_what_is_said_of_it(
+    tmp_path: Path, listener: int, abi: int
+) -> None:
+    """A newer kernel takes the rules of an older interface, and holds no more than these."""
+    wall = built(Wall.LANDLOCK)
+    if wall.abi < abi:
+        pytest.skip(f"the kernel's Landlock is of version {wall.abi}")
+    older = replace(wall, abi=abi)
+    found = tried(older, tmp_path, listener)["found"]
+    assert isinstance(found, dict)
+    worked = {name for name, works in found.items() if works}
+    assert worked == {name for name, since in OLDER_KERNELS_LET.items() if since > abi}
+    said = " ".join(older.gaps())
+    for word, name in (("truncating", "truncate"), ("TCP", "tcp"), ("signals", "signal")):
+        assert (word in said) is (name in worked)
+
+
 @pytest.mark.parametrize("kind", list(Wall), ids=lambda kind: kind.value)
 def test_limits_hold_behind_each_wall_and_without(
     kind: Wall, tmp_path: Path, listener: int
@@ -130,3 +150,32 @@ def test_limits_hold_behind_each_wall_and_without(
     assert limits["FSIZE"] == [largest, largest]
     assert limits["CPU"][0] == sandbox.limits.cpu_seconds(1)
     assert limits["DATA"][0] >= sandbox.limits.memory_bytes
+
+
+def test_all_of_it_dies_with_the_node(wall: Sandbox, tmp_path: Path) -> None:
+    attempt = AttemptFolder(tmp_path / "attempt")
+    attempt.create()
+    attempt.scene.mkdir()
+    attempt.temp.mkdir()
+    node = (
+        "import subprocess, sys, time\n"
+        "from pathlib import Path\n"
+        "from clusterray.node.folders import AttemptFolder\n"
+        "from clusterray.node.sandbox import *\n"
+        "wall, root, python, base = sys.argv[1:]\n"
+        "folder = AttemptFolder(Path(root))\n"
+        "here = choose_sandbox(wall, look_for_walls(wall), Limits(1 << 30), (Path(base),))\n"
+        "argv = [python, '-I', '-c', 'import time; print(\"up\", flush=True); time.sleep(1000)']\n"
+        "with here.launch(argv, folder, folder.scene, threads=1, pixels=1) as launch:\n"
+        "    subprocess.run(launch.argv, cwd=folder.scene, pass_fds=launch.pass_fds,"
+        " start_new_session=True)\n"
+    )
+    words = [wall.wall.value, str(attempt.root), PYTHON, sys.base_prefix]
+    with subprocess.Popen([sys.executable, "-c", node, *words], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"up\n"
+        family = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+        _gone, alive = psutil.wait_procs(family, timeout=10)
+    assert len(family) == (1 if wall.wall is Wall.LANDLOCK else 3)
+    assert not alive
