@@ -148,7 +148,7 @@ def test_photons_that_are_being_shot_can_be_ended(tmp_path: Path, how: str) -> N
         if how == "cancelled":
             render.cancel()
             return
-        for child in psutil.Process().children():
+        for child in psutil.Process().children(recursive=True):
             if child.name() == "povray":
                 os.kill(child.pid, signal.SIGKILL)
 
