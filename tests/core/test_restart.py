@@ -9,7 +9,8 @@ from clusterray.core import events as ev
 from clusterray.core.model import NodeId
 from clusterray.core.patience import RETURN_S
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState
-from tests.core.world import World, picture, request
+from clusterray.head.records import Reader
+from tests.core.world import WALL, World, picture, request
 
 
 def test_what_nodes_render_counts_when_they_are_back() -> None:
@@ -197,6 +198,25 @@ def test_of_a_failed_job_only_what_is_there_counts_when_it_is_requeued() -> None
     conn = world.join("pi")
     world.work_off()
     assert world.farm.jobs[job].state is JobState.DONE
+
+
+def test_a_farm_that_is_read_back_knows_nothing_of_what_was_not_stored() -> None:
+    """As after a commit that failed: what happened since the last one has not happened."""
+    world = World()
+    conn = world.join("pi")
+    world.submit(request("a", wish_bands=2))
+    world.farm.handle(ev.JobSubmitted(99, request("never stored")), world.now)
+    world.farm.handle(ev.AttemptRendered(conn, world.rendering(conn)[0]), world.now)
+    world.farm.take_changes()
+    world.farm.adopt(Reader(world.stores.rows, WALL, world.now).stored())
+    assert list(world.farm.jobs) == ["j1"]
+    assert [job.id for job in world.farm.open_jobs] == ["j1"]
+    assert (world.farm.hungry, world.farm.job_of_key("never stored")) == ({}, None)
+    world.farm.handle(ev.NodeGone(conn, "of the farm that was"), world.now)
+    (attempt,) = world.farm.attempts.values()
+    assert (attempt.state, attempt.detached_until) == (AttemptState.RENDERING, None)
+    world.do(ev.Restarted(frozenset()))
+    assert world.submit(request("b")) == "j2"
 
 
 def test_ids_are_not_used_twice_and_a_submit_is_known_by_its_key() -> None:
