@@ -127,9 +127,8 @@ class Cable:
         with contextlib.suppress(queue.Empty):
             while (order := self._orders.get_nowait()) != "end":
                 self._is_cut, self._is_torn = order == "cut", order == "tear"
-                if self._is_torn:
-                    for end in list(self._ends):
-                        self._reset(end)
+                while self._is_torn and self._ends:
+                    self._reset(next(iter(self._ends)))
                 self._watch_all()
             return False
         return True
@@ -224,8 +223,8 @@ class Cable:
                 each.sock.close()
 
     def _close(self) -> None:
-        for end in list(self._ends):
-            self._forget(end)
+        while self._ends:
+            self._forget(next(iter(self._ends)))
         for sock in (*self._listening, self._waker, self._wakened):
             sock.close()
         self._selector.close()

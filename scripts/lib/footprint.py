@@ -7,6 +7,7 @@ be called while all of it changes.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -46,8 +47,13 @@ def footprints_of(pids: Mapping[str, int]) -> dict[str, Footprint]:
 
 
 def processes_within(folder: Path) -> list[psutil.Process]:
-    """Give every process of this machine that names ``folder`` in a word, or works below it."""
-    return [process for process in psutil.process_iter() if _is_within(process, folder)]
+    """Give every process of this machine that names ``folder`` in a word, or works below it.
+
+    This process and those that it was started by are left out.
+    """
+    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    others = (process for process in psutil.process_iter() if process.pid not in ours)
+    return [process for process in others if _is_within(process, folder)]
 
 
 def povrays_below(pid: int) -> list[psutil.Process]:

@@ -21,6 +21,7 @@ from programs import Ended, Programs
 
 _END_S = 5.0
 _ASK_S = 60.0
+_PORT = re.compile(r"(\w+)=\S*:(\d+)")
 _JOB = re.compile(r"^job (\S+) is submitted$", re.MULTILINE)
 
 
@@ -48,6 +49,8 @@ class StandingFarm:
     node_words: Sequence[str] = ()
     heard: Heard = lambda at, line: None
     nodes: dict[str, Daemon] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    """The head's, by name: control, ftp, http."""
     _head: Daemon | None = None
 
     def __enter__(self) -> StandingFarm:
@@ -86,8 +89,11 @@ class StandingFarm:
 
     # ------------------------------------------------------------ daemons
 
-    def start_head(self) -> str:
-        """Start the head, or start it again after its end; give the line it says when ready."""
+    def start_head(self) -> None:
+        """Start the head, or start it again after its end, and wait until it is ready.
+
+        Raises RuntimeError if that does not come about, or if its ports are others than before.
+        """
         if self._head is None:
             words = ("--state", str(self.state), "--listen", "127.0.0.1", *self.head_words)
             self._head = Daemon("head", "server", words, self.folder / "server.log", self.heard)
@@ -95,7 +101,10 @@ class StandingFarm:
         line = self._head.first_line()
         if not line.startswith("ready "):
             raise RuntimeError(f"the head did not start; see {self._head.log}")
-        return line
+        ports = {name: int(port) for name, port in _PORT.findall(line)}
+        if self.ports and ports != self.ports:
+            raise RuntimeError(f"the head came back with other ports: {line.strip()}")
+        self.ports = ports
 
     def add_node(self, name: str, threads: int, join: str = "") -> None:
         """Start one more node; it joins by the head's own token unless ``join`` is another."""
