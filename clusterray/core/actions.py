@@ -40,6 +40,7 @@ class SendLease:
     stage: Stage = "final"
     lights: tuple[Light, ...] = ()
     probe: bool = False
+    node_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class SendKeep:
 
     conn: int
     attempt: AttemptId
+    job: JobId
     rect: Rect
     request: JobRequest
     stage: Stage = "final"

@@ -6,6 +6,7 @@ events. Times are the caller's monotonic seconds, named ``..._at``. Pure.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -61,7 +62,8 @@ class Attempt:
     last, the count of its phase and of other signs of life. ``uploads`` counts those that arrived
     damaged, ``held_up`` those that the head could not keep; ``again_at`` is when its node is asked
     for another. ``lights`` is the shared light it was leased with. ``late``: its result came too
-    late and was dropped.
+    late and was dropped. ``sha256`` and ``size`` are those of the file that its node announced
+    last; what was accepted is that one.
     """
 
     id: AttemptId
@@ -82,6 +84,8 @@ class Attempt:
     held_up: int = 0
     again_at: float | None = None
     late: bool = False
+    sha256: str = ""
+    size: int = 0
 
     @property
     def live(self) -> bool:
@@ -226,9 +230,9 @@ class Frame:
 class Job:
     """What a person submitted, and how far it is.
 
-    ``submitted_at`` is when it came into the queue, also again; ``started_at`` when a band of it
-    was leased since it was queued or resumed last, and ``counted_from`` the pixels that were there
-    by then. ``priority`` is the request's until somebody changes it. ``paused_by`` is who paused
+    ``queued_at`` is when it came into the queue, also again; ``started_at`` when a band of it was
+    leased since it was queued or resumed last, and ``counted_from`` the pixels that were there by
+    then. ``priority`` is the request's until somebody changes it. ``paused_by`` is who paused
     it. ``gone`` says why nothing of its files is left, "" while they are kept.
     ``wasted_pixels`` were rendered for nothing: by attempts that failed, were lost or dropped.
     ``dropped_results`` counts whole tiles among them, which came after another had been asked.
@@ -238,6 +242,7 @@ class Job:
     number: int
     request: JobRequest
     submitted_at: float
+    queued_at: float = 0.0
     priority: int = 0
     state: JobState = JobState.QUEUED
     frames: list[Frame] = field(default_factory=list)
@@ -355,7 +360,8 @@ class FarmState:
     first; ``detached`` the live attempts whose node is away, in the order in which they will be
     lost; ``verifying`` the frames with an open verify band; ``probing`` those whose probe is asked,
     by the attempt. ``look_at`` is when the next of all else that time decides may be due, None if
-    nothing is waited for; ``patience`` says how long it is.
+    nothing is waited for; ``patience`` says how long it is. Until ``nodes_return_by`` nodes are on
+    their way back to a head that was started again.
     """
 
     jobs: dict[JobId, Job] = field(default_factory=dict)
@@ -370,4 +376,5 @@ class FarmState:
     verifying: dict[tuple[JobId, int], Frame] = field(default_factory=dict)
     probing: dict[AttemptId, Frame] = field(default_factory=dict)
     look_at: float | None = None
+    nodes_return_by: float = -math.inf
     patience: Patience = field(default_factory=Patience)

@@ -15,6 +15,7 @@ from clusterray.core.model import (
     JobId,
     JobRequest,
     Light,
+    LightKind,
     NodeId,
     PovrayClass,
     ProbeFound,
@@ -94,10 +95,15 @@ class AttemptProgress:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRendered:
-    """The node has the tile and begins to upload it; its place is free."""
+    """The node has the tile and begins to upload it; its place is free.
+
+    ``size`` and ``sha256`` are those of the file that will come.
+    """
 
     conn: int
     attempt: AttemptId
+    size: int = 0
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +278,30 @@ class FrameFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrived:
+    """A whole and checked file of a live attempt lies at the head."""
+
+    attempt: AttemptId
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """The farm was read back from where it was stored; no node is connected.
+
+    ``tiles`` are the accepted attempts whose files are on the disk as they were accepted,
+    ``lights`` the frames' lights and ``pictures`` the jobs' finished pictures that are. ``arrived``
+    are files whose acceptance was not stored any more.
+    """
+
+    tiles: frozenset[AttemptId]
+    lights: frozenset[tuple[JobId, int, LightKind]] = frozenset()
+    pictures: frozenset[JobId] = frozenset()
+    arrived: tuple[Arrived, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; deadlines may be over."""
 
@@ -303,5 +333,6 @@ Event: TypeAlias = (
     | Compared
     | FrameStitched
     | FrameFailed
+    | Restarted
     | Tick
 )

@@ -4,7 +4,8 @@ Owned by the task-manager thread. No I/O, no clock: time is an argument, randomn
 passed in. What it holds is described in ``entities``, its states in ``states``, who gets what in
 ``policy``, its invariants in ``invariants``. It stands on ``ledger`` and ``farm_base``, what all
 duties share, ``lighting``, how a frame's light is made first, ``verifying``, how bands are rendered
-again and a job ends, ``life_rules``, what people do to jobs, and ``trouble_rules``, what fails.
+again and a job ends, ``life_rules``, what people do to jobs, ``restart_rules``, how a stored farm
+goes on, and ``trouble_rules``, what fails.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from clusterray.core import events as ev
 from clusterray.core import policy, probing
 from clusterray.core.actions import Action
 from clusterray.core.blame import hopeless
+from clusterray.core.changes import Changes
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.farm_base import RandomBits
 from clusterray.core.invariants import check_farm, tell_story
-from clusterray.core.life_rules import LifeRules
 from clusterray.core.model import AttemptId, BandId, JobId
 from clusterray.core.patience import Patience
+from clusterray.core.restart_rules import RestartRules
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
@@ -38,7 +40,7 @@ from clusterray.core.states import (
 from clusterray.core.trouble_rules import TroubleRules
 
 
-class Farm(TroubleRules, LifeRules):
+class Farm(TroubleRules, RestartRules):
     """Jobs, bands, attempts and nodes, and the rules by which they change.
 
     The files of jobs that have ended are kept for ``keep_s`` seconds, None for ever.
@@ -51,14 +53,11 @@ class Farm(TroubleRules, LifeRules):
         detached_s: float = 10.0,
         max_jobs: int = 10_000,
         keep_s: float | None = None,
-        first_number: int = 1,
         patience: Patience | None = None,
     ) -> None:
         super().__init__(random, detached_s=detached_s, max_jobs=max_jobs)
         self.patience = patience or self.patience
         self._keep_s = keep_s
-        self._next_number = first_number
-        self._attempts_made = 0
         self._handlers: dict[type, Callable[..., None]] = {
             ev.NodeJoined: self._node_joined,
             ev.NodeGone: self._node_gone,
@@ -86,6 +85,7 @@ class Farm(TroubleRules, LifeRules):
             ev.Compared: self._compared,
             ev.FrameStitched: self._frame_stitched,
             ev.FrameFailed: self._frame_failed,
+            ev.Restarted: self._restarted,
             ev.Tick: self._tick,
         }
 
@@ -100,6 +100,11 @@ class Farm(TroubleRules, LifeRules):
         self._watch_verifying()
         return self._out
 
+    def take_changes(self) -> Changes:
+        """Give what is to be stored since this was asked last."""
+        changes, self._changes = self._changes, Changes()
+        return changes
+
     def next_deadline(self) -> float | None:
         """Give when a Tick is due, None if nothing is waited for."""
         moments = [self.look_at, *(frame.give_up_at for frame in self.verifying.values())]
@@ -110,6 +115,11 @@ class Farm(TroubleRules, LifeRules):
     def job_of_key(self, key: str) -> Job | None:
         """Give the job that was submitted under this key."""
         return self._by_key.get(key)
+
+    def was_made(self, job: JobId) -> bool:
+        """Tell whether a job of this id has been here, gone or not."""
+        number = job.removeprefix("j")
+        return job != number and number.isdecimal() and 0 < int(number) <= self._jobs_made
 
     def check(self) -> None:
         """Raise InvariantBroken with the stories concerned if the farm contradicts itself."""
@@ -135,6 +145,7 @@ class Farm(TroubleRules, LifeRules):
         node.povray_class = event.povray_class
         node.instance, node.place, node.unfit = event.instance, event.place, event.unfit
         node.conn, node.draining, node.reason = event.conn, False, ""
+        self._note_node(node)
         self._by_conn[event.conn] = node
         self._take_back(node, event)
         self._feed(node)
@@ -170,6 +181,7 @@ class Farm(TroubleRules, LifeRules):
         elif not rendered and attempt.state is AttemptState.UPLOADING:
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RERENDER)
             attempt.phase, attempt.done = "waiting", 0
+        self._note_attempt(attempt)
         self._tell(attempt.band, f"{attempt.id} counts again: {attempt.node_name} is back")
         self._ask_again(attempt, conn)
 
@@ -224,7 +236,12 @@ class Farm(TroubleRules, LifeRules):
 
     def _attempt_rendered(self, event: ev.AttemptRendered) -> None:
         attempt = self._live(event.conn, event.attempt, rendered=True)
-        if attempt is None or attempt.state is AttemptState.UPLOADING:
+        if attempt is None:
+            return
+        if event.sha256:
+            attempt.size, attempt.sha256 = event.size, event.sha256
+            self._note_attempt(attempt)
+        if attempt.state is AttemptState.UPLOADING:
             return
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
         self._hear(attempt, "uploading", 0, 0)
@@ -240,6 +257,9 @@ class Farm(TroubleRules, LifeRules):
         if attempt is None or attempt.state is not AttemptState.UPLOADING:
             self._discard(event.attempt, attempt)
             return
+        self._take_tile(attempt)
+
+    def _take_tile(self, attempt: Attempt) -> None:
         self._end(attempt, AttemptTrigger.ACCEPT, "")
         self._credit(attempt)
         self._accept(attempt)
@@ -252,6 +272,7 @@ class Farm(TroubleRules, LifeRules):
         if band.stage == "final":
             node.bands_done += 1
             node.pixels_done += band.rect.area
+            self._note_node(node)
         for other in band.live_attempts:
             self._end(other, AttemptTrigger.DROP, "another attempt was first")
         if band.stage == "final":
@@ -321,6 +342,8 @@ class Farm(TroubleRules, LifeRules):
             self._fidelity_changed(job)
 
     def _fidelity_changed(self, job: Job) -> None:
+        for frame in job.frames:
+            self._note_frame(frame)
         self._changed(job)
         self._out.append(act.NoteFidelity(job.id))
 
@@ -336,8 +359,8 @@ class Farm(TroubleRules, LifeRules):
             text = f"{self._max_jobs} jobs wait or run already, the head's limit (setting max_jobs)"
             self._out.append(act.RefuseSubmit(event.reply, text))
             return
-        number, self._next_number = self._next_number, self._next_number + 1
-        job = Job(JobId(f"j{number}"), number, request, self._now, request.priority)
+        self._jobs_made = number = self._jobs_made + 1
+        job = Job(JobId(f"j{number}"), number, request, self._now, self._now, request.priority)
         self.jobs[job.id] = self._by_key[request.key] = job
         self._into_queue(job)
         self._add_frame(job, 0)
@@ -386,7 +409,9 @@ class Farm(TroubleRules, LifeRules):
 
     def _take_over(self, node: Node) -> Band | None:
         """Let a node with nothing to do have the band of one that is away."""
-        attempt = policy.choose_detached(node, self.open_jobs) if self.detached else None
+        if not self.detached or self._now < self.nodes_return_by:
+            return None
+        attempt = policy.choose_detached(node, self.open_jobs)
         if attempt is None:
             return None
         self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} is away, {node.name} is dry")
@@ -411,23 +436,16 @@ class Farm(TroubleRules, LifeRules):
         row = policy.cut_row(node, band, self.nodes.values())
         if row is not None:
             self._cut(band, row)
-        self._attempts_made += 1
-        attempt_id = AttemptId(f"a{self._attempts_made}-{self._random.getrandbits(32):08x}")
-        attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
-        attempt.lights = frame.lights
-        self._begin_waiting(attempt)
-        self.attempts[attempt_id] = node.attempts[attempt_id] = attempt
-        band.attempts.append(attempt)
-        band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
+        attempt = self._make_attempt(node, band)
         del frame.waiting[band.id]
         self.hungry.pop(node.id)
         self._start(job)
         probe = probing.ask(self, attempt)
-        self._tell(band, f"{attempt_id} leased to {node.name}")
+        self._tell(band, f"{attempt.id} leased to {node.name}")
         self._out.append(
             act.SendLease(
                 node.conn,
-                attempt_id,
+                attempt.id,
                 band.id,
                 job.id,
                 frame.index,
@@ -436,8 +454,21 @@ class Farm(TroubleRules, LifeRules):
                 band.stage,
                 frame.lights,
                 probe,
+                node.name,
             )
         )
+
+    def _make_attempt(self, node: Node, band: Band) -> Attempt:
+        self._attempts_made += 1
+        attempt_id = AttemptId(f"a{self._attempts_made}-{self._random.getrandbits(32):08x}")
+        attempt = Attempt(attempt_id, band, node.id, node.name, node.povray_class, self._now)
+        attempt.lights = band.frame.lights
+        self._begin_waiting(attempt)
+        self.attempts[attempt_id] = node.attempts[attempt_id] = attempt
+        band.attempts.append(attempt)
+        band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
+        self._note_attempt(attempt)
+        return attempt
 
     def _cut(self, band: Band, row: int) -> Band:
         """Cut a waiting band: it keeps what is above ``row``, a new band gets the rest.

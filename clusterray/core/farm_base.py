@@ -59,6 +59,7 @@ class FarmBase(Ledger):
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, trigger)
         attempt.detached_until = attempt.again_at = None
         attempt.reason = reason
+        self._note_attempt(attempt)
         self.detached.pop(attempt.id, None)
         node = self.nodes[attempt.node]
         del node.attempts[attempt.id]
@@ -81,6 +82,7 @@ class FarmBase(Ledger):
             self._wait_again(band)
         if not band.frame.has_pixels:
             band.frame.povray_class = None
+        self._note_band(band)
 
     def _answer_stale(self, conn: int, held: AttemptId, *, rendered: bool = False) -> None:
         """Answer a node that holds an attempt which is no longer its own live one."""
@@ -102,6 +104,7 @@ class FarmBase(Ledger):
         job.dropped_results += 1
         job.wasted_pixels += area - attempt.done
         attempt.done = area
+        self._note_attempt(attempt)
         self._changed(job)
 
     def _add_tile(self, band: Band, attempt: Attempt) -> None:
@@ -135,6 +138,7 @@ class FarmBase(Ledger):
                 rendered = band.state is BandState.COVERED and band.stage != "verify"
                 if band.state is not BandState.VOID and not rendered:
                     band.state = advance(BAND_TABLE, band.state, BandTrigger.JOB_ENDED)
+                    self._note_band(band)
             frame.waiting.clear()
             self._stop_verifying(frame)
             self._stop_probe(frame)
@@ -160,6 +164,7 @@ class FarmBase(Ledger):
             return
         reason = f"job {frame.job.id} {frame.job.state}"
         probing.lose(self, asked, reason)
+        self._note_frame(frame)
         conn = self.nodes[self.attempts[asked].node].conn
         if conn is not None:
             self._out.append(act.SendDrop(conn, asked, reason))
@@ -186,4 +191,6 @@ class FarmBase(Ledger):
             self.probing.pop(attempt_id, None)
         for band in bands:
             del self.bands[band.id]
+        self._changes.gone_attempts.update(gone)
+        self._changes.gone_bands.update(band.id for band in bands)
         return tuple(gone)

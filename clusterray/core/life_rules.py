@@ -11,6 +11,7 @@ from bisect import insort
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.entities import Band, Frame, Job
+from clusterray.core.model import JobId
 from clusterray.core.orders import Order, refusal
 from clusterray.core.states import (
     BAND_TABLE,
@@ -99,7 +100,7 @@ class LifeRules(Verifying):
             return
         job.state = advance(JOB_TABLE, job.state, JobTrigger.QUEUE)
         job.problem, job.reason, job.ended_at = None, "", None
-        job.submitted_at, job.started_at = self._now, None
+        job.queued_at, job.started_at = self._now, None
         self.kept.pop(job.id, None)
         self._into_queue(job)
         if event.everything or job.gone:
@@ -111,10 +112,9 @@ class LifeRules(Verifying):
     def _begin_anew(self, job: Job) -> None:
         self._discard_tiles(job)
         self._out.append(act.DiscardResult(job.id))
-        frames, job.frames, job.gone = job.frames, [], ""
-        for frame in frames:
-            self._forget_bands(frame.all_bands)
-            self._add_frame(job, frame.index, frame.run + 1)
+        job.gone = ""
+        for frame in job.frames:
+            self._begin_frame_anew(frame)
 
     def _go_on(self, job: Job) -> None:
         for frame in job.frames:
@@ -126,9 +126,7 @@ class LifeRules(Verifying):
             if not frame.has_pixels:
                 frame.povray_class = None
             # What was compared is compared anew once the picture is there.
-            compared = self._forget_bands(list(frame.verify_bands.values()))
-            frame.verify_bands = {}
-            self._out.append(act.DiscardTiles(job.id, (), compared))
+            self._forget_verifying(frame)
             self._out.append(act.BeginFrame(job.id, frame.index, job.request, frame.run))
             self._hand_over(frame)
         if all(frame.complete for frame in job.frames):
@@ -152,7 +150,8 @@ class LifeRules(Verifying):
                 self._add_tile(band, band.accepted)
         if frame.complete:
             self._out.append(act.FinishFrame(frame.job.id, frame.index))
-            self._begin_verifying(frame)
+            if not frame.verify_bands:
+                self._begin_verifying(frame)
 
     # ---------------------------------------------------------------- gone
 
@@ -164,9 +163,14 @@ class LifeRules(Verifying):
         if job.open:
             self._end_job(job, JobTrigger.CANCEL, reason, None)
         self._forget(job, reason)
-        self.deleted[job.id] = reason
+        self._note_deleted(job.id, reason)
+
+    def _note_deleted(self, job: JobId, reason: str) -> None:
+        self.deleted[job] = self._changes.deleted[job] = reason
         while len(self.deleted) > MAX_DELETED:
-            del self.deleted[next(iter(self.deleted))]
+            oldest = next(iter(self.deleted))
+            del self.deleted[oldest]
+            self._changes.deleted[oldest] = None
 
     def _forget_oldest(self) -> bool:
         """Forget the oldest job that has ended, its picture too; False if none has."""
@@ -182,6 +186,7 @@ class LifeRules(Verifying):
         del self.jobs[job.id], self._by_key[job.request.key]
         for frame in job.frames:
             self._forget_bands(frame.all_bands)
+        self._changes.gone_jobs.add(job.id)
         self._out.append(act.ForgetJob(job.id, reason))
 
     def _files_unwanted(self, event: ev.FilesUnwanted) -> None:
@@ -222,10 +227,16 @@ class LifeRules(Verifying):
     def _uncover(self, frame: Frame) -> None:
         for band in frame.bands.values():
             if band.state is BandState.COVERED:
-                band.state = advance(BAND_TABLE, band.state, BandTrigger.DISCARD)
-                band.accepted = None
-                frame.uncovered += band.rect.area
-                self._tell(band, f"{band.id} is void: the files of {frame.job.id} are deleted")
+                self._void(band)
         for band in frame.verify_bands.values():
             band.accepted = None
+            self._note_band(band)
         frame.povray_class = None
+        self._note_frame(frame)
+
+    def _void(self, band: Band) -> None:
+        """The tile of a band of a job that has ended is gone."""
+        band.state = advance(BAND_TABLE, band.state, BandTrigger.DISCARD)
+        band.accepted = None
+        band.frame.uncovered += band.rect.area
+        self._tell(band, f"{band.id} is void: its tile is gone from the disk")

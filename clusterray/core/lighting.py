@@ -8,7 +8,7 @@ thread. Pure.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
@@ -30,16 +30,29 @@ from clusterray.core.states import (
 class Lighting(FarmBase):
     """Makes frames and their bands, and takes a frame from pass to pass to its picture."""
 
-    def _add_frame(self, job: Job, index: int, run: int = 0) -> None:
-        frame = Frame(job, index, render_area(job.request.picture), run=run)
+    def _add_frame(self, job: Job, index: int) -> None:
+        frame = Frame(job, index, render_area(job.request.picture))
+        job.frames.append(frame)
+        self._begin_frame(frame)
+
+    def _begin_frame(self, frame: Frame) -> None:
+        """Let a frame that has no bands begin."""
+        job = frame.job
         frame.passes = job.request.light
         if frame.passes:
             frame.state = FrameState.LIGHT
         else:
             probing.begin(frame)
-        job.frames.append(frame)
         self._add_bands(frame)
-        self._out.append(act.BeginFrame(job.id, index, job.request, run))
+        self._out.append(act.BeginFrame(job.id, frame.index, job.request, frame.run))
+
+    def _begin_frame_anew(self, frame: Frame) -> None:
+        """Forget what there is of a frame that has no live attempt, and let it begin again."""
+        self._forget_bands(frame.all_bands)
+        blank = Frame(frame.job, frame.index, frame.area, run=frame.run + 1)
+        for each in fields(Frame):
+            setattr(frame, each.name, getattr(blank, each.name))
+        self._begin_frame(frame)
 
     def _add_bands(self, frame: Frame) -> None:
         """Partition the whole area into bands of the frame's stage."""
@@ -102,6 +115,8 @@ class Lighting(FarmBase):
 
     def _put_aside(self, frame: Frame) -> None:
         """Keep the bands of a stage that is over, for their stories, and begin anew."""
+        for band in frame.bands.values():
+            self._note_band(band)
         frame.light_bands |= frame.bands
         frame.bands, frame.povray_class = {}, None
         frame.rendered_pixels, frame.rendered_thread_s = 0, 0.0

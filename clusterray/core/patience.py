@@ -17,6 +17,9 @@ UPLOADS: Final = 3
 AGAIN_FIRST_S: Final = 5.0
 AGAIN_MOST_S: Final = 60.0
 """Seconds until a tile that the head could not keep is asked for again: doubled, bounded."""
+RETURN_S: Final = 20.0
+"""Seconds in which nodes come back to a head that was started again: they wait for 15 s at most
+between two tries."""
 KEPT_OFF_MOST_S: Final = 86_400.0
 _DOUBLINGS: Final = 16
 

@@ -74,6 +74,7 @@ class JobTrigger(StrEnum):
     STITCHED = "picture written"
     UNVERIFIED = "picture written, bands left to verify"
     VERIFIED = "no band left to verify"
+    GONE = "a file of it is gone from the disk"
     FAIL = "failed"
     CANCEL = "cancelled"
 
@@ -85,6 +86,7 @@ class FrameTrigger(StrEnum):
     NEXT = "light joined, another pass follows"
     JOINED = "light joined, the last pass"
     RELIT = "nobody is left who can read its light"
+    GONE = "what a band of the pass found is gone from the disk"
 
 
 class BandTrigger(StrEnum):
@@ -98,6 +100,7 @@ class BandTrigger(StrEnum):
     RELIT = "its frame's light is made anew"
     JOB_ENDED = "job failed or cancelled"
     DISCARD = "its tile was deleted with the job's files"
+    GONE = "its tile is gone from the disk"
     REQUEUE = "job requeued"
 
 
@@ -145,11 +148,13 @@ JOB_TABLE: Mapping[JobState, Mapping[JobTrigger, JobState]] = {
     JobState.STITCHING: {
         JobTrigger.STITCHED: JobState.DONE,
         JobTrigger.UNVERIFIED: JobState.VERIFYING,
+        JobTrigger.GONE: JobState.QUEUED,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
     JobState.VERIFYING: {
         JobTrigger.VERIFIED: JobState.DONE,
+        JobTrigger.GONE: JobState.QUEUED,
         JobTrigger.FAIL: JobState.FAILED,
         JobTrigger.CANCEL: JobState.CANCELLED,
     },
@@ -166,6 +171,7 @@ FRAME_TABLE: Mapping[FrameState, Mapping[FrameTrigger, FrameState]] = {
     FrameState.JOINING: {
         FrameTrigger.NEXT: FrameState.LIGHT,
         FrameTrigger.JOINED: FrameState.FINAL,
+        FrameTrigger.GONE: FrameState.LIGHT,
     },
     FrameState.FINAL: {FrameTrigger.RELIT: FrameState.LIGHT},
 }
@@ -188,6 +194,7 @@ BAND_TABLE: Mapping[BandState, Mapping[BandTrigger, BandState]] = {
         BandTrigger.RELIT: BandState.VOID,
         BandTrigger.JOB_ENDED: BandState.VOID,
         BandTrigger.DISCARD: BandState.VOID,
+        BandTrigger.GONE: BandState.WAITING,
     },
     BandState.COMPARED: {BandTrigger.JOB_ENDED: BandState.VOID},
     BandState.VOID: {BandTrigger.REQUEUE: BandState.WAITING},

@@ -66,6 +66,7 @@ class TroubleRules(FarmBase):
 
     def _blame(self, node: Node, job: Job, reason: str) -> None:
         blame(node, job, reason, self._now, self.patience)
+        self._note_node(node)
         for until in times_kept_off(node):
             self._look_at(until)
 
@@ -129,6 +130,7 @@ class TroubleRules(FarmBase):
             attempt.held_up += 1
             self._tell(attempt.band, f"{attempt.id} waits for the head: {event.reason}")
         attempt.reason = event.reason
+        self._note_attempt(attempt)
         self._begin_waiting(attempt)
         self._look_at(attempt.again_at)
         self._changed(attempt.band.frame.job)
@@ -138,7 +140,8 @@ class TroubleRules(FarmBase):
         attempt.again_at = None
         self._begin_waiting(attempt)
         band, request = attempt.band, attempt.band.frame.job.request
-        self._out.append(act.SendKeep(conn, attempt.id, band.rect, request, band.stage))
+        job = band.frame.job.id
+        self._out.append(act.SendKeep(conn, attempt.id, job, band.rect, request, band.stage))
 
     # ---------------------------------------------------------------- clocks
 

@@ -36,6 +36,13 @@ class Verifying(Lighting):
         if frame.verify_bands:
             self.verifying[frame.job.id, frame.index] = frame
 
+    def _forget_verifying(self, frame: Frame) -> None:
+        """Forget what was compared, none of it at work, and have its tiles deleted."""
+        compared = self._forget_bands(list(frame.verify_bands.values()))
+        frame.verify_bands = {}
+        self._stop_verifying(frame)
+        self._out.append(act.DiscardTiles(frame.job.id, (), compared))
+
     def _compare(self, second: Attempt) -> None:
         """Have an accepted tile of a verify band compared with the one in the picture."""
         band = second.band
@@ -86,7 +93,7 @@ class Verifying(Lighting):
             ):
                 frame.give_up_at = None
             elif frame.give_up_at is None:
-                frame.give_up_at = self._now + self._detached_s
+                frame.give_up_at = max(self._now + self._detached_s, self.nodes_return_by)
 
     def _tire_of_verifying(self) -> None:
         """Give up the verify bands whose deadline is over."""
@@ -101,6 +108,7 @@ class Verifying(Lighting):
         frame = self._running(event)
         if frame is not None:
             frame.stitched = True
+            self._note_frame(frame)
             self._changed(frame.job)
             self._finish(frame.job)
 

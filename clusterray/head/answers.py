@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from clusterray.core import events as ev
@@ -26,6 +24,7 @@ from clusterray.head.ftp_server import FtpServer
 from clusterray.head.grants import FileGrant
 from clusterray.head.job_logs import JobLogs
 from clusterray.head.letters import Asked, PartialPlan
+from clusterray.head.memory import Known
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
 from clusterray.head.verdicts import check_views
@@ -39,33 +38,13 @@ from clusterray.head.views import (
     probe_view,
     settings_view,
 )
-from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
-from clusterray.wire.protocol import Grant, Message, PhaseSeconds
+from clusterray.wire.protocol import Grant, Message
 
 _log = logging.getLogger("clusterray.head.answers")
 
 MAX_LOGS = 2000
 """The most attempts whose texts one answer gives."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredResult:
-    """A finished picture on the head's disk."""
-
-    path: Path
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the task manager knows of jobs and attempts beside the farm."""
-
-    specs: dict[JobId, RenderSpec] = field(default_factory=dict)
-    results: dict[JobId, StoredResult] = field(default_factory=dict)
-    seconds: dict[str, PhaseSeconds] = field(default_factory=dict)
-    gathers: dict[str, int] = field(default_factory=dict)
 
 
 class Refused(Exception):
@@ -155,6 +134,8 @@ class Answers:
 
     def _no_job(self, job: JobId, *, follows: bool) -> Refused:
         deleted = self._farm.deleted.get(job)
+        if deleted is None and self._farm.was_made(job):
+            deleted = f"job {job} was deleted or forgotten"
         if deleted is not None:
             # Who waits for it is told as if it were cancelled, and does not submit it again.
             return Refused(JobCancelled.exit_code if follows else SceneFault.exit_code, deleted)

@@ -8,13 +8,14 @@ twice a second, and at once when it has ended.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from clusterray.core.entities import Job
 from clusterray.core.errors import JobCancelled
 from clusterray.core.farm import Farm
 from clusterray.core.fidelity import Fidelity, fidelity_of
 from clusterray.core.model import AttemptId, JobId, LightKind, NodeId
+from clusterray.head.memory import WallClock
 from clusterray.head.views import FarmView, NodeCard, job_view, most_common, node_view
 from clusterray.wire.protocol import JobStatus, JobView, Message, Refused
 
@@ -27,15 +28,20 @@ class Bulletin:
     """The published views; ``send`` leaves a message for a connection by its number."""
 
     def __init__(
-        self, farm: Farm, clock: Callable[[], float], send: Callable[[int, Message], None]
+        self,
+        farm: Farm,
+        used: Mapping[AttemptId, frozenset[LightKind]],
+        clock: Callable[[], float],
+        wall: WallClock,
+        send: Callable[[int, Message], None],
     ) -> None:
         self.farm_view = FarmView()
         self._farm = farm
+        self._used = used
         self._clock = clock
+        self._wall = wall
         self._send = send
         self._cards: dict[NodeId, NodeCard] = {}
-        self._created: dict[JobId, float] = {}
-        self._used: dict[AttemptId, frozenset[LightKind]] = {}
         self._followers: dict[JobId, set[tuple[int, int]]] = {}
         self._job_views: dict[JobId, JobView] = {}
         self._dirty: dict[JobId, None] = {}
@@ -45,27 +51,22 @@ class Bulletin:
 
     # ---------------------------------------------------------------- notes
 
-    def job_made(self, job: JobId) -> None:
-        """Note the wall time of a job's submission, the first time."""
-        self._created.setdefault(job, time.time())
-
     def job_changed(self, job: JobId) -> None:
         """A follower of the job would see something new."""
         self._dirty.setdefault(job)
 
-    def light_used(self, attempt: AttemptId, used: frozenset[LightKind]) -> None:
-        """Note what POV-Ray said of the light it used."""
-        self._used[attempt] = used
-
-    def attempt_gone(self, attempt: AttemptId) -> None:
-        """The attempt is forgotten."""
-        self._used.pop(attempt, None)
+    def farm_recalled(self) -> None:
+        """The farm is what was stored now, whatever it was before; who follows a job still does."""
+        self._job_views.clear()
+        self._published_at.clear()
+        self._dirty = dict.fromkeys(job.id for job in self._farm.jobs.values() if job.open)
+        self.anything_changed()
 
     def forget(self, job: JobId, reason: str) -> None:
         """The job is gone; who follows it is told ``reason``, as of one that was cancelled."""
         for conn, request in self._followers.pop(job, ()):
             self._send(conn, Refused(request, JobCancelled.exit_code, reason))
-        for known in (self._created, self._job_views, self._dirty, self._published_at):
+        for known in (self._job_views, self._dirty, self._published_at):
             known.pop(job, None)
         self.anything_changed()
 
@@ -102,7 +103,7 @@ class Bulletin:
             job,
             self._farm,
             now=self._clock(),
-            created=self._created[job.id],
+            created=job.submitted_at + self._wall.offset,
             fidelity=self.fidelity_of(job),
         )
 
@@ -132,9 +133,10 @@ class Bulletin:
         jobs = list(self._farm.jobs.values())[-JOBS_SHOWN:][::-1]
         nodes = sorted(self._farm.nodes.values(), key=lambda node: (node.name, node.id))
         most, now = most_common(nodes), self._clock()
+        cards = [(node, self._cards.get(node.id, NodeCard())) for node in nodes]
         self.farm_view = FarmView(
             jobs=tuple(self._current_view(job) for job in jobs),
-            nodes=tuple(node_view(node, self._cards[node.id], most, now) for node in nodes),
+            nodes=tuple(node_view(node, card, most, now) for node, card in cards),
             at=time.time(),
         )
         self._stale, self._farm_view_at = False, self._clock()

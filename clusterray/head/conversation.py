@@ -67,7 +67,7 @@ class Conversation:
         self._hello = card.hello
         self._record = card.record
         self._orders: deque[tuple[Message, Expected | None] | PartialPlan] = deque()
-        self._leaving: str | None = None
+        self._leaving: Refusal | None = None
         self._handlers: dict[type[Message], Callable[[Any], None]] = {}
 
     # ------------------------------------------------ called by the task-manager thread
@@ -82,9 +82,9 @@ class Conversation:
         self._orders.append(plan)
         self._link.wake()
 
-    def leave(self, reason: str) -> None:
+    def leave(self, reason: str, *, retry: bool = False) -> None:
         """Ask the thread to say BYE and close; see letters.Outlet."""
-        self._leaving = reason
+        self._leaving = Refusal(reason, retry=retry)
         self._link.wake()
 
     # ------------------------------------------------ called by this connection's thread
@@ -95,7 +95,7 @@ class Conversation:
         while True:
             self._send_orders()
             if self._leaving is not None:
-                raise Refusal(self._leaving, retry=False)
+                raise self._leaving
             message = self._link.receive(None)
             if message is not None:
                 self._take(message)

@@ -7,8 +7,7 @@ manager's thread only; which files a job has is not known here.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Final
 
 from clusterray.core.bands import render_area
@@ -16,6 +15,7 @@ from clusterray.core.entities import Job
 from clusterray.core.farm import Farm
 from clusterray.core.model import JobId, JobRequest, SceneId
 from clusterray.head.job_logs import JOB_BYTES
+from clusterray.head.memory import WallClock
 from clusterray.head.scene_store import SceneStore
 from clusterray.images.formats import pixel_bytes
 from clusterray.povray.spec import RenderSpec
@@ -32,7 +32,7 @@ def room_for(request: JobRequest, spec: RenderSpec) -> int:
 
 
 class DiskRoom:
-    """The head's disk. ``limit`` is in bytes, ``clock`` the farm's.
+    """The head's disk. ``limit`` is in bytes, ``wall`` tells wall time of the farm's.
 
     ``size_of`` measures what an ended job's files take, ``discard`` has them deleted, with a reason
     for people; ``in_use`` gives the scenes that must stay.
@@ -47,7 +47,7 @@ class DiskRoom:
         size_of: Callable[[Job], int],
         discard: Callable[[JobId, str], None],
         in_use: Callable[[], Set[SceneId]],
-        clock: Callable[[], float],
+        wall: WallClock,
     ) -> None:
         self._limit = limit
         self._farm = farm
@@ -55,12 +55,21 @@ class DiskRoom:
         self._size_of = size_of
         self._discard = discard
         self._in_use = in_use
-        self._clock = clock
+        self._wall = wall
         self._promised: dict[JobId, int] = {}
         self._kept: dict[JobId, int] = {}
         self._coming: dict[int, int] = {}
 
     # ---------------------------------------------------------------- notes
+
+    def recount(self, specs: Mapping[JobId, RenderSpec]) -> None:
+        """Count the farm's jobs anew, whatever was counted before."""
+        self._promised.clear()
+        self._kept.clear()
+        for job in self._farm.open_jobs:
+            self.job_begun(job, specs[job.id])
+        for job in self._farm.kept.values():
+            self.job_ended(job)
 
     def job_begun(self, job: Job, spec: RenderSpec) -> None:
         """Promise an open job what its pictures may need."""
@@ -123,7 +132,7 @@ class DiskRoom:
         return True
 
     def _ended_wall(self, job: Job) -> float:
-        return time.time() - (self._clock() - (job.ended_at or 0.0))
+        return (job.ended_at or 0.0) + self._wall.offset
 
     def _no_room(self, wanted: int, promised: int, scenes: int, what: str) -> str:
         jobs = len(self._promised)

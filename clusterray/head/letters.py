@@ -63,8 +63,8 @@ class Outlet(Protocol):
     def plan(self, plan: PartialPlan) -> None:
         """Have the connection's thread put a partial picture together and offer it."""
 
-    def leave(self, reason: str) -> None:
-        """Have the connection's thread say BYE and close."""
+    def leave(self, reason: str, *, retry: bool = False) -> None:
+        """Have the connection's thread say BYE and close; ``retry``: the peer may come again."""
 
 
 @dataclass(frozen=True, slots=True)

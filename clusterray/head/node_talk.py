@@ -62,7 +62,7 @@ class NodeTalk(Conversation):
             place=self._link.peer,
             unfit=info.unfit,
         )
-        card = NodeCard(self._link.peer, self._hello.version, info)
+        card = NodeCard(self._link.peer, self._hello.version, info.cores, info.memory_bytes)
         self._post(NodeOpened(self._number, self, self._record.id, joined, card))
 
     def _expect(self, message: Message, expected: Expected | None) -> None:
@@ -90,7 +90,7 @@ class NodeTalk(Conversation):
         attempt = AttemptId(message.attempt)
         self._announced[attempt] = Announced(message.size, message.sha256)
         self._post(Spent(attempt, message.seconds))
-        self._post(ev.AttemptRendered(self._number, attempt))
+        self._post(ev.AttemptRendered(self._number, attempt, message.size, message.sha256))
 
     def _done(self, message: msg.Done) -> None:
         attempt = AttemptId(message.attempt)

@@ -30,6 +30,7 @@ from clusterray.head.scene_store import SceneStore
 from clusterray.head.settings import HeadSettings
 from clusterray.head.state_folder import Ports, StateFolder
 from clusterray.head.stitcher import Stitcher
+from clusterray.head.store import Store
 from clusterray.head.task_manager import TaskManager
 from clusterray.head.tokens import TokenStore
 from clusterray.head.web.app import create_app
@@ -116,11 +117,13 @@ class Head:
             detached_s=settings.detached_s,
             max_jobs=settings.max_jobs,
             keep_s=_seconds_of(settings.keep_results_days),
-            first_number=folder.last_job_number() + 1,
             patience=settings.patience,
         )
+        store = Store(folder.store)
+        undo.callback(store.close)
         manager = TaskManager(
             farm,
+            store,
             folder,
             ftp,
             scenes,

@@ -13,12 +13,13 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from clusterray.core.entities import Job
 from clusterray.core.errors import LocalFault
-from clusterray.core.model import LIGHT_KINDS, AttemptId, JobId, LightKind
+from clusterray.core.model import LIGHT_KINDS, STAGE_OF, AttemptId, JobId, LightKind, Stage
 
 FIDELITY_SUFFIX = ".fidelity.json"
 """Behind the name of a picture, whose own end is another one: the two never meet."""
@@ -43,21 +44,21 @@ class StateFolder:
         self.scenes = root / "scenes"
         self.partials = root / "partials"
         self.logs = root / "logs"
+        self.store = root / "farm.db"
         self._incoming = root / "incoming"
         self._tiles = root / "tiles"
         self._results = root / "results"
         self._lock_fd: int | None = None
 
     def open(self) -> None:
-        """Make the folder, lock it, and clear what an earlier head left half done.
+        """Make the folder and lock it. What an earlier head left is swept once the store is read.
 
         Raises LocalFault naming the pid if another head has it, or the path if it cannot be used.
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock()
-            for folder in (self._incoming, self._tiles, self.partials):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(self.partials, ignore_errors=True)
             made = (self._incoming, self._tiles, self.partials, self._results, self.logs)
             for folder in (*made, self.scenes):
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -102,6 +103,11 @@ class StateFolder:
         """Where the verified light that an attempt of a light pass made lies."""
         return self._tiles / f"{attempt}.light"
 
+    def file_of(self, attempt: AttemptId, stage: Stage) -> Path:
+        """Where what an attempt of a band of this stage left lies, once it is verified."""
+        light = stage in STAGE_OF.values()
+        return self.made_light_of(attempt) if light else self.tile_of(attempt)
+
     def light_of(self, job: JobId, frame: int, kind: LightKind) -> Path:
         """Where the joined light of a frame lies."""
         return self._tiles / f"{job}-{frame}.{kind}"
@@ -128,28 +134,37 @@ class StateFolder:
         """Delete the folder of a job's finished picture."""
         shutil.rmtree(self._results / job, ignore_errors=True)
 
-    def bytes_of(self, job: JobId, frames: int, attempts: Iterable[AttemptId]) -> int:
+    def bytes_of(self, job: Job) -> int:
         """Give the bytes that picture, logs, light and tiles of a job take on the disk."""
-        files = [path for folder in (self._results, self.logs) for path in folder.glob(f"{job}/*")]
-        files += [
-            self.light_of(job, frame, kind) for frame in range(frames) for kind in LIGHT_KINDS
+        files = [
+            path for folder in (self._results, self.logs) for path in folder.glob(f"{job.id}/*")
         ]
-        for attempt in attempts:
-            files += [self.tile_of(attempt), self.made_light_of(attempt)]
+        for frame in job.frames:
+            files += [self.light_of(job.id, frame.index, kind) for kind in LIGHT_KINDS]
+            for band in frame.all_bands:
+                files += [self.file_of(attempt.id, band.stage) for attempt in band.attempts]
         return sum(map(_size, files))
 
+    def sweep(
+        self,
+        attempts: Set[AttemptId],
+        lights: Set[tuple[JobId, int, LightKind]],
+        jobs: Set[JobId],
+    ) -> None:
+        """Delete all uploads, and tiles, light, pictures and logs but those of these."""
+        kept = {self.light_of(*light) for light in lights}
+        for attempt in attempts:
+            kept |= {self.tile_of(attempt), self.made_light_of(attempt)}
+        for path in (*self._incoming.iterdir(), *self._tiles.iterdir()):
+            if path not in kept:
+                _delete(path)
+        for folder in (*self._results.iterdir(), *self.logs.iterdir()):
+            if folder.name not in jobs:
+                shutil.rmtree(folder, ignore_errors=True)
+        for half in self._results.glob("*/*.part"):
+            _delete(half)
+
     # ---------------------------------------------------------------- what is remembered
-
-    def last_job_number(self) -> int:
-        """Give the highest job number handed out from this folder, 0 if there was none."""
-        try:
-            return int((self.root / "last-job").read_text("ascii"))
-        except (OSError, ValueError):
-            return 0
-
-    def remember_job_number(self, number: int) -> None:
-        """Keep the number, so that no later head gives it to another job."""
-        self._write(self.root / "last-job", f"{number}\n")
 
     def farm_id(self) -> str:
         """Give the uuid of this folder, made on first start."""

@@ -13,9 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from clusterray.core.model import FileFormat, LightKind, Rect
+from clusterray.core.model import STAGE_OF, AttemptId, FileFormat, LightKind, Rect, Stage
+from clusterray.head.state_folder import StateFolder
+from clusterray.images.formats import is_whole_picture, pixel_bytes
 from clusterray.images.tile import TileFault, check_tile
-from clusterray.povray.light_file import LightFault, check_light
+from clusterray.povray.light_file import LightFault, check_light, light_limit
+from clusterray.povray.spec import RenderSpec
 
 CHUNK_BYTES = 1 << 20
 
@@ -62,6 +65,41 @@ class ExpectedLight(Expected):
             check_light(self.light, upload)
         except LightFault as fault:
             raise TileFault(str(fault)) from None
+
+
+def expected_file(
+    folder: StateFolder, spec: RenderSpec, attempt: AttemptId, rect: Rect, stage: Stage
+) -> Expected:
+    """Give what an attempt is to leave at the head."""
+    upload, size = folder.upload_of(attempt), (spec.width, spec.height)
+    made = _light_made_in(stage)
+    if made is None:
+        return Expected(rect, spec.file_format, upload, folder.tile_of(attempt), size)
+    kept = folder.made_light_of(attempt)
+    return ExpectedLight(rect, spec.file_format, upload, kept, size, made)
+
+
+def upload_limit(spec: RenderSpec, rect: Rect, stage: Stage) -> int:
+    """Give the most bytes that what an attempt is to leave can have."""
+    made = _light_made_in(stage)
+    return tile_limit(rect, spec) if made is None else light_limit(made, rect)
+
+
+def tile_limit(rect: Rect, spec: RenderSpec) -> int:
+    """Give the most bytes a tile can have: its raw rows, packing's worst growth, headers.
+
+    Where a tile is as large as the picture, its black rows are counted too: they pack well, but a
+    limit is no estimate.
+    """
+    width, height = rect.width, rect.height
+    if is_whole_picture(spec.file_format):
+        width, height = spec.width, spec.height
+    raw = height * (width * pixel_bytes(spec.file_format.tile) + 8)
+    return raw + raw // 50 + 65_536
+
+
+def _light_made_in(stage: Stage) -> LightKind | None:
+    return next((kind for kind, made_in in STAGE_OF.items() if made_in == stage), None)
 
 
 def arrived_whole(upload: Path, announced: Announced, tick: Callable[[], None]) -> bool:

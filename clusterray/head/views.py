@@ -26,7 +26,6 @@ from clusterray.wire.protocol import (
     BandView,
     Chance,
     JobView,
-    NodeInfo,
     NodeView,
     Phase,
     PhaseSeconds,
@@ -57,11 +56,12 @@ class FarmView:
 
 @dataclass(frozen=True, slots=True)
 class NodeCard:
-    """What the farm need not know of a node, but a person wants to."""
+    """What the farm need not know of a node, but a person wants to; empty for one not met yet."""
 
-    address: str
-    version: str
-    info: NodeInfo
+    address: str = ""
+    version: str = ""
+    cores: int = 0
+    memory_bytes: int = 0
 
 
 def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fidelity) -> JobView:
@@ -89,7 +89,7 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         region=request.picture.region.as_tuple(),
         output_name=request.output_name,
         created=created,
-        elapsed_s=max(0.0, ended - job.submitted_at),
+        elapsed_s=max(0.0, ended - job.queued_at),
         pixels_done=done,
         pixels_total=total,
         pixels_per_s=speed,
@@ -182,17 +182,17 @@ def node_view(
         state=_node_state(node),
         address=card.address,
         version=card.version,
-        cores=card.info.cores,
+        cores=card.cores or node.threads,
         threads=node.threads,
-        memory_bytes=card.info.memory_bytes,
-        povray=card.info.povray_version,
+        memory_bytes=card.memory_bytes,
+        povray=node.povray_class.version,
         job=_node_job(node),
         bands_done=node.bands_done,
         pixels_done=node.pixels_done,
         reason="; ".join(_node_reasons(node, now))[:MAX_TEXT],
-        povray_build=card.info.povray_build,
-        canary_sha256=card.info.canary_sha256,
-        includes_sha256=card.info.includes_sha256,
+        povray_build=node.povray_class.build,
+        canary_sha256=node.povray_class.canary or None,
+        includes_sha256=node.povray_class.includes or None,
         differs=f"differs from most: {differs}"[:MAX_TEXT] if differs else "",
         failures=node.failures,
         kept_off_s=None if until is None else max(0.0, until - now),

@@ -269,6 +269,15 @@ class AnyOrder(RuleBasedStateMachine):
         if self.world.comparing:
             self.world.compared(ALIKE if readable else None)
 
+    @rule(data=st.data(), loses=st.booleans())
+    def the_head_is_killed(self, data: st.DataObject, loses: bool) -> None:
+        """And started again, perhaps on a disk that has lost some files."""
+        world, lost = self.world, set()
+        if loses:
+            files = [*sorted(world.disk), *sorted(world.lights), *sorted(world.pictures)]
+            lost = {file for file in files if data.draw(st.integers(0, 3)) == 0}
+        world.restart(lost)
+
     @rule(seconds=st.one_of(st.floats(0, 12), st.floats(0, 120)))
     def time_passes(self, seconds: float) -> None:
         self.world.now += seconds
@@ -302,6 +311,7 @@ class AnyOrder(RuleBasedStateMachine):
 
         Every other one is requeued, so that a job is gone on with from any state.
         """
+        self.world.stores.check(self.world.farm)
         for job in list(self.world.farm.jobs.values()):
             self.world.do(ev.JobResumed(job.id, "ann"))
             if job.number % 2:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import product
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
+from clusterray.core.changes import Changes
 from clusterray.core.entities import Frame
 from clusterray.core.farm import Farm
 from clusterray.core.model import (
@@ -26,8 +28,10 @@ from clusterray.core.model import (
     VerifyBands,
 )
 from clusterray.core.policy import class_threads, reads_light
+from clusterray.core.restart_rules import number_of
 from clusterray.core.states import JobState
 from clusterray.core.verify import Comparison
+from clusterray.head.records import Reader, Rows, Writer
 
 PHOTONS = Light("photons", "2" * 64, 2008, 100)
 SAMPLES = Light("radiosity", "1" * 64, 1000, 20)
@@ -84,11 +88,52 @@ class Held:
     rendered: set[AttemptId] = field(default_factory=set)
 
 
+WALL = 0.0
+"""What lies between the world's time and wall time: nothing, so that no moment is rounded."""
+
+
+class Stores:
+    """A make-believe store: the rows of all that changed, as a database would have them."""
+
+    def __init__(self) -> None:
+        self.rows = Rows()
+
+    def commit(self, changes: Changes) -> None:
+        made = Writer(WALL).changes(changes)
+        for name in ("requests", "jobs", "frames", "bands", "attempts", "nodes", "classes"):
+            getattr(self.rows, name).update(getattr(made, name))
+        self.rows.jobs_made = max(self.rows.jobs_made, made.jobs_made)
+        for job, reason in changes.deleted.items():
+            if reason is None:
+                del self.rows.deleted[job]
+            else:
+                self.rows.deleted[job] = reason
+        for band in changes.gone_bands:
+            self.rows.bands.pop(number_of(band), None)
+        for attempt in changes.gone_attempts:
+            self.rows.attempts.pop(number_of(attempt), None)
+        for job in changes.gone_jobs:
+            number = number_of(job)
+            self.rows.requests.pop(number, None)
+            self.rows.jobs.pop(number, None)
+            for key in [key for key in self.rows.frames if key[0] == number]:
+                del self.rows.frames[key]
+
+    def check(self, farm: Farm) -> None:
+        """What was stored bit by bit is all of the farm."""
+        whole = Writer(WALL).farm(farm)
+        for name in ("requests", "jobs", "frames", "bands", "attempts", "nodes", "deleted"):
+            assert getattr(self.rows, name) == getattr(whole, name), name
+
+
 class World:
     """Drives a Farm and keeps what each node and the head's disk would hold."""
 
     def __init__(self, seed: int = 1, **farm_settings: object) -> None:
-        self.farm = Farm(random.Random(seed), **farm_settings)  # type: ignore[arg-type]
+        self._settings = farm_settings
+        self._random = random.Random(seed)
+        self.farm = self._new_farm()
+        self.stores = Stores()
         self.now = 100.0
         self.conns: dict[int, str] = {}
         self.held: dict[str, Held] = {}
@@ -101,8 +146,36 @@ class World:
         self.tiles: dict[JobId, list[Rect]] = {}
         self.disk: set[AttemptId] = set()
         self.lights: set[tuple[JobId, int, LightKind]] = set()
+        self.pictures: set[JobId] = set()
         self.log: list[act.Action] = []
         self._next = 0
+
+    def _new_farm(self) -> Farm:
+        return Farm(self._random, **self._settings)  # type: ignore[arg-type]
+
+    def restart(self, lost: Collection[object] = ()) -> None:
+        """Kill the head and start another, whose disk has ``lost`` these attempts' tiles, lights
+        and pictures.
+        """
+        self.stores.check(self.farm)
+        self.farm = self._new_farm()
+        self.farm.adopt(Reader(self.stores.rows, WALL, self.now).stored())
+        self.conns.clear()
+        for stale in (self.stitching, self.joining, self.comparing):
+            stale.clear()
+        self.disk.difference_update(lost)
+        self.lights.difference_update(lost)
+        self.pictures.difference_update(lost)
+        live = [each for each in self.farm.attempts.values() if each.live]
+        arrived = [ev.Arrived(each.id, 7, "5" * 64) for each in live if each.id in self.disk]
+        self.do(
+            ev.Restarted(
+                frozenset(self.disk),
+                frozenset(self.lights),
+                frozenset(self.pictures),
+                tuple(arrived),
+            )
+        )
 
     def number(self) -> int:
         self._next += 1
@@ -113,12 +186,15 @@ class World:
         begun = {id(each) for each in self._begun()}
         if isinstance(event, ev.TileVerified):
             self.disk.add(event.attempt)
+        if isinstance(event, ev.FrameStitched):
+            self.pictures.add(event.job)
         actions = self.farm.handle(event, self.now)
         self.farm.check()
         deadline = self.farm.next_deadline()
         assert deadline is None or deadline > self.now, "what was due has not happened"
         self._check_who_began([each for each in self._begun() if id(each) not in begun])
         self.log += actions
+        self.stores.commit(self.farm.take_changes())
         for action in actions:
             self._perform(action)
         return actions
@@ -160,7 +236,7 @@ class World:
             case act.RefuseSubmit(reply=reply, message=message):
                 self.answers[reply] = message
             case act.BeginFrame(job=job, frame=frame, run=run):
-                assert run == self.runs.get((job, frame), -1) + 1
+                assert run > self.runs.get((job, frame), -1)
                 self.runs[job, frame] = run
                 self.tiles[job] = []
             case act.FinishFrame(job=job, frame=frame):
@@ -174,6 +250,8 @@ class World:
             case act.AddTile(job=job, rect=rect, attempt=attempt):
                 assert attempt in self.disk
                 self.tiles[job].append(rect)
+            case act.AbandonJob(job=job) | act.DiscardResult(job=job) | act.ForgetJob(job=job):
+                self.pictures.discard(job)
             case act.DiscardTile(attempt=attempt):
                 self.disk.discard(attempt)
             case act.DiscardTiles(job=job, frames=frames, attempts=attempts):

@@ -10,6 +10,7 @@ from clusterray.core import events as ev
 from clusterray.core.entities import Job
 from clusterray.core.model import JobId, SceneId
 from clusterray.head.disk_room import DiskRoom, in_words
+from clusterray.head.memory import WallClock
 from tests.core.world import World, picture, request
 
 
@@ -51,7 +52,7 @@ class Disk:
             size_of=lambda _: 300,
             discard=self.discard,
             in_use=lambda: in_use,
-            clock=lambda: self.world.now,
+            wall=WallClock(lambda: self.world.now),
         )
         for job in self.jobs:
             self.room.job_ended(self.job(job))

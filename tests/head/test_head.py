@@ -512,6 +512,6 @@ def test_job_numbers_are_never_used_twice_on_one_folder(tmp_path: Path, scene: P
         with running_head(tmp_path / "state") as head, Peer(head) as client, Peer(head) as node:
             client.join("submit")
             node.join("node")
-            job = client.submit(client.stage(scene))
+            job = client.submit(client.stage(scene), key=f"key-of-{expected}")
             assert job == expected
             finish(node, client, job)
