@@ -309,6 +309,7 @@ def _most_files(jobs: int, scenes: int) -> dict[str, int]:
     anything = 1 << 30
     return {
         "the head's own": len(HEAD_KINDS),
+        "the store": 3,
         "scenes": 2 * scenes + 1,
         "pictures": 2 * jobs,
         "logs": anything,

@@ -121,6 +121,7 @@ class Plan:
         """
         return {
             "the head's own": len(HEAD_KINDS),
+            "the store": 3,
             "scenes": 2 * self.kept_jobs + 1,
             "pictures": 2 * self.kept_jobs,
             "logs": BANDS * self.kept_jobs,
