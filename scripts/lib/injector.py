@@ -196,10 +196,13 @@ class Injector:
     # ------------------------------------------------------------ the head
 
     def _kill_head(self, _target: str) -> Mend:
-        self.head_kills.kills.append(HeadKill(time.monotonic()))
+        killed_at = time.monotonic()
         self.farm.head.kill()
+        # Only now: the last lines of the killed one have been heard.
+        kill = HeadKill(killed_at)
+        self.head_kills.kills.append(kill)
         self.farm.start_head()
-        self.head_kills.kills[-1].ready_at = time.monotonic()
+        kill.ready_at = time.monotonic()
         return _nothing
 
     # ------------------------------------------------------------ jobs
