@@ -1,7 +1,7 @@
-"""The network between one node and the head, which can be cut, torn and mended again.
+"""The network between the head and one other machine, which can be cut, torn and mended again.
 
 A relay for some TCP ports: it listens on a loopback address of its own, at the head's port numbers,
-and passes on what comes to the head's address. A node whose token names that address has its
+and passes on what comes to the head's address. Whoever has a token that names that address has its
 control connection, its FTP session and each FTP data connection on this cable. One thread owns all
 sockets; the others leave orders and wake it.
 """
@@ -41,10 +41,10 @@ class _End:
 
 
 class Cable:
-    """A relay from ``own`` address to ``head``'s for each of ``ports``. Use it in a ``with``."""
+    """A relay from the address ``near`` to ``head`` for each of ``ports``. Use it in a ``with``."""
 
-    def __init__(self, own: str, head: str, ports: Iterable[int]) -> None:
-        self._own = own
+    def __init__(self, near: str, head: str, ports: Iterable[int]) -> None:
+        self.near = near
         self._head = head
         self._ports = tuple(ports)
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
@@ -52,14 +52,14 @@ class Cable:
         self._listening: list[socket.socket] = []
         self._ends: set[_End] = set()
         self._selector = selectors.DefaultSelector()
-        self._thread = threading.Thread(target=self._run, name=f"cable {own}")
+        self._thread = threading.Thread(target=self._run, name=f"cable {near}")
         self._is_cut = False
         self._is_torn = False
 
     def __enter__(self) -> Cable:
         try:
             for port in self._ports:
-                listening = socket.create_server((self._own, port), backlog=_BACKLOG)
+                listening = socket.create_server((self.near, port), backlog=_BACKLOG)
                 listening.setblocking(False)
                 self._listening.append(listening)
         except OSError:

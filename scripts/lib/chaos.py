@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cable import Cable
-from faults import KINDS, schedule
+from faults import KINDS, SUBMITTERS, schedule
 from footprint import (
     HEAD_KINDS,
     NODE_KINDS,
@@ -36,8 +36,8 @@ from standing_farm import StandingFarm
 from clusterray.wire.trust import JoinToken
 
 HEAD_HOST = "127.0.0.1"
-NODE_HOSTS = "127.0.0.1{number}"
-"""Where the head seems to be to each node: the near end of its cable."""
+NEAR_ENDS = "127.0.0.1{number}"
+"""Where the head seems to be to each node, and to submitters: the near end of their cable."""
 SILENT_S = 16.0
 """The head's own default, which a long fault outlasts."""
 THREADS = {"node-1": 1, "node-2": 1, "node-3": 2, "node-4": 1}
@@ -100,6 +100,7 @@ class Found:
     made: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     pictures: int = 0
+    turned_away: int = 0
     work: Work = field(default_factory=Work)
     head_kills: HeadKills = field(default_factory=HeadKills)
     before: dict[str, Footprint] = field(default_factory=dict)
@@ -130,6 +131,7 @@ class Chaos:
             with self._farm() as (farm, cables):
                 queue = RenderQueue(
                     farm,
+                    _token(farm, "submit", cables[SUBMITTERS]),
                     self._folder / "pictures",
                     orders,
                     self._plan.at_a_time,
@@ -160,13 +162,16 @@ class Chaos:
         )
         # The cables outlive the farm, so that the nodes can say good-bye.
         with ExitStack() as cables, farm:
-            token = JoinToken.decode(Path(farm.token("node")).read_text("ascii"))
-            ports = [token.port, farm.ports["ftp"], *passive]
-            strung = {}
-            for number, (name, threads) in enumerate(THREADS.items(), start=1):
-                host = NODE_HOSTS.format(number=number)
-                strung[name] = cables.enter_context(Cable(host, HEAD_HOST, ports))
-                farm.add_node(name, threads, replace(token, host=host).encode())
+            strung = {
+                name: cables.enter_context(
+                    Cable(
+                        NEAR_ENDS.format(number=number), HEAD_HOST, [*farm.ports.values(), *passive]
+                    )
+                )
+                for number, name in enumerate((*THREADS, SUBMITTERS), start=1)
+            }
+            for name, threads in THREADS.items():
+                farm.add_node(name, threads, _token(farm, "node", strung[name]))
             farm.wait_for_nodes()
             yield farm, strung
 
@@ -213,7 +218,7 @@ class Chaos:
 
     def _judge(self, farm: StandingFarm, queue: RenderQueue, orders: Sequence[Order]) -> None:
         found = self._found
-        found.pictures = len(queue.rendered)
+        found.pictures, found.turned_away = len(queue.rendered), queue.turned_away
         found.after = self._settled(farm, found.before)
         found.wrong += leak_faults(found.before, found.after)
         jobs = farm.ask("jobs")
@@ -274,6 +279,12 @@ class Chaos:
             last = now
             time.sleep(_QUIET_S)
         return last
+
+
+def _token(farm: StandingFarm, role: str, cable: Cable) -> str:
+    """Give the head's token for a role, as if the head were at the near end of ``cable``."""
+    token = JoinToken.decode(Path(farm.token(role)).read_text("ascii"))
+    return replace(token, host=cable.near).encode()
 
 
 def leak_faults(before: Mapping[str, Footprint], after: Mapping[str, Footprint]) -> list[str]:
@@ -374,8 +385,9 @@ def tables(found: Found) -> Iterable[str]:
     yield ""
     work = found.work
     states = ", ".join(f"{count} {state}" for state, count in work.attempts.most_common())
-    yield f"{found.pictures} pictures of {work.jobs} jobs, in {work.bands} bands:"
-    yield f"{work.attempts.total()} attempts, {states}."
+    yield f"{found.pictures} pictures of {work.jobs} jobs, in {work.bands} bands."
+    yield f"{found.turned_away} submits found no head in their first 10 s and were made again."
+    yield f"{work.attempts.total()} attempts: {states}."
     yield (
         f"{work.again} bands were rendered more than once; {work.wasted_s:.0f} s of computing did "
         f"not count, beside {work.counted_s:.0f} s that did; {work.dropped} tiles came too late."

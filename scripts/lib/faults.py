@@ -37,8 +37,11 @@ _WEIGHTS: dict[Kind, int] = {
     "job paused": 1,
     "job cancelled": 1,
 }
+SUBMITTERS = "submitters"
+"""All of them hang on one cable of their own."""
 _ELSEWHERE: tuple[Kind, ...] = ("head killed", "job paused", "job cancelled")
 """These do not befall a node."""
+_OF_CABLES: tuple[Kind, ...] = ("cable cut, briefly", "cable cut, for long", "cable torn")
 _GAPS_S = (2.0, 8.0)
 """From one fault to the next."""
 _RECOVERY_S = 4.0
@@ -51,7 +54,7 @@ _LEFT_ALONE = 1
 class Fault:
     """One fault: ``at_s`` after the start, mended after ``lasts_s`` more, 0 if at once.
 
-    ``target`` is a node, or "head" or "job".
+    ``target`` is a node, "head", "job", or of a cable also "submitters".
     """
 
     number: int
@@ -70,20 +73,21 @@ def schedule(seed: int, nodes: Sequence[str], silent_s: float) -> Iterator[Fault
     that is not heard.
     """
     rng = random.Random(seed)
-    free_at = dict.fromkeys(nodes, 0.0)
+    free_at = dict.fromkeys((*nodes, SUBMITTERS), 0.0)
     at_s = 0.0
     number = 0
     while True:
         number += 1
         at_s += rng.uniform(*_GAPS_S)
-        free = [node for node, since in free_at.items() if since <= at_s]
+        free = [node for node in nodes if free_at[node] <= at_s]
         kinds = KINDS if len(free) > _LEFT_ALONE else _ELSEWHERE
         (kind,) = rng.choices(kinds, [_WEIGHTS[each] for each in kinds])
         lasts_s = _duration(kind, rng, silent_s)
         if kind in _ELSEWHERE:
             target = kind.split()[0]
         else:
-            target = rng.choice(free)
+            with_cable = kind in _OF_CABLES and free_at[SUBMITTERS] <= at_s
+            target = rng.choice([*free, SUBMITTERS] if with_cable else free)
             free_at[target] = at_s + lasts_s + _RECOVERY_S
         yield Fault(number, round(at_s, 1), kind, target, round(lasts_s, 1))
 

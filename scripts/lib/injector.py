@@ -71,7 +71,7 @@ class HeadKills:
 
 @dataclass(slots=True)
 class Injector:
-    """Faults on ``farm``, whose nodes hang on ``cables``, while ``queue`` renders."""
+    """Faults on ``farm`` while ``queue`` renders; nodes and submitters hang on ``cables``."""
 
     farm: StandingFarm
     cables: Mapping[str, Cable]

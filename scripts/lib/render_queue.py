@@ -43,8 +43,10 @@ LOOKS_ALIKE = 3.0
 """Levels of 255 by which a noisy picture may differ from plain POV-Ray's in the mean of a channel.
 A missing band would be some tens."""
 
+EXIT_NO_HEAD = 5
 EXIT_CANCELLED = 6
 _PLAIN_S = 1200.0
+_PLAIN_AT_A_TIME = 2
 _CPU = re.compile(r"with (\d+\.\d+) CPU-seconds total")
 
 
@@ -74,9 +76,13 @@ class Rendered:
 
 @dataclass(slots=True)
 class RenderQueue:
-    """Jobs on ``farm``, ``at_a_time``, each at most ``timeout_s`` long; files go to ``folder``."""
+    """Jobs on ``farm``, ``at_a_time``, each at most ``timeout_s`` long; files go to ``folder``.
+
+    ``join`` is the submitters' token.
+    """
 
     farm: StandingFarm
+    join: str
     folder: Path
     orders: Sequence[Order]
     at_a_time: int
@@ -87,6 +93,8 @@ class RenderQueue:
     wrong: list[str] = field(default_factory=list)
     cancelled: set[str] = field(default_factory=set)
     """Jobs that somebody is about to cancel; filled by others."""
+    turned_away: int = 0
+    """Submits that found no head within their first ten seconds."""
     _enough: threading.Event = field(default_factory=threading.Event)
     _pool: ThreadPoolExecutor | None = None
     _workers: list[Future[None]] = field(default_factory=list)
@@ -128,13 +136,21 @@ class RenderQueue:
         began_at = time.monotonic()
         place = order.scene.stage(picture.with_suffix(""))
         submitted = self.farm.submit(
-            place / order.scene.entry, picture, order.options, self.timeout_s, only_needed=True
+            place / order.scene.entry,
+            picture,
+            order.options,
+            self.timeout_s,
+            only_needed=True,
+            join=self.join,
         )
         what = f"{order.name}, job {submitted.job or '?'}"
         if submitted.code == EXIT_CANCELLED and submitted.job in self.cancelled:
             deleted = self.farm.control("delete", submitted.job)
             if deleted.code:
                 self.wrong.append(f"{what}: {deleted.stderr.decode('utf-8', 'replace').strip()}")
+            return
+        if submitted.code == EXIT_NO_HEAD and not submitted.job:
+            self.turned_away += 1
             return
         if submitted.code:
             said = submitted.said.strip().splitlines()[-6:]
@@ -183,11 +199,16 @@ def plain_orders(
 ) -> list[Order]:
     """Render every scene with plain POV-Ray; raises RuntimeError where it cannot."""
     folder.mkdir()
-    return [
-        _plain_order(scene, folder, size, programs, tell)
-        for scene in find_scenes()
-        if scene.name in SCENES
-    ]
+    scenes = [scene for scene in find_scenes() if scene.name in SCENES]
+    with ThreadPoolExecutor(_PLAIN_AT_A_TIME, "plain") as pool:
+        futures = [
+            pool.submit(_plain_order, scene, folder, size, programs, tell) for scene in scenes
+        ]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            programs.end_all()
+            raise
 
 
 def _plain_order(
@@ -206,7 +227,7 @@ def _plain_order(
     command = ["povray", *start, *options, "+FN8", "+WT1", "-D", "-P", f"+O{expected}"]
     ended = programs.run(["nice", "-n", "5", *command], timeout_s=_PLAIN_S, folder=place)
     said = ended.stderr.decode("latin-1")
-    if ended.code:
+    if ended.code != 0:
         raise RuntimeError(f"plain povray cannot render {scene.name}: {said[-500:]}")
     cpu_s = sum(map(float, _CPU.findall(said)))
     tell(f"plain povray: {scene.name} at {width}x{height}, {cpu_s:.1f} s")

@@ -148,9 +148,13 @@ class StandingFarm:
         timeout_s: float,
         *,
         only_needed: bool = False,
+        join: str = "",
     ) -> Submitted:
-        """Submit and wait for the end; after ``timeout_s`` the job is cancelled."""
-        command = [*program("submit"), str(scene), "--join", self.token("submit")]
+        """Submit and wait for the end; after ``timeout_s`` the job is cancelled.
+
+        ``join`` is a token, or a file with one, instead of the head's own.
+        """
+        command = [*program("submit"), str(scene), "--join", join or self.token("submit")]
         command += ["--only-needed"] if only_needed else []
         command += ["-o", str(output), "--", *options]
         ended = self.programs.run(command, timeout_s=timeout_s, environment=environment())

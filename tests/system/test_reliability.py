@@ -49,11 +49,11 @@ def test_fifty_jobs_are_all_right_and_nothing_grows(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(1200)
 def test_whatever_befalls_the_farm_every_picture_is_plain_povrays(tmp_path: Path) -> None:
-    found = run(tmp_path, "chaos", "--seed", "317", "--minutes", "1.5", "--size", "128x96")
+    found = run(tmp_path, "chaos", "--seed", "23", "--minutes", "1.5", "--size", "128x96")
     assert "every picture is plain povray's, and nothing is left behind" in found
     (made,) = re.findall(r"^\| all \| (\d+)", found, re.MULTILINE)
     assert int(made) >= 15
-    assert "| head killed | 5 |" in found
+    assert "| head killed | 4 |" in found
     assert re.search(r"^\| a band is handed out again \|", found, re.MULTILINE)
 
 
@@ -62,7 +62,7 @@ def test_whatever_befalls_the_farm_every_picture_is_plain_povrays(tmp_path: Path
     ("name", "words", "begun"),
     [
         ("soak", ["--jobs", "2000"], " jobs in "),
-        ("chaos", ["--seed", "317", "--size", "32x32"], "  #4 "),
+        ("chaos", ["--seed", "23", "--size", "32x32"], "  #4 "),
     ],
 )
 def test_ctrl_c_ends_it_all(tmp_path: Path, name: str, words: list[str], begun: str) -> None:
