@@ -35,8 +35,8 @@ SCENES = {
     "advanced/blocks/stackerday.pov": 0.5,
 }
 """Scenes of Debian's povray-examples, and how much larger or smaller than the rest each is made, so
-that all take some seconds: isosurfaces, constructive geometry, reflection, media, dispersion, a
-mesh of triangles, radiosity."""
+that all take some seconds: isosurfaces, constructive geometry, blobs, lathes, media, refraction,
+photons with one light and one target, radiosity."""
 NOISY = frozenset({"advanced/blocks/stackerday.pov"})
 """Radiosity: two plain runs with two threads differ, so it cannot be held to equality."""
 LOOKS_ALIKE = 3.0
