@@ -240,7 +240,7 @@ class Farm(TroubleRules, RestartRules):
             return
         if event.sha256:
             attempt.size, attempt.sha256 = event.size, event.sha256
-            self._note_attempt(attempt)
+        self._note_attempt(attempt)
         if attempt.state is AttemptState.UPLOADING:
             return
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)

@@ -7,13 +7,15 @@ holds no clocks, so all of them begin anew. A floor of ``farm``. Pure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core import probing
-from clusterray.core.entities import Attempt, Band, Frame, Job, Node
+from clusterray.core.changes import Changes
+from clusterray.core.entities import Attempt, Band, FarmState, Frame, Job, Node
 from clusterray.core.life_rules import LifeRules
 from clusterray.core.model import JobId
 from clusterray.core.patience import RETURN_S
@@ -56,7 +58,8 @@ class RestartRules(LifeRules):
         raise NotImplementedError
 
     def adopt(self, stored: Stored) -> None:
-        """Be the farm that was stored, before anything has happened. Restarted must come next."""
+        """Be the farm that was stored, whatever it is now. Restarted must come next."""
+        self._forget_all()
         self._jobs_made = stored.jobs_made
         self.deleted.update(stored.deleted or {})
         self.nodes.update((node.id, node) for node in stored.nodes)
@@ -65,6 +68,15 @@ class RestartRules(LifeRules):
         ended = [job for job in stored.jobs if not job.open and not job.gone]
         ended.sort(key=lambda job: job.ended_at or 0.0)
         self.kept.update((job.id, job) for job in ended)
+
+    def _forget_all(self) -> None:
+        indexes = (self._by_key, self._by_conn, self._out)
+        for held in (*(getattr(self, each.name) for each in fields(FarmState)), *indexes):
+            if isinstance(held, dict | list):
+                held.clear()
+        self.look_at, self.nodes_return_by = None, -math.inf
+        self._jobs_made = self._bands_made = self._attempts_made = 0
+        self._changes = Changes()
 
     def _adopt_job(self, job: Job) -> None:
         self.jobs[job.id] = self._by_key[job.request.key] = job

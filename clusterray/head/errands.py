@@ -269,6 +269,12 @@ class Errands:
         if job is not None:
             self.note_fidelity(job)
 
+    def complete(self, job: Job) -> None:
+        """Write what belongs beside the picture of a job that has ended, if it is not there."""
+        result = self._known.results.get(job.id)
+        if result is not None and not self._folder.has_beside(result.path):
+            self.note_fidelity(job)
+
     def note_fidelity(self, job: Job) -> None:
         """Write beside a picture, once it is written, how true it is by what is known now."""
         result = self._known.results.get(job.id)

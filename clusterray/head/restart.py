@@ -52,7 +52,8 @@ def look_through(farm: Farm, folder: StateFolder, known: Known) -> Restarted:
         for attempt in node.attempts.values():
             arrived += _arrived(attempt, folder, known)
     kept = tiles.union(file.attempt for file in arrived)
-    folder.sweep(kept, lights, set(farm.jobs))
+    logs = {job.id for job in farm.jobs.values() if not job.gone}
+    folder.sweep(kept, lights, pictures, logs)
     if arrived:
         _log.info("%d tiles had come whole and were not accepted yet", len(arrived))
     return Restarted(frozenset(tiles), frozenset(lights), frozenset(pictures), tuple(arrived))

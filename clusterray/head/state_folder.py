@@ -118,7 +118,11 @@ class StateFolder:
 
     def write_beside(self, picture: Path, text: str) -> None:
         """Keep ``text`` as what is known of the finished picture; it goes with it."""
-        self._write(picture.with_name(f"{picture.name}{FIDELITY_SUFFIX}"), text)
+        self._write(_beside(picture), text)
+
+    def has_beside(self, picture: Path) -> bool:
+        """Tell whether something is kept as known of the picture."""
+        return _beside(picture).is_file()
 
     def discard_attempt(self, attempt: AttemptId) -> None:
         """Delete whatever was uploaded for an attempt."""
@@ -149,18 +153,22 @@ class StateFolder:
         self,
         attempts: Set[AttemptId],
         lights: Set[tuple[JobId, int, LightKind]],
-        jobs: Set[JobId],
+        pictures: Set[JobId],
+        logs: Set[JobId],
     ) -> None:
-        """Delete all uploads, and tiles, light, pictures and logs but those of these."""
+        """Delete all uploads, and what there is but the tiles of these ``attempts``, these
+        ``lights``, and the finished pictures and the logs of these jobs.
+        """
         kept = {self.light_of(*light) for light in lights}
         for attempt in attempts:
             kept |= {self.tile_of(attempt), self.made_light_of(attempt)}
         for path in (*self._incoming.iterdir(), *self._tiles.iterdir()):
             if path not in kept:
                 _delete(path)
-        for folder in (*self._results.iterdir(), *self.logs.iterdir()):
-            if folder.name not in jobs:
-                shutil.rmtree(folder, ignore_errors=True)
+        for root, jobs in ((self._results, pictures), (self.logs, logs)):
+            for folder in root.iterdir():
+                if folder.name not in jobs:
+                    shutil.rmtree(folder, ignore_errors=True)
         for half in self._results.glob("*/*.part"):
             _delete(half)
 
@@ -192,6 +200,10 @@ class StateFolder:
         temporary = path.with_suffix(".new")
         temporary.write_text(text, "ascii")
         temporary.replace(path)
+
+
+def _beside(picture: Path) -> Path:
+    return picture.with_name(f"{picture.name}{FIDELITY_SUFFIX}")
 
 
 def _size(path: Path) -> int:

@@ -201,7 +201,6 @@ class TaskManager:
         elif not letters:
             self._happen(ev.Tick())
         self._commit_and_act()
-        self._bulletin.publish()
         return not stop
 
     def _next_letters(self) -> list[Letter]:
@@ -262,6 +261,12 @@ class TaskManager:
                 self._lose(str(fault))
                 return
         self._orders.clear()
+        self._act()
+        # What people are shown is what is stored.
+        self._bulletin.publish()
+        self._act()
+
+    def _act(self) -> None:
         while self._later:
             self._later.popleft()()
 
@@ -308,6 +313,8 @@ class TaskManager:
             ):
                 text = f"the scene of job {job.id} is gone from the head's disk; submit it again"
                 self._happen(ev.FrameFailed(job.id, 0, text, job.frames[0].run))
+        for job in self._farm.kept.values():
+            self._later.append(partial(self._errands.complete, job))
         self._bulletin.farm_recalled()
         self._commit_and_act()
 

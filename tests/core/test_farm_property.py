@@ -269,14 +269,14 @@ class AnyOrder(RuleBasedStateMachine):
         if self.world.comparing:
             self.world.compared(ALIKE if readable else None)
 
-    @rule(data=st.data(), loses=st.booleans())
-    def the_head_is_killed(self, data: st.DataObject, loses: bool) -> None:
-        """And started again, perhaps on a disk that has lost some files."""
+    @rule(data=st.data(), loses=st.booleans(), in_place=st.booleans())
+    def the_head_is_killed(self, data: st.DataObject, loses: bool, in_place: bool) -> None:
+        """And started again, perhaps on a disk that has lost some files; or it reads back only."""
         world, lost = self.world, set()
         if loses:
             files = [*sorted(world.disk), *sorted(world.lights), *sorted(world.pictures)]
             lost = {file for file in files if data.draw(st.integers(0, 3)) == 0}
-        world.restart(lost)
+        world.restart(lost, in_place=in_place)
 
     @rule(seconds=st.one_of(st.floats(0, 12), st.floats(0, 120)))
     def time_passes(self, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -505,6 +506,12 @@ def test_a_port_in_use_is_a_fault_in_words_and_leaves_nothing_started(tmp_path: 
         head = Head(HeadSettings(tmp_path / "s", port=port))
         with pytest.raises(LocalFault, match=f"127.0.0.1:{port}"):
             head.start()
+
+
+def test_a_second_head_on_the_same_folder_is_told_who_has_it(tmp_path: Path) -> None:
+    words = rf"another head \(pid {os.getpid()}\) uses the state folder"
+    with running_head(tmp_path / "state"), pytest.raises(LocalFault, match=words):
+        Head(HeadSettings(tmp_path / "state")).start()
 
 
 def test_job_numbers_are_never_used_twice_on_one_folder(tmp_path: Path, scene: Path) -> None:

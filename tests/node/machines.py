@@ -25,11 +25,19 @@ class SmallDisk:
         self.path = path
 
     def fill(self, leave_bytes: int = 0) -> Path:
-        """Take all room but ``leave_bytes``; give the file that takes it."""
-        found = os.statvfs(self.path)
+        """Take all room but ``leave_bytes``; give the file that takes it.
+
+        Somebody else may take some of it meanwhile.
+        """
         hog = self.path / "hog"
-        hog.write_bytes(bytes(max(0, found.f_bavail * found.f_frsize - leave_bytes)))
+        with hog.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while (room := self._room() - leave_bytes) > 0:
+                file.write(bytes(min(room, 65_536)))
         return hog
+
+    def _room(self) -> int:
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize
 
     @contextlib.contextmanager
     def read_only(self, folder: Path) -> Iterator[None]:

@@ -134,9 +134,13 @@ class Farm:
         self.head: Process | None = None
         self.ports: dict[str, int] = {}
 
-    def start_head(self, *words: str) -> Process:
+    def start_head(self, *words: str, dies: str = "") -> Process:
+        """Start the head, one that ``dies`` at a point of tests.system.dying_head."""
         argv = [*NO_CONFIG, "--state", str(self.state), "--listen", "127.0.0.1", *words]
-        self.head = Process("clusterray.cli.server", argv)
+        if dies:
+            self.head = Process("tests.system.dying_head", [dies, *argv])
+        else:
+            self.head = Process("clusterray.cli.server", argv)
         line = self.head.out.wait_for("ready ")
         self.ports = {
             name: int(address.rsplit(":", 1)[1])

@@ -1,6 +1,8 @@
 """Measures pictures of a farm of unlike nodes, whose bands share light, against plain POV-Ray's.
 
-    python -m tests.system.light_figures radiosity|photons [SCENE ...]   # tables of docs/light.md
+    python -m tests.system.light_figures radiosity|radiosity-full|photons [SCENE ...]
+
+The tables of docs/light.md.
 
 What is compared: four plain runs among each other (they differ too), the farm's picture, one plain
 run with the farm's own light, and bands that each make their own light, joined.
@@ -224,7 +226,8 @@ def unlike_nodes() -> Iterator[tuple[Farm, Path]]:
         yield farm, Path(name)
 
 
-TABLES = {"radiosity": [*RADIOSITY, *ALWAYS], "photons": PHOTONS}
+FULL = [replace(sample, size=(640, 480)) for sample in RADIOSITY]
+TABLES = {"radiosity": [*RADIOSITY, *ALWAYS], "radiosity-full": FULL, "photons": PHOTONS}
 
 
 def _main(table: str, scenes: Sequence[str]) -> None:
