@@ -23,7 +23,14 @@ import chaos  # noqa: E402  (needs the path above)
 import soak  # noqa: E402
 from cable import Cable  # noqa: E402
 from faults import KINDS, SUBMITTERS, Fault, schedule  # noqa: E402
-from footprint import HEAD_KINDS, Footprint, files_by_kind, footprint_of, processes_within  # noqa: E402
+from footprint import (  # noqa: E402
+    HEAD_KINDS,
+    Footprint,
+    file_faults,
+    files_by_kind,
+    footprint_of,
+    processes_within,
+)
 from injector import HeadKill, HeadKills  # noqa: E402
 from render_queue import mean_difference  # noqa: E402
 
@@ -202,8 +209,8 @@ def test_one_descriptor_more_of_an_idle_daemon_is_a_leak() -> None:
 
 def test_of_a_kind_that_nothing_is_kept_of_one_file_is_too_many() -> None:
     most = soak.Plan(jobs=2000, nodes=8, at_a_time=12, seed=1).most_files
-    assert soak.file_faults(Counter(most), most) == []
-    (fault,) = soak.file_faults({"tiles": 1}, most)
+    assert file_faults(Counter(most), most) == []
+    (fault,) = file_faults({"tiles": 1}, most)
     assert fault == "1 files of the kind 'tiles' are left, at most 0 are kept"
 
 

@@ -23,6 +23,7 @@ from footprint import (
     HEAD_KINDS,
     NODE_KINDS,
     Footprint,
+    file_faults,
     files_by_kind,
     footprints_of,
     povrays_below,
@@ -301,15 +302,6 @@ def leak_faults(before: Mapping[str, Footprint], after: Mapping[str, Footprint])
                 f"{last.threads} and {last.descriptors} after"
             )
     return faults
-
-
-def file_faults(files: Mapping[str, int], most: Mapping[str, int]) -> list[str]:
-    """Say of which kind of files there are more than are kept; of an unlisted kind none are."""
-    return [
-        f"{count} files of the kind {kind!r} are left, at most {most.get(kind, 0)} are kept"
-        for kind, count in sorted(files.items())
-        if count > most.get(kind, 0)
-    ]
 
 
 def _most_files(jobs: int, scenes: int) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """What a farm takes of its machine: memory, threads, descriptors, processes, files by kind.
 
-Responsible for counting, not for judging. Any thread; reads /proc and the farm's folders, and may
-be called while all of it changes.
+Responsible for counting, and for saying which files are too many. Any thread; reads /proc and the
+farm's folders, and may be called while all of it changes.
 """
 
 from __future__ import annotations
@@ -109,6 +109,15 @@ def files_by_kind(folder: Path, kinds: Mapping[str, str]) -> Counter[str]:
         names = path.relative_to(folder).parts
         count[kinds.get(names[0], "unknown")] += 1
     return count
+
+
+def file_faults(files: Mapping[str, int], most: Mapping[str, int]) -> list[str]:
+    """Say of which kind there are more files than are kept; of an unlisted kind none is."""
+    return [
+        f"{count} files of the kind {kind!r} are left, at most {most.get(kind, 0)} are kept"
+        for kind, count in sorted(files.items())
+        if count > most.get(kind, 0)
+    ]
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -26,6 +26,7 @@ from footprint import (
     HEAD_KINDS,
     NODE_KINDS,
     Footprint,
+    file_faults,
     files_by_kind,
     footprints_of,
 )
@@ -411,15 +412,6 @@ def growth_faults(samples: Sequence[Sample]) -> list[str]:
         if late > early * (1 + MAY_GROW) + MAY_GROW_BYTES:
             faults.append(f"{name} grew from {early / 1e6:.1f} to {late / 1e6:.1f} MB")
     return faults
-
-
-def file_faults(left: Mapping[str, int], most: Mapping[str, int]) -> list[str]:
-    """Say which kinds of files are left when nothing is to be done, beyond what is kept of them."""
-    return [
-        f"{count} files of the kind {kind!r} are left, at most {most.get(kind, 0)} are kept"
-        for kind, count in sorted(left.items())
-        if count > most.get(kind, 0)
-    ]
 
 
 def _pids(farm: StandingFarm) -> dict[str, int]:
