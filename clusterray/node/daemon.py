@@ -31,12 +31,22 @@ from clusterray.node.holdings import Holdings
 from clusterray.node.light_cache import LightCache
 from clusterray.node.machine import memory_bytes, usable_cores
 from clusterray.node.salvage import Salvage
+from clusterray.node.sandbox import (
+    Limits,
+    Sandbox,
+    Wall,
+    Walls,
+    choose_sandbox,
+    look_for_walls,
+    memory_for_povray,
+)
 from clusterray.node.scene_cache import SceneCache
 from clusterray.node.session import Drain, Identity, Lost, Refused, Session
 from clusterray.node.settings import NodeSettings
 from clusterray.node.stop import StopFlag
 from clusterray.node.worker import Worker
 from clusterray.wire.link import Link, connect
+from clusterray.wire.tls import Untrusted
 from clusterray.wire.trust import JoinToken, find_token
 
 log = logging.getLogger(__name__)
@@ -70,14 +80,16 @@ def run_node(
     home = Path.home() if home is None else home
     _check_name(settings.work)
     with _locked(settings.work):
-        povray = _find_povray(settings.povray)
+        povray = find_povray(settings.povray)
         _find_node_token(settings.join, environ, home)
-        watch = PovrayWatch(povray, settings.work, canary=settings.canary)
+        sandbox = find_sandbox(settings, look_for_walls(settings.sandbox))
+        _say_wall(sandbox)
+        watch = PovrayWatch(povray, settings.work, sandbox, canary=settings.canary)
         try:
             identity = _identity(settings, watch.povray_class(lambda: stop.draining))
         except CanaryStopped:
             return 0
-        _Node(settings, stop, environ, home, povray, watch, identity).run(ready)
+        _Node(settings, stop, environ, home, povray, sandbox, watch, identity).run(ready)
     return 0
 
 
@@ -91,6 +103,7 @@ class _Node:
         environ: Mapping[str, str],
         home: Path,
         povray: str,
+        sandbox: Sandbox,
         watch: PovrayWatch,
         identity: Identity,
     ) -> None:
@@ -123,6 +136,7 @@ class _Node:
         self._fitness = Fitness(workplace, self._holdings.tell)
         self._worker = Worker(
             povray=povray,
+            sandbox=sandbox,
             threads=identity.threads,
             cache=self._cache,
             light=light,
@@ -211,7 +225,7 @@ class _Node:
     def _dial(self, token: JoinToken) -> socket.socket | None:
         """Connect in a thread of its own, so that a signal need not wait for a dead network.
 
-        None if the node is to leave meanwhile; raises Lost.
+        None if the node is to leave meanwhile; raises Lost, Untrusted.
         """
         call = _Call(token, self._stop)
         call.start()
@@ -236,18 +250,19 @@ class _Call(threading.Thread):
         # Guards _sock, _error and _abandoned, which decide who closes the socket.
         self._lock = threading.Lock()
         self._sock: socket.socket | None = None
-        self._error: OSError | None = None
+        self._error: OSError | Untrusted | None = None
         self._abandoned = False
 
     def run(self) -> None:
         try:
-            sock = connect(self._token.host, self._token.port, CONNECT_S)
-        except OSError as error:
+            token = self._token
+            sock = connect(token.host, token.port, CONNECT_S, token.fingerprint)
+        except (OSError, Untrusted) as error:
             self._end(None, error)
         else:
             self._end(sock, None)
 
-    def _end(self, sock: socket.socket | None, error: OSError | None) -> None:
+    def _end(self, sock: socket.socket | None, error: OSError | Untrusted | None) -> None:
         with self._lock:
             if self._abandoned:
                 if sock is not None:
@@ -257,9 +272,14 @@ class _Call(threading.Thread):
             self._stop.poke()
 
     def take(self) -> socket.socket | None:
-        """Give the socket; None if the call is still under way and abandoned now; raises Lost."""
+        """Give the socket; None if the call is still under way and abandoned now.
+
+        Raises Lost, Untrusted.
+        """
         with self._lock:
             self._abandoned = True
+            if isinstance(self._error, Untrusted):
+                raise self._error
             if self._error is not None:
                 raise Lost(f"no head answers at {self._token.address}: {self._error}")
             return self._sock
@@ -296,7 +316,30 @@ def _check_name(work: Path) -> None:
         )
 
 
-def _find_povray(name: str) -> str:
+def find_sandbox(settings: NodeSettings, walls: Walls) -> Sandbox:
+    """Give the sandbox that the settings mean on this machine; raises LocalFault."""
+    limits = Limits(
+        memory_for_povray(settings.memory_limit_bytes),
+        settings.file_limit_bytes,
+        settings.cpu_limit_s,
+        settings.wall_limit_s,
+    )
+    for path in settings.sandbox_reads:
+        if not path.exists():
+            raise LocalFault(f"{path} is not there, which POV-Ray is to read (sandbox_reads)")
+    return choose_sandbox(settings.sandbox, walls, limits, settings.sandbox_reads)
+
+
+def _say_wall(sandbox: Sandbox) -> None:
+    if sandbox.wall is Wall.NONE:
+        log.warning("POV-Ray runs without a wall: every scene can do what this user can")
+        return
+    log.info("POV-Ray runs behind %s", sandbox)
+    for gap in sandbox.gaps():
+        log.warning("the wall leaves open: %s", gap)
+
+
+def find_povray(name: str) -> str:
     """Give the absolute path of the POV-Ray program; raises LocalFault."""
     found = shutil.which(name)
     if found is not None:

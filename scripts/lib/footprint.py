@@ -69,7 +69,7 @@ HEAD_KINDS: Mapping[str, str] = {
     "lock": "the head's own",
     "farm-id": "the head's own",
     "ports.json": "the head's own",
-    "last-job": "the head's own",
+    "head.pem": "the head's own",
     "node.token": "the head's own",
     "submit.token": "the head's own",
     "admin.token": "the head's own",
