@@ -484,6 +484,9 @@ class _Bytes(DTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
     handle_read_event = handle_read
 
     def _take(self, chunk: bytes) -> None:
+        self.cmd_channel.room.drain()
+        if self._closed:
+            return
         upload: _Upload = self.file_obj
         most = self.cmd_channel.room.most_bytes(upload.grant)
         if most is not None and self.tot_bytes_received > most:
