@@ -54,6 +54,12 @@ class Programs:
                 self._running.discard(program)
         return Ended(None if late else program.returncode, stdout, stderr)
 
+    @property
+    def is_over(self) -> bool:
+        """Tell whether ``end_all`` was called."""
+        with self._lock:
+            return self._over
+
     def end_all(self) -> None:
         """Kill what runs, and start nothing any more."""
         with self._lock:

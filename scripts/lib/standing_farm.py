@@ -1,32 +1,28 @@
 """A head and its nodes as real processes on loopback, started once and used for many jobs.
 
-Caller's thread; ``submit`` may be called by several at once. Speaks to the farm by its commands
-alone, as a person would.
+Caller's thread; ``submit`` and ``ask`` may be called by several at once. Speaks to the farm by its
+commands alone, as a person would.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from daemons import START_S, Daemon, Heard, environment, program
 from programs import Ended, Programs
 
-_START_S = 60.0
 _END_S = 5.0
 _ASK_S = 60.0
+_PORT = re.compile(r"(\w+)=\S*:(\d+)")
 _JOB = re.compile(r"^job (\S+) is submitted$", re.MULTILINE)
-_NO_CONFIG = ("--config", os.devnull)
-"""What /etc says of this machine's own daemons is not this farm's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +36,29 @@ class Submitted:
 
 @dataclass(slots=True)
 class StandingFarm:
-    """One head, and a node for each number of ``threads``; lives in ``folder``."""
+    """One head, and a node for each number of ``threads``; lives in ``folder``.
+
+    ``head_words`` and ``node_words`` are settings on their command lines; ``heard`` hears the
+    head's log.
+    """
 
     folder: Path
     threads: Sequence[int]
     programs: Programs
-    _daemons: list[subprocess.Popen[str]] = field(default_factory=list)
+    head_words: Sequence[str] = ()
+    node_words: Sequence[str] = ()
+    heard: Heard = lambda at, line: None
+    nodes: dict[str, Daemon] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    """The head's, by name: control, ftp, http."""
+    _head: Daemon | None = None
 
     def __enter__(self) -> StandingFarm:
         try:
-            self._start()
+            self.start_head()
+            for number, threads in enumerate(self.threads, start=1):
+                self.add_node(f"node-{number}", threads)
+            self.wait_for_nodes()
         except BaseException:
             self._stop()
             raise
@@ -63,6 +72,74 @@ class StandingFarm:
     ) -> None:
         self._stop()
 
+    @property
+    def state(self) -> Path:
+        """The head's state folder."""
+        return self.folder / "head"
+
+    @property
+    def head(self) -> Daemon:
+        """The head, which has been started."""
+        assert self._head is not None
+        return self._head
+
+    def work_of(self, node: str) -> Path:
+        """Give a node's work folder."""
+        return self.folder / node
+
+    # ------------------------------------------------------------ daemons
+
+    def start_head(self) -> None:
+        """Start the head, or start it again after its end, and wait until it is ready.
+
+        Raises RuntimeError if that does not come about, or if its ports are others than before.
+        """
+        if self._head is None:
+            words = ("--state", str(self.state), "--listen", "127.0.0.1", *self.head_words)
+            self._head = Daemon("head", "server", words, self.folder / "server.log", self.heard)
+        self._head.start()
+        line = self._head.first_line()
+        if not line.startswith("ready "):
+            raise RuntimeError(f"the head did not start; see {self._head.log}")
+        ports = {name: int(port) for name, port in _PORT.findall(line)}
+        if self.ports and ports != self.ports:
+            raise RuntimeError(f"the head came back with other ports: {line.strip()}")
+        self.ports = ports
+
+    def add_node(self, name: str, threads: int, join: str = "") -> None:
+        """Start one more node; it joins by the head's own token unless ``join`` is another."""
+        words = ["--join", join or self.token("node"), "--name", name, "--threads", str(threads)]
+        words += ["--work", str(self.work_of(name)), *self.node_words]
+        # Known before it is started, so that it is ended whatever happens.
+        self.nodes[name] = Daemon(name, "node", words, self.folder / f"{name}.log")
+        self.nodes[name].start()
+
+    def wait_for_nodes(self) -> None:
+        """Wait until all have joined: a lone node would take the first pictures whole."""
+        give_up_at = time.monotonic() + START_S
+        while time.monotonic() < give_up_at:
+            done = self.control("nodes", "--json")
+            if done.code == 0 and len(json.loads(done.stdout)) == len(self.nodes):
+                return
+        raise RuntimeError(f"not all nodes joined within {START_S:g} s; see {self.folder}/*.log")
+
+    def _stop(self) -> None:
+        """End all, nodes first. The first signal drains, the second means now."""
+        daemons = [*self.nodes.values(), *([self._head] if self._head else [])]
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+            for daemon in daemons:
+                daemon.signal(number)
+            give_up_at = time.monotonic() + _END_S
+            codes = [daemon.wait(max(0.0, give_up_at - time.monotonic())) for daemon in daemons]
+            if None not in codes:
+                break
+
+    # ------------------------------------------------------------ commands
+
+    def token(self, role: str) -> str:
+        """Give the path of the head's token for a role."""
+        return str(self.state / f"{role}.token")
+
     def submit(
         self,
         scene: Path,
@@ -71,109 +148,39 @@ class StandingFarm:
         timeout_s: float,
         *,
         only_needed: bool = False,
+        join: str = "",
     ) -> Submitted:
-        """Submit and wait for the end; after ``timeout_s`` the job is cancelled."""
-        command = [*_program("submit"), str(scene), "--join", self._token("submit")]
+        """Submit and wait for the end; after ``timeout_s`` the job is cancelled.
+
+        ``join`` is a token, or a file with one, instead of the head's own.
+        """
+        command = [*program("submit"), str(scene), "--join", join or self.token("submit")]
         command += ["--only-needed"] if only_needed else []
         command += ["-o", str(output), "--", *options]
-        ended = self.programs.run(command, timeout_s=timeout_s, environment=_environment())
+        ended = self.programs.run(command, timeout_s=timeout_s, environment=environment())
         said = ended.stderr.decode("utf-8", "replace")
         found = _JOB.search(said)
         job = found[1] if found else ""
         if ended.code is None and job:
-            self._control("cancel", job)
+            self.control("cancel", job)
         return Submitted(ended.code, said, job)
+
+    def control(self, *words: str) -> Ended:
+        """Run the command ``clusterray`` to its end."""
+        command = [*program("control"), *words, "--join", self.token("submit")]
+        return self.programs.run(command, timeout_s=_ASK_S, environment=environment())
+
+    def ask(self, *words: str) -> Any:
+        """Give what ``clusterray`` answers in JSON; raises RuntimeError with its complaint."""
+        done = self.control(*words, "--json")
+        if done.code:
+            said = done.stderr.decode("utf-8", "replace").strip()
+            raise RuntimeError(f"clusterray {' '.join(words)}: {said}")
+        return json.loads(done.stdout)
 
     def bands_of(self, job: str) -> int:
         """Give the number of bands that a job was rendered in, 0 if the head does not say."""
-        done = self._control("show", job, "--json")
-        if done.code:
+        try:
+            return len(self.ask("show", job)["bands"])
+        except (RuntimeError, ValueError):
             return 0
-        bands: list[object] = json.loads(done.stdout)["bands"]
-        return len(bands)
-
-    def _start(self) -> None:
-        state = self.folder / "head"
-        head = self._daemon("server", "--state", str(state), "--listen", "127.0.0.1")
-        if not _first_line(head).startswith("ready "):
-            raise RuntimeError(f"the head did not start; see {self.folder}/server.log")
-        for number, threads in enumerate(self.threads, start=1):
-            self._daemon(
-                "node",
-                *("--join", str(state / "node.token"), "--name", f"node-{number}"),
-                *("--threads", str(threads), "--work", str(self.folder / f"node-{number}")),
-            )
-        self._wait_for_nodes()
-
-    def _wait_for_nodes(self) -> None:
-        """Wait until all have joined: a lone node would take the first pictures whole."""
-        give_up_at = time.monotonic() + _START_S
-        while time.monotonic() < give_up_at:
-            done = self._control("nodes", "--json")
-            if done.code == 0 and len(json.loads(done.stdout)) == len(self.threads):
-                return
-        raise RuntimeError(f"not all nodes joined within {_START_S:g} s; see {self.folder}/*.log")
-
-    def _daemon(self, name: str, *words: str) -> subprocess.Popen[str]:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            daemon = subprocess.Popen(
-                [*_program(name), *_NO_CONFIG, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if name == "server" else subprocess.DEVNULL,
-                stderr=log,
-                text=True,
-                env=_environment(),
-                # Ctrl-C is for the caller, who then ends the daemons in order.
-                start_new_session=True,
-            )
-        self._daemons.append(daemon)
-        return daemon
-
-    def _stop(self) -> None:
-        """End all, nodes first. The first signal drains, the second means now."""
-        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
-            for daemon in reversed(self._daemons):
-                daemon.send_signal(number)
-            if all(_ends(daemon) for daemon in self._daemons):
-                break
-        for daemon in self._daemons:
-            if daemon.stdout is not None:
-                daemon.stdout.close()
-
-    def _control(self, *words: str) -> Ended:
-        command = [*_program("control"), *words, "--join", self._token("submit")]
-        return self.programs.run(command, timeout_s=_ASK_S, environment=_environment())
-
-    def _token(self, role: str) -> str:
-        return str(self.folder / "head" / f"{role}.token")
-
-
-def _program(name: str) -> list[str]:
-    return [sys.executable, "-m", f"clusterray.cli.{name}"]
-
-
-def _environment() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("CLUSTERRAY_", "NOTIFY_SOCKET"))
-    }
-
-
-def _first_line(daemon: subprocess.Popen[str]) -> str:
-    too_late = threading.Timer(_START_S, daemon.kill)
-    too_late.start()
-    try:
-        assert daemon.stdout is not None
-        return daemon.stdout.readline()
-    finally:
-        too_late.cancel()
-        too_late.join()
-
-
-def _ends(daemon: subprocess.Popen[str]) -> bool:
-    try:
-        daemon.wait(_END_S)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
