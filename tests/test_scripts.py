@@ -161,6 +161,35 @@ def test_the_bench_tells_its_words() -> None:
 
 
 @pytest.mark.slow
+def test_the_bench_of_tls_measures_both_ways(tmp_path: Path) -> None:
+    bench = ROOT / "scripts" / "bench" / "tls"
+    assert os.access(bench, os.X_OK)
+    done = subprocess.run(
+        [
+            *(sys.executable, bench),
+            *("--rounds", "1", "--scene-mib", "1", "--repeat", "2", "--json"),
+        ],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert [row["what"] for row in rows] == [
+        "start of a head",
+        "connect and WELCOME",
+        "question and answer",
+        "scene to the head",
+        "scene from the head",
+        "tile of 100 kB",
+    ]
+    assert all(row["plain_s"] > 0 and row["tls_s"] > 0 for row in rows)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_the_bench_measures(tmp_path: Path) -> None:
     done = subprocess.run(
         [

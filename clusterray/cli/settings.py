@@ -21,6 +21,7 @@ from clusterray.cli.parser import Parser
 from clusterray.cli.settings_table import LOG_LEVEL, DaemonTable, Setting
 from clusterray.cli.values import ENVIRONMENT_PREFIX, show_text
 from clusterray.core.errors import UsageFault
+from clusterray.head.doorkeeper import is_loopback
 from clusterray.head.settings import HeadSettings
 from clusterray.node.settings import NodeSettings
 
@@ -264,11 +265,26 @@ def head_settings(resolved: Resolved) -> HeadSettings:
             f"listen {listen or 'everywhere'} is no address that others can dial; "
             "say by --advertise HOST under which name or address they reach this machine"
         )
+    _check_plain(resolved, listen)
     if float(str(resolved["silent_s"])) < 2 * float(str(resolved["heartbeat_s"])):
         raise UsageFault(
             "silent_s must be at least twice heartbeat_s, or living peers would count as lost"
         )
     return HeadSettings(**_fields(resolved))
+
+
+def _check_plain(resolved: Resolved, listen: str) -> None:
+    named = resolved["plain_networks"]
+    if resolved["tls"] and named:
+        raise UsageFault(
+            "plain_networks is for a head without TLS: set tls to off too, or leave it out"
+        )
+    if not resolved["tls"] and not named and not is_loopback(listen):
+        raise UsageFault(
+            f"tls off and listen {listen or 'everywhere'}: without TLS every token, scene and "
+            "picture crosses the network as it is; say by --plain-networks which networks may be "
+            "trusted with that, or leave TLS on"
+        )
 
 
 def node_settings(resolved: Resolved) -> NodeSettings:

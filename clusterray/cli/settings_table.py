@@ -18,10 +18,12 @@ from clusterray.cli.values import (
     folder,
     host_text,
     log_level,
+    networks,
     node_name,
     on_or_off,
     port_range,
     show_days,
+    show_networks,
     show_number,
     show_range,
     show_size,
@@ -165,6 +167,26 @@ def head_table(environ: Mapping[str, str]) -> DaemonTable:
             "address translation.",
             show_range,
             "any free port",
+        ),
+        Setting(
+            "tls",
+            "ON|OFF",
+            "on",
+            on_or_off,
+            "Encrypt every connection and have peers know this head by its certificate. Off is for "
+            "loopback and for plain_networks, where everybody may be trusted to listen: tokens, "
+            "scenes and pictures then cross the network as they are.",
+            show_switch,
+        ),
+        Setting(
+            "plain_networks",
+            "NETS",
+            "",
+            networks,
+            "With tls off, the networks that may connect besides this machine, such as "
+            "192.168.7.0/24, with commas between.",
+            show_networks,
+            "this machine only",
         ),
         Setting(
             "heartbeat_s",

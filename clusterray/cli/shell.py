@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
 
+from clusterray.cli.process_list import hide_tokens
 from clusterray.client.text import plain
 from clusterray.core.errors import EXIT_INTERRUPTED, ClusterRayError, LocalFault
 
@@ -23,6 +24,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 def run_command(program: str, body: Callable[[], int]) -> int:
     """Run ``body`` and give its exit code, or that of the fault it raised, said on stderr."""
+    hide_tokens(sys.argv)
     _mend_streams()
     try:
         code = body()

@@ -5,11 +5,13 @@ A parser raises ValueError with words that follow the value. Pure.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from clusterray.head.doorkeeper import Network
 from clusterray.wire.trust import TOKEN_PREFIX
 
 ENVIRONMENT_PREFIX = "CLUSTERRAY_"
@@ -77,6 +79,14 @@ def port_range(text: str) -> tuple[int, int] | None:
     if not 1 <= first <= last <= 65535:
         raise ValueError("is not a range of ports A-B with 1 <= A <= B <= 65535")
     return first, last
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Turn ``192.168.7.0/24, fd00::/8`` into networks; empty text means none."""
+    try:
+        return tuple(ipaddress.ip_network(word.strip()) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise ValueError("is not networks such as 192.168.7.0/24, with commas between") from None
 
 
 def host_text(text: str) -> str:
@@ -165,6 +175,11 @@ def show_days(value: object) -> str:
 def show_switch(value: object) -> str:
     """Show what is on or off."""
     return "on" if value else "off"
+
+
+def show_networks(value: object) -> str:
+    """Show networks with commas between, nothing for none."""
+    return ", ".join(map(str, value))  # type: ignore[call-overload]
 
 
 def show_range(value: object) -> str:

@@ -14,7 +14,7 @@ from clusterray.client.output import OutputFile
 from clusterray.client.report import Report
 from clusterray.core.errors import LocalFault
 from clusterray.wire.protocol import Fetch, Result
-from clusterray.wire.staging import FtpSession, StagingFault
+from clusterray.wire.staging import StagingFault
 
 TRIES = 5
 """How often a transfer that fails for a passing reason is tried while the head answers."""
@@ -60,7 +60,7 @@ def pause(failures: int) -> None:
 
 
 def _download(head: HeadLink, result: Result, target: Path, report: Report) -> None:
-    session = FtpSession(*head.ftp_address)
+    session = head.ftp_session()
     try:
         with report.transfer("fetching the picture", result.size) as advance:
             digest = session.download(result.read, target, result.size, advance)

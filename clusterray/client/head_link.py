@@ -28,6 +28,8 @@ from clusterray.client.text import plain
 from clusterray.core.errors import FAULT_BY_EXIT_CODE, ClusterRayError, NoHead, SceneFault
 from clusterray.wire import protocol
 from clusterray.wire.link import Link, LinkClosed, connect
+from clusterray.wire.staging import FtpSession
+from clusterray.wire.tls import Untrusted
 from clusterray.wire.trust import JoinToken
 
 FIRST_CONTACT_S = 10.0
@@ -93,6 +95,7 @@ class HeadLink:
         self._requests = itertools.count(1)
         self._connection: _Connection | None = None
         self.host = ""
+        self._fingerprint = ""
         self.connections = 0
 
     def __enter__(self) -> HeadLink:
@@ -111,8 +114,8 @@ class HeadLink:
     def open(self) -> None:
         """Connect for the first time.
 
-        Raises NoHead at once when the token is missing or the head refuses it, and after
-        ``first_contact_s`` when no head answers.
+        Raises NoHead at once when the token is missing, what answers is not the token's head, or
+        the head refuses it, and after ``first_contact_s`` when no head answers.
         """
         give_up_at = self._clock() + self._first_contact_s
         for pause_s in _pauses():
@@ -134,12 +137,18 @@ class HeadLink:
         self._drop_connection()
         on = f"; job {job} goes on" if job else ""
         self._say(f"lost the head at {self.host}, reconnecting{on}")
+        said = ""
         for pause_s in _pauses():
-            # A token file being rewritten by a head that starts again is no reason to give up.
-            with contextlib.suppress(OSError, HeadLost, _TokenAway):
-                self._dial(self._token_for_reopen(), self._clock() + self._first_contact_s)
-                self._say("the head is back")
-                return
+            # A token file being rewritten by a head that starts again is no reason to give up, nor
+            # is somebody else who answers in its place for a while.
+            try:
+                with contextlib.suppress(OSError, HeadLost, _TokenAway):
+                    self._dial(self._token_for_reopen(), self._clock() + self._first_contact_s)
+                    self._say("the head is back")
+                    return
+            except Untrusted as fault:
+                if said != fault.reason:
+                    self._say(said := fault.reason)
             self._pause(pause_s)
 
     def close(self) -> None:
@@ -148,10 +157,9 @@ class HeadLink:
             self._connection.send_bye("done")
         self._drop_connection()
 
-    @property
-    def ftp_address(self) -> tuple[str, int]:
-        """Where the head's FTP server is; the host is the token's, never what PASV says."""
-        return self.host, self._connected().welcome.ftp_port
+    def ftp_session(self) -> FtpSession:
+        """Make a session with the head's FTP server; host and pin are the token's."""
+        return FtpSession(self.host, self._connected().welcome.ftp_port, self._fingerprint)
 
     # ------------------------------------------------------------ asking
 
@@ -233,8 +241,9 @@ class HeadLink:
                 "cannot reach a head: the token is a node's; "
                 "submitting needs the head's submit.token or admin.token"
             )
-        self.host = token.host
-        sock = connect(token.host, token.port, _within(give_up_at - self._clock()))
+        self.host, self._fingerprint = token.host, token.fingerprint
+        wait_s = _within(give_up_at - self._clock())
+        sock = connect(token.host, token.port, wait_s, token.fingerprint)
         connection = _Connection(Link(sock, outbox_bytes=_OUTBOX_BYTES))
         try:
             connection.greet(self._hello(token), _within(give_up_at - self._clock()))

@@ -25,7 +25,7 @@ from clusterray.core.errors import ClusterRayError, LocalFault, NoHead, SceneFau
 from clusterray.core.model import Rect, VerifyBands
 from clusterray.povray.scene import JobPlan, files_to_stage, plan_job
 from clusterray.wire import archive, protocol
-from clusterray.wire.staging import FtpSession, StagingFault
+from clusterray.wire.staging import StagingFault
 from clusterray.wire.trust import JoinToken
 
 _NAME_CHARS = 255
@@ -198,7 +198,7 @@ class Submission:
                     self._plan.root, entries, tar, advance, elsewhere=self._plan.elsewhere
                 )
             what = f"uploading {count_of(len(entries), 'file')}"
-            session = FtpSession(*self._head.ftp_address)
+            session = self._head.ftp_session()
             try:
                 with self._report.transfer(what, size) as advance:
                     session.upload(grant, tar, advance)

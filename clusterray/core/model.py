@@ -182,7 +182,7 @@ class JobRequest:
     ``output_name`` is the file name of the finished picture, without a folder. ``note`` is what the
     submitter told the person about the job. ``mix`` says which nodes may share a frame, ``verify``
     how many bands of it are rendered again and compared. ``chance`` is what the submitter found in
-    the scene's text.
+    the scene's text. ``token`` is the id of the token it came with, which says whose it is.
     """
 
     key: str
@@ -200,6 +200,7 @@ class JobRequest:
     mix: Mix = "never"
     verify: VerifyBands = 0
     chance: tuple[Chance, ...] = ()
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from clusterray.head.grants import FileGrant
 from clusterray.head.job_logs import JobLogs
 from clusterray.head.letters import Asked, PartialPlan
 from clusterray.head.memory import Known
+from clusterray.head.ownership import may_touch, seen_by
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
 from clusterray.head.verdicts import check_views
@@ -89,8 +90,8 @@ class Answers:
         self._plan = plan
         self._grants: dict[int, list[str]] = {}
         self._answers: dict[type, Callable[[Asked, Any], Message | None]] = {
-            msg.ListJobs: lambda _, q: msg.Jobs(q.request, list(bulletin.refresh().jobs)),
-            msg.ListNodes: lambda _, q: msg.Nodes(q.request, list(bulletin.refresh().nodes)),
+            msg.ListJobs: self._list_jobs,
+            msg.ListNodes: self._list_nodes,
             msg.Forgive: self._forgive,
             msg.Show: self._show,
             msg.Follow: self._follow,
@@ -124,10 +125,13 @@ class Answers:
     def _job(self, letter: Asked) -> Job:
         """Give the job that a client asks for: the one place that says who may do what with it.
 
-        Whoever has a submit or an admin token may do everything with every job.
+        An admin token opens every job, a submit token those that came with it. Others' jobs are to
+        it as if there were none.
         """
         job_id = JobId(letter.question.job)  # type: ignore[union-attr]  # all that come here have
         job = self._farm.jobs.get(job_id)
+        if job is not None and not may_touch(letter.who, job.request.token):
+            raise _never_heard_of(job_id)
         if job is None:
             raise self._no_job(job_id, follows=isinstance(letter.question, msg.Follow))
         return job
@@ -139,8 +143,7 @@ class Answers:
         if deleted is not None:
             # Who waits for it is told as if it were cancelled, and does not submit it again.
             return Refused(JobCancelled.exit_code if follows else SceneFault.exit_code, deleted)
-        text = f"there is no job {job}; `clusterray jobs` lists them"
-        return Refused(SceneFault.exit_code, text)
+        return _never_heard_of(job)
 
     # ---------------------------------------------------------------- orders
 
@@ -199,6 +202,15 @@ class Answers:
         return self._obey(letter, job, order, lambda: f"job {job.id} is deleted")
 
     # ---------------------------------------------------------------- questions
+
+    def _list_jobs(self, letter: Asked, question: msg.ListJobs) -> Message:
+        if letter.who.role == "admin":
+            return msg.Jobs(question.request, list(self._bulletin.refresh().jobs))
+        return msg.Jobs(question.request, self._bulletin.jobs_of(letter.who.id))
+
+    def _list_nodes(self, letter: Asked, question: msg.ListNodes) -> Message:
+        seen = seen_by(letter.who, self._bulletin.refresh())
+        return msg.Nodes(question.request, list(seen.nodes))
 
     def _forgive(self, letter: Asked, question: msg.Forgive) -> Message:
         nodes = list(self._farm.nodes.values())
@@ -285,6 +297,11 @@ class Answers:
             kind=self._known.specs[job.id].file_format,
             tiles=tuple((self._folder.tile_of(attempt), rect) for attempt, rect in _tiles(job)),
         )
+
+
+def _never_heard_of(job: JobId) -> Refused:
+    text = f"there is no job {job}; `clusterray jobs` lists them"
+    return Refused(SceneFault.exit_code, text)
 
 
 def _tiles(job: Job) -> Iterator[tuple[AttemptId, Rect]]:

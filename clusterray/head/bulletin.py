@@ -138,9 +138,15 @@ class Bulletin:
             jobs=tuple(self._current_view(job) for job in jobs),
             nodes=tuple(node_view(node, card, most, now) for node, card in cards),
             at=time.time(),
+            tokens={job.id: job.request.token for job in jobs},
         )
         self._stale, self._farm_view_at = False, self._clock()
         return self.farm_view
+
+    def jobs_of(self, token: str) -> list[JobView]:
+        """Show the newest jobs that came with one token, newest first."""
+        own = [job for job in self._farm.jobs.values() if job.request.token == token]
+        return [self._current_view(job) for job in own[-JOBS_SHOWN:][::-1]]
 
     def _current_view(self, job: Job) -> JobView:
         """Give a job's view; time goes on for an open one, so that one is made anew."""

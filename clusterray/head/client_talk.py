@@ -114,7 +114,7 @@ class ClientTalk(Conversation):
         )
 
     def _ask(self, question: Any) -> None:
-        self._post(Asked(self._number, question, self._hello.name))
+        self._post(Asked(self._number, question, self._hello.name, self._record))
 
     def _make_partial(self, plan: PartialPlan) -> None:
         self._partials.discard()
@@ -238,7 +238,8 @@ class ClientTalk(Conversation):
             raise SceneFault("the scene is not here yet: offer it first")
         spec = RenderSpec.from_wire(submit.spec)
         request = JobRequest(
-            key=submit.key,
+            # Two submitters' keys never meet, whatever they choose.
+            key=f"{self._record.id}/{submit.key}",
             title=submit.title or spec.input,
             owner=submit.owner or self._hello.name,
             priority=submit.priority,
@@ -254,6 +255,7 @@ class ClientTalk(Conversation):
             mix=submit.mix,
             verify=submit.verify,
             chance=tuple(Chance(each.feature, each.file, each.line) for each in submit.chance),
+            token=self._record.id,
         )
         self._check_size(request)
         check_supported(spec.file_format, spec.width, spec.height)

@@ -6,14 +6,17 @@ The thread owns its socket and decoder. What is said after the handshake is in `
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import socket
 import threading
+import time
 
 from clusterray import __version__
 from clusterray.head.client_talk import ClientTalk
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
+from clusterray.head.doorkeeper import site_of
 from clusterray.head.letters import Closed
 from clusterray.head.node_talk import NodeTalk
 from clusterray.wire import protocol as msg
@@ -28,10 +31,18 @@ _log = logging.getLogger("clusterray.head.connections")
 _numbers = itertools.count(1)
 
 
+class _WrongSecret(Refusal):
+    """The peer's secret opens nothing."""
+
+
 class Connection(threading.Thread):
     """A peer's thread, from accept to close; becomes ``node-N`` or ``client-N`` by its HELLO."""
 
-    def __init__(self, sock: socket.socket, services: Services) -> None:
+    def __init__(self, sock: socket.socket, address: str, services: Services) -> None:
+        self.site = site_of(address)
+        self.stranger = True
+        """Whether it has shown no good secret yet; written by its own thread only."""
+        self._address = address
         self.number = next(_numbers)
         super().__init__(name=f"peer-{self.number}", daemon=True)
         self._services = services
@@ -58,6 +69,9 @@ class Connection(threading.Thread):
         except ProtocolError as error:
             reason = f"sent what is no message of ours: {error}"
             self._farewell(reason, retry=False)
+        except _WrongSecret as wrong:
+            reason = str(wrong)
+            self._answer_late(wrong)
         except Refusal as refusal:
             reason = str(refusal)
             self._farewell(reason, retry=refusal.retry)
@@ -75,6 +89,7 @@ class Connection(threading.Thread):
                 _log.warning("%s was not let in: %s", self._link.peer, reason)
 
     def _shake_hands(self) -> Conversation:
+        self._check_way()
         hello = self._link.receive(HELLO_SECONDS)
         if not isinstance(hello, Hello):
             raise Refusal("say HELLO first", retry=False)
@@ -83,9 +98,10 @@ class Connection(threading.Thread):
             raise Refusal(self._version_words(hello), retry=False)
         record = self._services.tokens.identify(hello.secret)
         if record is None:
-            raise Refusal("this token is not valid here", retry=False)
+            raise _WrongSecret("this token is not valid here", retry=False)
         if record.role != hello.role:
             raise Refusal(f"this is a token for {record.role}, not for {hello.role}", retry=False)
+        self.stranger = False
         self._link.trust_peer()
         talk = self._conversation(Introduction(hello, record))
         self._link.send(
@@ -100,6 +116,29 @@ class Connection(threading.Thread):
             )
         )
         return talk
+
+    def _check_way(self) -> None:
+        """Have the peer speak TLS if the head does, or come from where it need not."""
+        services = self._services
+        if not services.doorkeeper.may_knock(self._address):
+            self._hear_out()
+            raise Refusal(
+                f"this head speaks without TLS, and not with {self._address} (setting "
+                "plain_networks)",
+                retry=False,
+            )
+        if services.tls is not None and not self._link.secure(services.tls, HELLO_SECONDS):
+            self._hear_out()
+            raise Refusal(
+                "this head speaks TLS only, and your token is of one that does not; "
+                "get the token that it writes now",
+                retry=False,
+            )
+
+    def _hear_out(self) -> None:
+        # Closing a socket with something unread would reset it under our answer.
+        with contextlib.suppress(ProtocolError):
+            self._link.receive(HELLO_SECONDS)
 
     def _conversation(self, card: Introduction) -> Conversation:
         if card.hello.role != "node":
@@ -116,6 +155,16 @@ class Connection(threading.Thread):
             f"{PROTOCOL_MAX}, {hello.name} ({hello.version}) {hello.protocol[0]} to "
             f"{hello.protocol[1]}; {who}"
         )
+
+    def _answer_late(self, wrong: _WrongSecret) -> None:
+        with self._services.doorkeeper.wrong_secret(self._address) as wait_s:
+            if wait_s is None:
+                return
+            until = time.monotonic() + wait_s
+            with contextlib.suppress(LinkClosed, ProtocolError):
+                while (left_s := until - time.monotonic()) > 0:
+                    self._link.receive(left_s)
+        self._farewell(str(wrong), retry=False)
 
     def _farewell(self, reason: str, *, retry: bool) -> None:
         try:

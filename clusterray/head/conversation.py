@@ -6,12 +6,14 @@ two methods of ``letters.Outlet``. Must not touch the farm.
 
 from __future__ import annotations
 
+import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from clusterray.head.doorkeeper import Doorkeeper
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.letters import PartialPlan
 from clusterray.head.scene_store import SceneStore
@@ -37,6 +39,8 @@ class Services:
     ftp: FtpServer
     scenes: SceneStore
     partials: Path
+    doorkeeper: Doorkeeper
+    tls: ssl.SSLContext | None
 
 
 class Refusal(Exception):

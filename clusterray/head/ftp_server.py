@@ -10,6 +10,10 @@ What pyftpdlib 2 does by itself, and this room does not want:
 - settings are attributes of the handler class, so each server makes a subclass of its own;
 - ``IOLoop.loop`` sets up logging for the whole process, so the loop here is our own;
 - there is no stop from another thread, hence the wake-up socket pair in the loop;
+- TLS ends by and by, where a revoked session must end at once, and its reader takes a cut
+  connection for the end of a file: here the first farewell is the last, and only a peer that has
+  said its own has sent a whole file;
+- PBSZ and PROT are forgotten at each login, which would cost two round trips a tile;
 - a second STOR or a new login leaves queued files open, ``STAT`` outside the command table is a
   KeyError, a full disk while writing is reported as "None", and too few file descriptors close the
   listening socket for good: each is handled where it says so.
@@ -33,12 +37,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final
 
+from OpenSSL import SSL
 from pyftpdlib.authorizers import AuthenticationFailed
 from pyftpdlib.filesystems import AbstractedFS, FilesystemError
-from pyftpdlib.handlers import DTPHandler, FTPHandler
+from pyftpdlib.handlers import DTPHandler, FTPHandler, TLS_DTPHandler, TLS_FTPHandler
 from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
 
+from clusterray.head.doorkeeper import MAX_STRANGERS, site_of
 from clusterray.head.grants import FileGrant
 from clusterray.head.listening import bind
 
@@ -50,6 +56,8 @@ STALL_SECONDS: Final = 120
 """A transfer without a byte for so long is cut off."""
 MAX_SOCKETS: Final = 4096
 """Sockets of this server together: sessions, data listeners and data connections."""
+MAX_SESSIONS_PER_ADDRESS: Final = 1024
+"""A class behind one address, each node with the two or three sessions that it keeps."""
 MAX_UNREAD_REPLIES: Final = 64
 """A peer that sends commands and never reads the replies is closed at so many."""
 CHUNK_BYTES: Final = 1 << 18
@@ -71,9 +79,11 @@ class FtpServer:
     Binds at once, to ``host`` and ``port`` (0 takes a free one, see ``port``); serves after
     ``start``. Data connections are passive only, on ``passive_ports`` (first and last) or any free
     port. ``masquerade`` is the IPv4 address named in PASV replies; any other text is left out, our
-    own nodes ignore that address anyway. ``on_unwritable`` is told, on the ftp thread, the login
-    and the reason of an upload that this machine cannot write. Raises LocalFault if the address
-    cannot be had.
+    own nodes ignore that address anyway. ``pem`` is the file with the head's key and certificate:
+    with it no login is taken and no data connection opened without TLS; without it there is no
+    TLS. ``may_knock`` says from which addresses a session is taken. ``on_unwritable`` is told, on
+    the ftp thread, the login and the reason of an upload that this machine cannot write. Raises
+    LocalFault if the address cannot be had.
     """
 
     def __init__(
@@ -83,8 +93,12 @@ class FtpServer:
         passive_ports: tuple[int, int] | None = None,
         masquerade: str = "",
         on_unwritable: Callable[[str, str], None] = lambda user, reason: None,
+        *,
+        pem: Path | None = None,
+        may_knock: Callable[[str], bool] = lambda address: True,
     ) -> None:
         _route_log()
+        self._may_knock = may_knock
         self._on_unwritable = on_unwritable
         listening = bind(host, port, "FTP", "--ftp-port")
         self.port: int = listening.getsockname()[1]
@@ -96,7 +110,7 @@ class FtpServer:
         self._grants: dict[str, FileGrant] = {}
         self._sessions: set[_Session] = set()
         self._listener = _Listener(
-            listening, self._session_class(passive_ports, masquerade), ioloop=self._loop
+            listening, self._session_class(passive_ports, masquerade, pem), ioloop=self._loop
         )
         self._loop.call_every(_SWEEP_S, self._sweep)
 
@@ -141,7 +155,7 @@ class FtpServer:
     # ------------------------------------------------------------ ftp thread
 
     def _session_class(
-        self, passive_ports: tuple[int, int] | None, masquerade: str
+        self, passive_ports: tuple[int, int] | None, masquerade: str, pem: Path | None
     ) -> type[_Session]:
         ports = None if passive_ports is None else range(passive_ports[0], passive_ports[1] + 1)
         settings = {
@@ -150,6 +164,13 @@ class FtpServer:
             "passive_ports": ports,
             "masquerade_address": masquerade if _is_ipv4(masquerade) else None,
         }
+        if pem is not None:
+            settings |= {
+                "ssl_context": _tls_context(pem),
+                "tls_control_required": True,
+                "tls_data_required": True,
+                "proto_cmds": _Session.proto_cmds | _TLS_COMMANDS,
+            }
         return type("_ServedSession", (_Session,), settings)
 
     def _run(self) -> None:
@@ -195,8 +216,17 @@ class FtpServer:
         self._on_unwritable(grant.user, reason)
 
     def opened(self, session: _Session) -> None:
-        """Note a new session."""
+        """Note a new session, or close it; of too many without a login the oldest goes."""
         self._sessions.add(session)
+        if not self._may_knock(session.remote_ip):
+            session.respond("421 Not from there without TLS.")
+            session.close()
+            return
+        strangers = [
+            other for other in self._sessions if other.grant is None and other.site == session.site
+        ]
+        if len(strangers) > MAX_STRANGERS:
+            min(strangers, key=lambda other: other.unknown_since).close()
 
     def closed(self, session: _Session) -> None:
         """Forget a session; it may be unknown already."""
@@ -261,6 +291,7 @@ class _Listener(FTPServer):  # type: ignore[misc]  # pyftpdlib has no types
     """The listening socket."""
 
     max_cons = MAX_SOCKETS
+    max_cons_per_ip = MAX_SESSIONS_PER_ADDRESS
 
     def handle_accept(self) -> None:
         try:
@@ -402,8 +433,8 @@ class _DataListener(_PassiveDTP):  # type: ignore[misc]  # pyftpdlib has no type
         super().bind(address)
 
 
-class _Transfer(DTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
-    """One data connection."""
+class _Bytes(DTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
+    """What a data connection does with its bytes, over TLS or not."""
 
     timeout = STALL_SECONDS
     ac_in_buffer_size = CHUNK_BYTES
@@ -412,9 +443,11 @@ class _Transfer(DTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
     def handle_read(self) -> None:
         try:
             chunk = self.socket.recv(self.ac_in_buffer_size)
-        except BlockingIOError:
+        except (BlockingIOError, SSL.WantReadError):
             return
-        except OSError:
+        except SSL.ZeroReturnError:
+            chunk = b""
+        except (OSError, SSL.Error):
             # pyftpdlib takes a reset for the end of the file.
             self._cut_off("426 Connection lost; transfer aborted.")
             return
@@ -450,15 +483,76 @@ class _Transfer(DTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
         super().handle_close()
 
 
+class _Transfer(TLS_DTPHandler, _Bytes):  # type: ignore[misc]  # pyftpdlib has no types
+    """One data connection."""
+
+    def push_with_producer(self, producer: object) -> None:
+        super().push_with_producer(producer)
+        if self._is_shaking_hands():
+            # The socket takes bytes all the while, so a loop that waits to write would spin.
+            self._want(self.ioloop.READ)
+
+    def handle_ssl_established(self) -> None:
+        if self._initialized and not self.receive:
+            self._want(self.ioloop.WRITE)
+
+    def send(self, data: bytes) -> int:
+        if self._is_shaking_hands():
+            # pyftpdlib would shake hands within, and know no answer to a failure.
+            return 0
+        try:
+            return int(super().send(data))
+        except SSL.Error:
+            self._cut_off("426 Connection lost; transfer aborted.")
+            return 0
+
+    def _is_shaking_hands(self) -> bool:
+        return not self._closed and self._ssl_requested and not self._ssl_established
+
+    def _want(self, events: int) -> None:
+        self._wanted_io_events = events
+        self.modify_ioloop_events(events)
+
+    def close(self) -> None:
+        # pyftpdlib's waits for the peer to take the farewell: not for one that was revoked.
+        if not self._closed and self._ssl_established:
+            _say_farewell(self.socket)
+        _Bytes.close(self)
+
+
+def _say_farewell(connection: SSL.Connection) -> None:
+    with contextlib.suppress(SSL.Error, OSError):
+        connection.shutdown()
+
+
+def _tls_context(pem: Path) -> SSL.Context:
+    """Make the context as ``wire.tls`` does, for the library that pyftpdlib speaks TLS with."""
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(SSL.OP_NO_TICKET)
+    context.use_certificate_chain_file(str(pem))
+    context.use_privatekey_file(str(pem))
+    return context
+
+
 def _command(*, login: bool, argument: bool | None) -> dict[str, object]:
     # No permission letter: pyftpdlib then leaves the argument alone, and the session checks it.
     return {"perm": None, "auth": login, "arg": argument, "help": ""}
 
 
-class _Session(FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
+_TLS_COMMANDS: Final = {
+    "AUTH": _command(login=False, argument=True),
+    "PBSZ": _command(login=False, argument=True),
+    "PROT": _command(login=False, argument=True),
+}
+
+
+class _Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
     """One control connection. Knows the commands a transfer needs, and no others."""
 
     room: ClassVar[FtpServer]
+    ssl_context: ClassVar[SSL.Context | None] = None
     proto_cmds: ClassVar[dict[str, dict[str, object]]] = {
         "USER": _command(login=False, argument=True),
         "PASS": _command(login=False, argument=None),
@@ -479,6 +573,8 @@ class _Session(FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
     log_cmds_list: ClassVar[list[str]] = []
 
     username: str
+    _pbsz: bool
+    _prot: bool
     _in_dtp_queue: tuple[_Upload, str] | None
     _out_dtp_queue: tuple[object, bool, BinaryIO, str] | None
 
@@ -487,6 +583,7 @@ class _Session(FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
         self.unknown_since = time.monotonic()
         super().__init__(conn, server, ioloop=ioloop)
         self._current_type = "i"
+        self.site = site_of(getattr(self, "remote_ip", ""))
         if not self._closed:
             self.room.opened(self)
 
@@ -496,8 +593,15 @@ class _Session(FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
             if self.data_channel is not None:
                 self.data_channel.close()
             self._close_queued()
-        super().close()
+            if self._ssl_established:
+                _say_farewell(self.socket)
+        FTPHandler.close(self)
         self.room.closed(self)
+
+    @classmethod
+    def get_ssl_context(cls) -> SSL.Context | None:
+        """Give the context that the server was made with; pyftpdlib would make one of files."""
+        return cls.ssl_context
 
     def withdraw(self) -> None:
         """The login of this session has been revoked."""
@@ -595,7 +699,9 @@ class _Session(FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
                 self.data_channel._resp = ("426 Transfer ended by a new login.", _log.debug)
             self.data_channel.close()
         self._close_queued()
+        protected = self._pbsz, self._prot
         super().flush_account()
+        self._pbsz, self._prot = protected
         self._current_type = "i"
         self.grant = None
         self.unknown_since = time.monotonic()

@@ -5,7 +5,7 @@ Pure values; the ftp thread enforces them (``ftp_server``), any thread may make 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ class FileGrant:
     """
 
     user: str
-    password: str
+    password: str = field(repr=False)
     path: str
     real: Path
     mode: Literal["read", "write"]

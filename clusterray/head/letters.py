@@ -20,6 +20,7 @@ from clusterray.core.model import (
     Rect,
     SceneId,
 )
+from clusterray.head.tokens import TokenRecord
 from clusterray.head.uploads import Expected
 from clusterray.head.views import NodeCard
 from clusterray.povray.spec import RenderSpec
@@ -123,11 +124,12 @@ Question: TypeAlias = Order | Follow | Fetch | Logs | ListJobs | ListNodes | For
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A client asks; the answer goes to its outlet."""
+    """A client asks; the answer goes to its outlet. ``by`` is its name for people."""
 
     conn: int
     question: Question
     by: str
+    who: TokenRecord
 
 
 @dataclass(frozen=True, slots=True)

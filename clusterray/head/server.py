@@ -21,22 +21,24 @@ from clusterray.core.errors import LocalFault, NoHead
 from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId
+from clusterray.head.certificate import HeadCertificate, head_certificate
 from clusterray.head.connections import Connection
 from clusterray.head.conversation import Services
+from clusterray.head.doorkeeper import MAX_STRANGERS, Doorkeeper
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.letters import PictureWritten
 from clusterray.head.listening import bind
+from clusterray.head.ownership import may_touch, seen_by
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.settings import HeadSettings
 from clusterray.head.state_folder import Ports, StateFolder
 from clusterray.head.stitcher import Stitcher
 from clusterray.head.store import Store
 from clusterray.head.task_manager import TaskManager
-from clusterray.head.tokens import TokenStore
+from clusterray.head.tokens import TokenRecord, TokenStore
 from clusterray.head.web.app import create_app
 from clusterray.head.web.web_server import WebServer
 from clusterray.wire.archive import ArchiveLimits
-from clusterray.wire.protocol import Role
 from clusterray.wire.trust import JoinToken
 
 BACKLOG = 1024
@@ -68,6 +70,8 @@ class Head:
     def __init__(self, settings: HeadSettings) -> None:
         self.crashed = False
         self._settings = settings
+        self._certificate: HeadCertificate | None = None
+        self._doorkeeper = Doorkeeper(None if settings.tls else settings.plain_networks)
         self._folder = StateFolder(settings.state)
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
@@ -94,6 +98,9 @@ class Head:
         undo.callback(self._close_waker)
         folder.open()
         undo.callback(folder.close)
+        certificate = self._certificate = head_certificate(folder.root) if settings.tls else None
+        if certificate is None:
+            _warn_plain(settings)
         tokens = TokenStore(folder.root)
         scenes = SceneStore(folder.scenes, self._limits(), settings.scene_store_bytes)
         remembered = folder.ports()
@@ -148,7 +155,11 @@ class Head:
 
         control = self._listening.getsockname()[1]
         folder.remember_ports(Ports(control, ftp.port, web.port))
-        tokens.write_files(settings.advertise or settings.listen, control)
+        tokens.write_files(
+            settings.advertise or settings.listen,
+            control,
+            certificate.fingerprint if certificate else "",
+        )
         self._services = Services(
             settings,
             folder.farm_id(),
@@ -159,6 +170,8 @@ class Head:
             ftp,
             scenes,
             folder.partials,
+            self._doorkeeper,
+            certificate.context if certificate else None,
         )
         return Ready(settings.listen, control, ftp.port, web.port)
 
@@ -167,9 +180,15 @@ class Head:
         return ArchiveLimits(settings.max_scene_bytes, settings.max_scene_files)
 
     def _make_ftp(self, port: int) -> FtpServer:
-        settings = self._settings
+        settings, certificate = self._settings, self._certificate
         return FtpServer(
-            settings.listen, port, settings.passive_ports, settings.advertise, self._not_kept
+            settings.listen,
+            port,
+            settings.passive_ports,
+            settings.advertise,
+            self._not_kept,
+            pem=certificate.pem if certificate else None,
+            may_knock=self._doorkeeper.may_knock,
         )
 
     def _not_kept(self, user: str, reason: str) -> None:
@@ -182,19 +201,26 @@ class Head:
     def _make_web(
         self, port: int, manager: TaskManager, stitcher: Stitcher, tokens: TokenStore
     ) -> WebServer:
-        def role_of(text: str) -> Role | None:
+        def visitor_of(text: str) -> TokenRecord | None:
             try:
-                record = tokens.identify(JoinToken.decode(text).secret)
+                return tokens.identify(JoinToken.decode(text).secret)
             except NoHead:
                 return None
-            return None if record is None else record.role
 
+        def preview_for(job: str, who: TokenRecord) -> bytes | None:
+            token = manager.view.tokens.get(job, "")
+            return stitcher.preview(JobId(job)) if may_touch(who, token) else None
+
+        context = self._certificate.context if self._certificate else None
         app = create_app(
-            view=lambda: manager.view,
-            preview=lambda job: stitcher.preview(JobId(job)),
-            check_token=role_of,
+            view=lambda who: seen_by(who, manager.view),
+            preview=preview_for,
+            check_token=visitor_of,
+            wrong_secret=self._doorkeeper.wrong_secret,
+            hosts=_names_of(self._settings),
+            secure=context is not None,
         )
-        return WebServer(app, self._settings.listen, port)
+        return WebServer(app, self._settings.listen, port, context, self._doorkeeper.may_knock)
 
     # ---------------------------------------------------------------- run
 
@@ -216,15 +242,25 @@ class Head:
 
     def _accept(self) -> None:
         try:
-            sock, _ = self._listening.accept()
+            sock, address = self._listening.accept()
         except OSError as error:
             # The peer may be gone already, or descriptors short: neither ends the service.
             _log.warning("a connection was not taken in: %s", error)
             return
         self._connections = [known for known in self._connections if known.is_alive()]
-        connection = Connection(sock, self._services)
+        connection = Connection(sock, address[0], self._services)
+        self._make_way_for(connection)
         self._connections.append(connection)
         connection.start()
+
+    def _make_way_for(self, newcomer: Connection) -> None:
+        """Close the one that has been a stranger longest if too many of its site are.
+
+        Who has a good secret shows it in a moment, so it is not the longest for long.
+        """
+        strangers = [c for c in self._connections if c.stranger and c.site == newcomer.site]
+        if len(strangers) >= MAX_STRANGERS:
+            strangers[0].close()
 
     def _crash(self) -> None:
         self.crashed = True
@@ -253,6 +289,21 @@ def _at_port(wanted: int, remembered: int, make: Callable[[int], Made]) -> Made:
         with contextlib.suppress(LocalFault):
             return make(remembered)
     return make(wanted)
+
+
+def _warn_plain(settings: HeadSettings) -> None:
+    who = ", ".join(map(str, settings.plain_networks))
+    _log.warning(
+        "TLS is off: tokens, scenes and pictures cross %s as they are, for everybody there to read",
+        f"this machine and {who}" if who else "this machine",
+    )
+
+
+def _names_of(settings: HeadSettings) -> frozenset[str]:
+    """Give the names under which people may open the page, beside every address."""
+    own = socket.gethostname()
+    given = (settings.listen, settings.advertise, own, own.partition(".")[0])
+    return frozenset(name.lower() for name in given if name) | {"localhost"}
 
 
 def _seconds_of(days: float | None) -> float | None:

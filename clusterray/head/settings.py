@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from clusterray.core.patience import Patience
+from clusterray.head.doorkeeper import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class HeadSettings:
     ftp_port: int = 0
     http_port: int = 0
     passive_ports: tuple[int, int] | None = None
+    tls: bool = True
+    plain_networks: tuple[Network, ...] = ()
     heartbeat_s: float = 4.0
     silent_s: float = 16.0
     detached_s: float = 10.0

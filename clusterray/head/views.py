@@ -6,7 +6,7 @@ Whoever shows them (followers, commands, pages) reads them on any thread and nev
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from clusterray.core.blame import kept_off_words
@@ -47,11 +47,15 @@ MAX_LONG_TEXT = 65_000
 
 @dataclass(frozen=True, slots=True)
 class FarmView:
-    """Everything the status page shows, newest job first; ``at`` is wall time."""
+    """Everything the status page shows, newest job first; ``at`` is wall time.
+
+    ``tokens`` says with which token each of the jobs came, by its id.
+    """
 
     jobs: tuple[JobView, ...] = ()
     nodes: tuple[NodeView, ...] = ()
     at: float = 0.0
+    tokens: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

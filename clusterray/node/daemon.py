@@ -37,6 +37,7 @@ from clusterray.node.settings import NodeSettings
 from clusterray.node.stop import StopFlag
 from clusterray.node.worker import Worker
 from clusterray.wire.link import Link, connect
+from clusterray.wire.tls import Untrusted
 from clusterray.wire.trust import JoinToken, find_token
 
 log = logging.getLogger(__name__)
@@ -211,7 +212,7 @@ class _Node:
     def _dial(self, token: JoinToken) -> socket.socket | None:
         """Connect in a thread of its own, so that a signal need not wait for a dead network.
 
-        None if the node is to leave meanwhile; raises Lost.
+        None if the node is to leave meanwhile; raises Lost, Untrusted.
         """
         call = _Call(token, self._stop)
         call.start()
@@ -236,18 +237,19 @@ class _Call(threading.Thread):
         # Guards _sock, _error and _abandoned, which decide who closes the socket.
         self._lock = threading.Lock()
         self._sock: socket.socket | None = None
-        self._error: OSError | None = None
+        self._error: OSError | Untrusted | None = None
         self._abandoned = False
 
     def run(self) -> None:
         try:
-            sock = connect(self._token.host, self._token.port, CONNECT_S)
-        except OSError as error:
+            token = self._token
+            sock = connect(token.host, token.port, CONNECT_S, token.fingerprint)
+        except (OSError, Untrusted) as error:
             self._end(None, error)
         else:
             self._end(sock, None)
 
-    def _end(self, sock: socket.socket | None, error: OSError | None) -> None:
+    def _end(self, sock: socket.socket | None, error: OSError | Untrusted | None) -> None:
         with self._lock:
             if self._abandoned:
                 if sock is not None:
@@ -257,9 +259,14 @@ class _Call(threading.Thread):
             self._stop.poke()
 
     def take(self) -> socket.socket | None:
-        """Give the socket; None if the call is still under way and abandoned now; raises Lost."""
+        """Give the socket; None if the call is still under way and abandoned now.
+
+        Raises Lost, Untrusted.
+        """
         with self._lock:
             self._abandoned = True
+            if isinstance(self._error, Untrusted):
+                raise self._error
             if self._error is not None:
                 raise Lost(f"no head answers at {self._token.address}: {self._error}")
             return self._sock

@@ -79,12 +79,21 @@ class Gone(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A standing connection to the head, numbered from 1; ``host`` and ``ftp_port`` stage files."""
+    """A standing connection to the head, numbered from 1, and where its files are staged.
+
+    ``fingerprint`` is the pin of both, "" without TLS.
+    """
 
     number: int
     host: str
     ftp_port: int
     report: Report
+    fingerprint: str = ""
+
+    @property
+    def ftp_place(self) -> tuple[str, int, str]:
+        """Where the FTP server is: host, port, fingerprint."""
+        return self.host, self.ftp_port, self.fingerprint
 
 
 @dataclass(slots=True)
@@ -177,13 +186,15 @@ class Holdings:
 
     # ------------------------------------------------------------ called by the main thread
 
-    def attach(self, farm: str, host: str, ftp_port: int, report: Report) -> None:
+    def attach(
+        self, farm: str, host: str, ftp_port: int, report: Report, fingerprint: str = ""
+    ) -> None:
         """A connection stands: report through it. Attempts of another farm are dropped."""
         with self._changed:
             strange = list(self._held.values()) if farm != self._farm else []
             self._farm = farm
             self._connections += 1
-            self._connection = Connection(self._connections, host, ftp_port, report)
+            self._connection = Connection(self._connections, host, ftp_port, report, fingerprint)
             self._changed.notify_all()
         for held in strange:
             log.info("%s: dropped, it came from another farm", held.words)

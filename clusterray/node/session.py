@@ -185,7 +185,10 @@ class Session:
         self._link.heartbeat_s = max(welcome.heartbeat_s, _LEAST_HEARTBEAT_S)
         self._link.silent_s = max(welcome.silent_s, self._link.heartbeat_s)
         log.info("joined the farm of head %s (version %s)", self._link.peer, welcome.version)
-        self._holdings.attach(welcome.farm, self._token.host, welcome.ftp_port, self._report)
+        token = self._token
+        self._holdings.attach(
+            welcome.farm, token.host, welcome.ftp_port, self._report, token.fingerprint
+        )
         self._fitness.attached()
         if self._drain.begun:
             self._link.send(Draining())

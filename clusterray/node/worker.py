@@ -345,7 +345,7 @@ class RenderLoop:
         """
         while True:
             connection = self._holdings.wait_leased(held)
-            session = FtpSession(connection.host, connection.ftp_port)
+            session = FtpSession(*connection.ftp_place)
             try:
                 with self._holdings.abortable(held, _aborting(session)):
                     session.download(
@@ -377,7 +377,7 @@ class UploadLoop:
     def __init__(self, holdings: Holdings) -> None:
         self._holdings = holdings
         self._session: FtpSession | None = None
-        self._place = ("", 0)
+        self._place = ("", 0, "")
 
     def run(self) -> None:
         """Work until the node stops."""
@@ -395,7 +395,7 @@ class UploadLoop:
         try:
             self._holdings.announce(held, connection)
             began_at = time.monotonic()
-            session = self._session_to(connection.host, connection.ftp_port)
+            session = self._session_to(connection.ftp_place)
             with self._holdings.abortable(held, _aborting(session)):
                 session.upload(
                     grant,
@@ -421,12 +421,12 @@ class UploadLoop:
         else:
             self._holdings.stored(held, connection)
 
-    def _session_to(self, host: str, port: int) -> FtpSession:
+    def _session_to(self, place: tuple[str, int, str]) -> FtpSession:
         """Give the session, which changes credential from tile to tile; DESIGN 5 says why."""
-        if self._session is None or self._place != (host, port):
+        if self._session is None or self._place != place:
             self._close()
-            self._session = FtpSession(host, port)
-            self._place = (host, port)
+            self._session = FtpSession(*place)
+            self._place = place
         return self._session
 
     def _close(self) -> None:

@@ -19,8 +19,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, TypeVar
 
+from clusterray.wire import tls
 from clusterray.wire.protocol import (
     MAX_FRAME_BYTES,
     AnyMessage,
@@ -37,7 +38,12 @@ _WRITE_BYTES: Final = 1 << 16
 _INBOX_MESSAGES: Final = 1024
 """Messages kept for an owner that only calls ``service``; more stay in the kernel's buffer."""
 
+_LEAST_HANDSHAKE_S: Final = 0.5
+"""For the TLS handshake there is so much time at least, however long the connecting took."""
+
 _CLOSED_HERE: Final = "the connection was closed on this side"
+
+Result = TypeVar("Result")
 
 
 class LinkClosed(Exception):
@@ -52,10 +58,23 @@ class LinkClosed(Exception):
         self.silent = silent
 
 
-def connect(host: str, port: int, timeout_s: float) -> socket.socket:
-    """Open a TCP connection, IPv4 or IPv6; raises OSError (TimeoutError included)."""
+def connect(host: str, port: int, timeout_s: float, fingerprint: str = "") -> socket.socket:
+    """Open a TCP connection, IPv4 or IPv6; raises OSError (TimeoutError included).
+
+    With a ``fingerprint`` it is a TLS connection, given only if that is the certificate's; raises
+    Untrusted if it is not.
+    """
+    until = time.monotonic() + timeout_s
     sock = socket.create_connection((host, port), timeout=timeout_s)
-    sock.settimeout(None)
+    try:
+        if fingerprint:
+            sock = secured = tls.begin(sock)
+            left_s = max(_LEAST_HANDSHAKE_S, until - time.monotonic())
+            tls.check_pin(secured, fingerprint, _peer_name(secured), left_s)
+        sock.settimeout(None)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
@@ -162,6 +181,44 @@ class Link:
             return self._closed is not None
 
     # ------------------------------------------------------------ the owner's thread
+
+    def secure(self, context: ssl.SSLContext, timeout_s: float) -> bool:
+        """Be the server's side of a TLS handshake, before anything else is said.
+
+        False if the peer began without TLS: the link stays as it is, what the peer said unread.
+        Raises LinkClosed if it fails, or is not over after ``timeout_s`` seconds.
+        """
+        deadline = self._clock() + timeout_s
+        with self._owned():
+            try:
+                first = self._until_done(lambda: self._sock.recv(1, socket.MSG_PEEK), deadline)
+                if first and first[0] != tls.HANDSHAKE_BYTE:
+                    return False
+                secured = context.wrap_socket(
+                    self._sock, server_side=True, do_handshake_on_connect=False
+                )
+                self._sock = secured
+                self._until_done(secured.do_handshake, deadline)
+            except OSError as error:
+                reason = f"no TLS handshake with {self.peer}: {error.strerror or error}"
+                raise LinkClosed(reason) from None
+            self._heard_at = self._clock()
+            return True
+
+    def _until_done(self, step: Callable[[], Result], deadline: float) -> Result:
+        """Repeat what the socket is not ready for until it is; raises OSError, LinkClosed."""
+        while True:
+            self._answer_bell()
+            try:
+                return step()
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+                self._poll.modify(self._sock, select.POLLIN)
+            except ssl.SSLWantWriteError:
+                self._poll.modify(self._sock, select.POLLOUT)
+            left_s = deadline - self._clock()
+            if left_s <= 0:
+                raise TimeoutError("it took too long")
+            self._poll.poll(math.ceil(left_s * 1000))
 
     def receive(self, timeout_s: float | None) -> AnyMessage | None:
         """Give the next message, or None after ``timeout_s`` seconds or a ``wake``.

@@ -1,6 +1,7 @@
 """The messages of the control connection and their codec; sans-IO.
 
 A frame is a 4-byte big-endian length and that many bytes of UTF-8 JSON, an object with ``type``.
+What carries a secret leaves it out of its ``repr()``, so that no log or traceback can show it.
 Every field has a size limit; unknown keys are ignored, unknown types and bad values are refused
 with ``ProtocolError``. Knows nothing of sockets, threads or time. docs/protocol.md holds the table
 of who sends what, and what each answer asks of its receiver; a test compares the two.
@@ -74,6 +75,9 @@ class Grant(Part, frozen=True):
     user: Ident
     password: Ident
     path: RelPath
+
+    def __repr__(self) -> str:
+        return f"Grant(user={self.user!r}, path={self.path!r})"
 
 
 class SceneRef(Part, frozen=True):
@@ -321,6 +325,9 @@ class Hello(Message, frozen=True, tag="hello"):
     version: Name
     node: NodeInfo | None = None
     instance: Name = ""
+
+    def __repr__(self) -> str:
+        return f"Hello(role={self.role!r}, uuid={self.uuid!r}, name={self.name!r})"
 
 
 class Welcome(Message, frozen=True, tag="welcome"):
@@ -749,6 +756,9 @@ class TokenMade(Message, frozen=True, tag="token_made"):
     request: RequestId
     id: Ident
     token: Annotated[str, Meta(max_length=1024)]
+
+    def __repr__(self) -> str:
+        return f"TokenMade(request={self.request!r}, id={self.id!r})"
 
 
 class Ok(Message, frozen=True, tag="ok"):

@@ -2,8 +2,9 @@
 
 One thread owns a session; ``abort`` alone may come from another. ftplib does the control
 conversation; the sockets are opened here, so that ``abort`` can end whatever blocks on them, a
-connect included. Knows nothing of what the files mean; hashes, retries and deadlines are the
-caller's.
+connect included. With a fingerprint everything goes over TLS, and no login and no byte of a file
+to anybody but the owner of that certificate. Knows nothing of what the files mean; hashes, retries
+and deadlines are the caller's.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import ftplib
 import hashlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NoReturn, TypeAlias
 
 from clusterray.core.errors import LocalFault
+from clusterray.wire import tls
 from clusterray.wire.protocol import Grant
 
 OnBytes: TypeAlias = Callable[[int], None]
@@ -64,6 +67,25 @@ class _Sockets:
                 return sock
         raise last
 
+    def secure(self, sock: socket.socket, fingerprint: str, timeout_s: float) -> ssl.SSLSocket:
+        """Put TLS over ``sock`` and compare the pin; raises Untrusted, OSError.
+
+        The socket given back stands in the other's place, also when this fails.
+        """
+        place = _place(sock)
+        with self._lock:
+            self._open.discard(sock)
+            secured = tls.begin(sock)
+            self._open.add(secured)
+            if self._aborted:
+                raise ConnectionAbortedError("aborted")
+        try:
+            tls.check_pin(secured, fingerprint, place, timeout_s)
+        except BaseException:
+            self.close(secured)
+            raise
+        return secured
+
     def _add(self, sock: socket.socket) -> None:
         with self._lock:
             self._open.add(sock)
@@ -79,9 +101,10 @@ class _Sockets:
         with self._lock:
             self._aborted = True
             for sock in self._open:
-                # A close would not wake a thread that blocks on it; a shutdown does.
+                # A close would not wake a thread that blocks on it; a shutdown does. The plain
+                # socket's: that of TLS would let its owner's next words out in the clear.
                 with suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def take_abort(self) -> bool:
         with self._lock:
@@ -94,23 +117,33 @@ class _Control(ftplib.FTP):
 
     def adopt(self, sock: socket.socket, timeout_s: float) -> None:
         """Take over ``sock`` and read the server's welcome."""
-        self.encoding = "utf-8"
         self.timeout = timeout_s
-        self.sock = sock
         self.af = sock.family
-        self.file = sock.makefile("r", encoding=self.encoding)
+        self.speak_over(sock)
         self.welcome = self.getresp()
+
+    def speak_over(self, sock: socket.socket) -> None:
+        """Go on with ``sock``; what was read ahead from another is left unheard."""
+        if self.file is not None:
+            self.file.close()
+        self.encoding = "utf-8"
+        self.sock = sock
+        self.file = sock.makefile("r", encoding=self.encoding)
 
 
 class FtpSession:
     """One FTP session with the head; opened at the first transfer, opened again when it is lost.
 
-    ``timeout_s`` bounds each single wait for the network, not a whole transfer.
+    ``fingerprint`` is the certificate's as in a join token, "" for a plain session. ``timeout_s``
+    bounds each single wait for the network, not a whole transfer.
     """
 
-    def __init__(self, host: str, port: int, timeout_s: float = 30) -> None:
+    def __init__(
+        self, host: str, port: int, fingerprint: str = "", *, timeout_s: float = 30
+    ) -> None:
         """Remember where the server is; nothing is opened yet."""
         self._host, self._port, self._timeout_s = host, port, timeout_s
+        self._fingerprint = fingerprint
         self._sockets = _Sockets()
         self._control: _Control | None = None
         self._login: tuple[str, str] | None = None
@@ -187,6 +220,7 @@ class FtpSession:
             data = self._begin(grant, command)
             try:
                 move(data)
+                _finish(data)
             except (ConnectionError, TimeoutError) as error:
                 self._sockets.close(data)
                 self._explain(error)
@@ -194,7 +228,7 @@ class FtpSession:
                 self._sockets.close(data)
             assert self._control is not None
             self._control.voidresp()
-        except (OSError, EOFError, ftplib.Error) as error:
+        except (OSError, EOFError, ftplib.Error, tls.Untrusted) as error:
             self._fail(error, command)
         except BaseException:
             # The caller's callback, or its disk: the server is still in the middle of the file.
@@ -232,10 +266,15 @@ class FtpSession:
                 response = control.getresp()
             if response[:1] != "1":
                 raise ftplib.error_reply(response)
+            if self._fingerprint:
+                data = self._secure(data)
         except BaseException:
             self._sockets.close(data)
             raise
         return data
+
+    def _secure(self, sock: socket.socket) -> ssl.SSLSocket:
+        return self._sockets.secure(sock, self._fingerprint, self._timeout_s)
 
     def _open(self) -> _Control:
         if self._control is None:
@@ -243,7 +282,20 @@ class FtpSession:
             sock = self._sockets.dial(self._host, self._port, self._timeout_s)
             self._control, self._login = control, None
             control.adopt(sock, self._timeout_s)
+            if self._fingerprint:
+                self._secure_control(control, sock)
         return self._control
+
+    def _secure_control(self, control: _Control, sock: socket.socket) -> None:
+        try:
+            control.voidcmd("AUTH TLS")
+        except ftplib.error_perm as error:
+            raise tls.Untrusted(
+                f"what answers there offers no TLS ({error}), as the token says it does"
+            ) from None
+        control.speak_over(self._secure(sock))
+        control.voidcmd("PBSZ 0")
+        control.voidcmd("PROT P")
 
     def _log_in(self, control: _Control, grant: Grant) -> None:
         login = (grant.user, grant.password)
@@ -277,7 +329,8 @@ class FtpSession:
         if refused:
             self._login = None
             raise GrantRefused(f"the head refused {place}: {error}") from None
-        reason = str(error) or "the connection was closed"
+        said = error.reason if isinstance(error, tls.Untrusted) else str(error)
+        reason = said or "the connection was closed"
         raise StagingFault(f"{place} failed: {reason}") from None
 
     def _drop(self) -> None:
@@ -294,9 +347,20 @@ def _push(data: socket.socket, file: BinaryIO, on_bytes: OnBytes | None) -> None
         data.sendall(block)
         if on_bytes is not None:
             on_bytes(len(block))
-    # The end of the stream is the end of the file; say it before the reply is awaited.
+
+
+def _finish(data: socket.socket) -> None:
+    """Say that the stream, and so the file, has ended; before the reply is awaited."""
     with suppress(OSError):
-        data.shutdown(socket.SHUT_WR)
+        if isinstance(data, ssl.SSLSocket):
+            data.unwrap()
+        else:
+            data.shutdown(socket.SHUT_WR)
+
+
+def _place(sock: socket.socket) -> str:
+    host, port = sock.getpeername()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _read(file: BinaryIO) -> bytes:

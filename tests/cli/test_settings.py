@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,48 @@ def test_help_names_every_flag(table: DaemonTable) -> None:
     text = daemon_parser(table).format_help()
     assert all(f"{row.flag} {row.metavar}" in text for row in table.rows)
     assert "--print-example" not in text
+
+
+# ---------------------------------------------------------------- TLS
+
+
+@pytest.mark.parametrize(
+    ("given", "networks"),
+    [
+        ({"tls": "off"}, ()),
+        ({"tls": "off", "listen": "::1"}, ()),
+        ({"tls": "off", "listen": "10.0.0.1", "plain_networks": "10.0.0.0/8"}, ("10.0.0.0/8",)),
+        (
+            {"tls": "off", "plain_networks": "192.168.7.0/24, fd00::/8"},
+            ("192.168.7.0/24", "fd00::/8"),
+        ),
+    ],
+)
+def test_plain_connections_need_loopback_or_named_networks(
+    given: dict[str, str], networks: tuple[str, ...]
+) -> None:
+    settings = head(given)
+    assert not settings.tls
+    assert settings.plain_networks == tuple(map(ip_network, networks))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"tls": "off", "listen": "10.0.0.1"}, "--plain-networks which networks may be trusted"),
+        ({"tls": "off", "listen": "0.0.0.0", "advertise": "x"}, "tls off and listen 0.0.0.0"),
+        ({"plain_networks": "10.0.0.0/8"}, "set tls to off too"),
+        ({"tls": "off", "plain_networks": "10.0.0.1/8"}, "is not networks such as 192.168.7.0/24"),
+        ({"tls": "perhaps"}, "is neither on nor off"),
+    ],
+)
+def test_careless_plain_connections_are_refused_in_words(given: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageFault) as caught:
+        head(given)
+    assert words in str(caught.value)
+
+
+def test_plain_networks_are_shown_as_they_were_given() -> None:
+    given = {"tls": "off", "plain_networks": "192.168.7.0/24,fd00::/8"}
+    shown = resolve(HEAD, given, {}, None).as_yaml()
+    assert "plain_networks: 192.168.7.0/24, fd00::/8 " in shown

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ftplib
 import hashlib
 import io
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,7 +65,7 @@ class Peer:
     def __init__(self, head: RunningHead, link: Link | None = None) -> None:
         """Connect, or speak over ``link``, which goes by another way."""
         self.head = head
-        self.link = link or Link(connect("127.0.0.1", head.ready.control, 5), heartbeat_s=0.2)
+        self.link = link or Link(dial(head), heartbeat_s=0.2)
         self.link.trust_peer()
 
     def __enter__(self) -> Peer:
@@ -148,8 +150,24 @@ class Peer:
         upload(self.head, lease.write, path)
 
 
+def dial(head: RunningHead, port: int = 0) -> socket.socket:
+    """Connect to the head, by way of another ``port`` if one is given."""
+    pin = head.token("node").fingerprint
+    return connect("127.0.0.1", port or head.ready.control, 5, pin)
+
+
+def raw_login(head: RunningHead, grant: msg.Grant) -> ftplib.FTP_TLS:
+    """Log in as a program of its own would, ready to move the grant's file."""
+    ftp = ftplib.FTP_TLS(timeout=20)
+    ftp.connect("127.0.0.1", head.ready.ftp)
+    ftp.login(grant.user, grant.password)
+    ftp.prot_p()
+    ftp.voidcmd("TYPE I")
+    return ftp
+
+
 def upload(head: RunningHead, grant: msg.Grant, path: Path) -> None:
-    session = FtpSession("127.0.0.1", head.ready.ftp)
+    session = FtpSession("127.0.0.1", head.ready.ftp, head.token("node").fingerprint)
     try:
         session.upload(grant, path)
     finally:
@@ -157,7 +175,7 @@ def upload(head: RunningHead, grant: msg.Grant, path: Path) -> None:
 
 
 def download(head: RunningHead, grant: msg.Grant, target: Path) -> None:
-    session = FtpSession("127.0.0.1", head.ready.ftp)
+    session = FtpSession("127.0.0.1", head.ready.ftp, head.token("node").fingerprint)
     try:
         session.download(grant, target, None)
     finally:

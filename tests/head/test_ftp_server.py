@@ -8,32 +8,54 @@ import io
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clusterray.core.errors import LocalFault
 from clusterray.head import ftp_server
+from clusterray.head.certificate import HeadCertificate, head_certificate
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.grants import FileGrant
 
 WaitFor = Callable[[Callable[[], bool]], None]
 
 
-@pytest.fixture
-def server(nothing_left: None) -> Iterator[FtpServer]:
-    server = FtpServer("127.0.0.1", 0)
+@pytest.fixture(params=["plain", "tls"])
+def server(
+    nothing_left: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FtpServer]:
+    pem = None
+    if request.param == "tls":
+        pem = head_certificate(tmp_path_factory.mktemp("state")).pem
+    server = FtpServer("127.0.0.1", 0, pem=pem)
     server.start()
+    SPEAK_TLS[server.port] = pem is not None
     yield server
     server.stop()
 
 
+SPEAK_TLS: dict[int, bool] = {}
+
+
+class TlsClient(ftplib.FTP_TLS):
+    """The standard library's client, with protected data from the start."""
+
+    def connect(self, *args: Any, **kwargs: Any) -> str:
+        welcome = super().connect(*args, **kwargs)
+        self.auth()
+        self.prot_p()
+        return welcome
+
+
 def connect(server: FtpServer) -> ftplib.FTP:
-    client = ftplib.FTP(timeout=10)
+    client = TlsClient(timeout=10) if SPEAK_TLS.get(server.port) else ftplib.FTP(timeout=10)
     client.connect("127.0.0.1", server.port)
     return client
 
@@ -75,6 +97,15 @@ def begin_upload(client: ftplib.FTP, content: bytes) -> socket.socket:
     data = client.transfercmd("STOR tile.png")
     data.sendall(content)
     return data
+
+
+def finish(data: socket.socket) -> None:
+    """Say that the file has ended, and close."""
+    if isinstance(data, ssl.SSLSocket):
+        # The server may have cut it off already.
+        with suppress(OSError):
+            data.unwrap()
+    data.close()
 
 
 # ---------------------------------------------------------------- what a grant allows
@@ -172,7 +203,7 @@ def test_links_and_folders_are_not_read(server: FtpServer, tmp_path: Path) -> No
         "APPE tile.png", "STOU", "REST 5", "SIZE tile.png", "MDTM tile.png", "MFMT 2020 tile.png",
         "SITE CHMOD 777 tile.png", "SITE HELP", "HELP", "FEAT", "OPTS UTF8 ON", "SYST", "REIN",
         "ALLO 5", "STRU F", "MODE S", "PORT 127,0,0,1,200,200", "EPRT |1|127.0.0.1|50000|",
-        "PORT 192,0,2,1,0,22", "AUTH TLS", "XSTAT", "", "\x00", "é",
+        "PORT 192,0,2,1,0,22", "CCC", "XSTAT", "", "\x00", "é",
     ],
 )  # fmt: skip
 def test_commands_that_no_transfer_needs_are_refused(
@@ -346,10 +377,11 @@ def test_a_queued_file_does_not_get_the_next_connections_bytes(
         assert client.sendcmd("STOR tile.png").startswith("150")
         host, port = client.makepasv()
         assert not grant.real.exists()
-        with socket.create_connection((host, port), timeout=10):
+        with socket.create_connection((host, port), timeout=10) as bare:
             assert client.sendcmd("STOR tile.png")[:3] in ("150", "125")
             with pytest.raises(ftplib.error_temp, match="425"):
                 client.sendcmd("STOR tile.png")
+            finish(client.context.wrap_socket(bare) if isinstance(client, TlsClient) else bare)
         assert client.voidresp().startswith("226")
 
 
@@ -494,8 +526,7 @@ def test_an_upload_ends_at_its_limit(
     grant = write_grant(tmp_path, max_bytes=1000)
     server.grant(grant)
     with login(server, grant) as client:
-        with begin_upload(client, b"x" * size):
-            pass
+        finish(begin_upload(client, b"x" * size))
         reply = client.getmultiline()
         assert reply[:3] == ("226" if kept else "552")
         assert grant.real.exists() == kept
@@ -618,7 +649,7 @@ def test_two_hundred_sessions(server: FtpServer, tmp_path: Path) -> None:
         uploads = [begin_upload(client, b"first half ") for client in clients]
         for number, upload in enumerate(uploads):
             upload.sendall(f"and {number}".encode())
-            upload.close()
+            finish(upload)
         for client in clients:
             assert client.voidresp().startswith("226")
     finally:
@@ -710,3 +741,164 @@ def test_it_sets_up_no_logging_and_writes_no_password(
         refused(client, "DELE x")
     assert logging.root.handlers == handlers
     assert grant.password not in caplog.text
+
+
+# ---------------------------------------------------------------- TLS
+
+
+@pytest.fixture
+def sealed(nothing_left: None, tmp_path: Path) -> Iterator[tuple[FtpServer, HeadCertificate]]:
+    state = tmp_path / "state"
+    state.mkdir()
+    certificate = head_certificate(state)
+    server = FtpServer("127.0.0.1", 0, pem=certificate.pem)
+    server.start()
+    yield server, certificate
+    server.stop()
+
+
+def test_no_login_is_taken_in_the_clear(
+    sealed: tuple[FtpServer, HeadCertificate], tmp_path: Path
+) -> None:
+    server, _ = sealed
+    grant = write_grant(tmp_path)
+    server.grant(grant)
+    with closing(ftplib.FTP(timeout=10)) as client:
+        client.connect("127.0.0.1", server.port)
+        with pytest.raises(ftplib.error_perm, match="550 SSL/TLS required"):
+            client.login(grant.user, grant.password)
+        with pytest.raises(ftplib.error_perm, match="550 SSL/TLS required"):
+            client.sendcmd(f"PASS {grant.password}")
+
+
+def test_no_file_goes_in_the_clear(
+    sealed: tuple[FtpServer, HeadCertificate], tmp_path: Path
+) -> None:
+    server, _ = sealed
+    grant = read_grant(tmp_path, b"scene")
+    server.grant(grant)
+    with closing(ftplib.FTP_TLS(timeout=10)) as client:
+        client.connect("127.0.0.1", server.port)
+        client.login(grant.user, grant.password)
+        with pytest.raises(ftplib.error_perm, match="550 SSL/TLS required"):
+            client.makepasv()
+        client.prot_p()
+        client.voidcmd("TYPE I")
+        host, port = client.makepasv()
+        with socket.create_connection((host, port), timeout=10) as bare:
+            client.sendcmd("RETR scene.tar")
+            bare.sendall(b"no handshake at all")
+            with pytest.raises(ftplib.error_perm, match="522"):
+                client.voidresp()
+            with suppress(ConnectionError):
+                assert b"scene" not in bare.recv(4096)
+
+
+def test_protection_outlives_a_new_login(
+    sealed: tuple[FtpServer, HeadCertificate], tmp_path: Path
+) -> None:
+    server, _ = sealed
+    first, second = write_grant(tmp_path, "w1"), write_grant(tmp_path, "w2")
+    server.grant(first)
+    server.grant(second)
+    SPEAK_TLS[server.port] = True
+    with login(server, first) as client:
+        store(client, "tile.png", b"one")
+        client.login(second.user, second.password)
+        store(client, "tile.png", b"two")
+    assert second.real.read_bytes() == b"two"
+
+
+def test_a_cut_connection_is_not_the_end_of_the_file(
+    sealed: tuple[FtpServer, HeadCertificate], tmp_path: Path
+) -> None:
+    server, _ = sealed
+    grant = write_grant(tmp_path)
+    server.grant(grant)
+    SPEAK_TLS[server.port] = True
+    with login(server, grant) as client:
+        begin_upload(client, b"half").close()
+        with pytest.raises(ftplib.error_temp, match="426"):
+            client.voidresp()
+    assert not grant.real.exists()
+
+
+def test_a_peer_that_never_shakes_hands_keeps_nobody_waiting(
+    sealed: tuple[FtpServer, HeadCertificate], tmp_path: Path
+) -> None:
+    server, _ = sealed
+    grant = write_grant(tmp_path)
+    server.grant(grant)
+    SPEAK_TLS[server.port] = True
+    with ftplib.FTP(timeout=10) as mute:
+        mute.connect("127.0.0.1", server.port)
+        mute.sendcmd("AUTH TLS")
+        with login(server, grant) as client:
+            store(client, "tile.png", b"mine")
+    assert grant.real.read_bytes() == b"mine"
+
+
+def test_of_too_many_sessions_without_a_login_the_oldest_goes(
+    server: FtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftp_server, "MAX_STRANGERS", 3)
+    grant = write_grant(tmp_path)
+    server.grant(grant)
+    with login(server, grant) as good:
+        strangers = [connect(server) for _ in range(5)]
+        with pytest.raises((EOFError, ConnectionError)):
+            strangers[0].voidcmd("NOOP")
+        store(good, "tile.png", b"untouched")
+        with login(server, grant) as late:
+            store(late, "tile.png", b"let in")
+        for stranger in strangers:
+            stranger.close()
+
+
+def test_a_reader_that_never_shakes_hands_costs_no_time(
+    sealed: tuple[FtpServer, HeadCertificate], tmp_path: Path
+) -> None:
+    server, _ = sealed
+    first, second = read_grant(tmp_path, b"scene", "r1"), write_grant(tmp_path)
+    server.grant(first)
+    server.grant(second)
+    SPEAK_TLS[server.port] = True
+    with login(server, first) as client, login(server, second) as other:
+        client.voidcmd("TYPE I")
+        host, port = client.makepasv()
+        with socket.create_connection((host, port), timeout=10):
+            client.sendcmd("RETR scene.tar")
+            store(other, "tile.png", b"1")
+            polls = count_polls(server)
+            store(other, "tile.png", b"2")
+            assert len(polls) < 50
+            client.close()
+
+
+def count_polls(server: FtpServer) -> list[float | None]:
+    """Note each turn of the server's loop from now on."""
+    turns: list[float | None] = []
+    poll = server._loop.poll
+
+    def counted(timeout: float | None) -> None:
+        turns.append(timeout)
+        poll(timeout)
+
+    server._loop.poll = counted
+    return turns
+
+
+def test_data_goes_to_nobody_but_the_sessions_own_address(
+    server: FtpServer, tmp_path: Path
+) -> None:
+    grant = read_grant(tmp_path, b"scene")
+    server.grant(grant)
+    with login(server, grant) as client:
+        client.voidcmd("TYPE I")
+        host, port = client.makepasv()
+        elsewhere = ("127.0.0.2", 0)
+        with socket.create_connection((host, port), timeout=10, source_address=elsewhere) as thief:
+            assert client.getmultiline().startswith("425")
+            with suppress(ConnectionError):
+                assert thief.recv(10) == b""
+        assert fetch(client, "scene.tar") == b"scene"

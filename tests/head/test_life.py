@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import socket
 from collections.abc import Callable, Iterator
-from ftplib import FTP
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from clusterray.images.hatch import DARK, LIGHT, hatch_rows
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.protocol import Message
-from tests.head.peers import Peer, RunningHead, download, running_head, tile_of
+from tests.head.peers import Peer, RunningHead, download, raw_login, running_head, tile_of
 
 SPEC = RenderSpec(input="a.pov", width=8, height=128).to_wire()
 SECONDS = msg.PhaseSeconds()
@@ -270,11 +269,8 @@ def test_a_node_in_the_middle_of_a_scene_whose_job_is_deleted_is_cut_off_and_not
     (scene / "large.bin").write_bytes(bytes(64 << 20))
     job = submit(client, scene)
     lease = node.hear(msg.Lease)
-    ftp = FTP()
-    ftp.connect("127.0.0.1", head.ready.ftp, timeout=20)
+    ftp = raw_login(head, lease.read)
     try:
-        ftp.login(lease.read.user, lease.read.password)
-        ftp.voidcmd("TYPE I")
         data = ftp.transfercmd(f"RETR {lease.read.path}")
         assert data.recv(1 << 16)
         ordered(client, msg.Delete(4, job, force=True))

@@ -10,6 +10,7 @@ import errno
 import ftplib
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,8 +24,17 @@ from clusterray.core.model import Rect
 from clusterray.head import uploads
 from clusterray.head.settings import HeadSettings
 from clusterray.wire import protocol as msg
-from clusterray.wire.link import Link, connect
-from tests.head.peers import Peer, RunningHead, download, running_head, tile_of, upload
+from clusterray.wire.link import Link
+from tests.head.peers import (
+    Peer,
+    RunningHead,
+    dial,
+    download,
+    raw_login,
+    running_head,
+    tile_of,
+    upload,
+)
 from tests.system.harness import Relay
 
 
@@ -109,14 +119,6 @@ def after_report_before_answer(node: Peer, lease: msg.Lease) -> None:
     node.deliver(lease)
 
 
-def raw_login(head: RunningHead, grant: msg.Grant) -> ftplib.FTP:
-    ftp = ftplib.FTP(timeout=10)
-    ftp.connect("127.0.0.1", head.ready.ftp)
-    ftp.login(grant.user, grant.password)
-    ftp.voidcmd("TYPE I")
-    return ftp
-
-
 @pytest.mark.parametrize(
     ("dies", "delivered"),
     [
@@ -190,7 +192,7 @@ def test_a_half_open_connection_is_found_out_and_its_login_is_dead(
         Relay(("127.0.0.1", head.ready.control)) as relay,
         Peer(head) as client,
         Peer(head) as other,
-        contextlib.closing(Link(connect("127.0.0.1", relay.port, 5), heartbeat_s=0.2)) as link,
+        contextlib.closing(Link(dial(head, relay.port), heartbeat_s=0.2)) as link,
     ):
         client.join("submit")
         silent = Peer(head, link)
@@ -225,7 +227,7 @@ def _still_open(sock: socket.socket | None) -> bool:
     assert sock is not None
     try:
         return sock.recv(4096) != b""
-    except BlockingIOError:
+    except (BlockingIOError, ssl.SSLWantReadError):
         return True
 
 

@@ -254,11 +254,11 @@ class Relay:
 
 
 @contextmanager
-def farm_of(folder: Path, *threads: int) -> Iterator[Farm]:
-    """A running farm with one node for each number of threads."""
+def farm_of(folder: Path, *threads: int, head: tuple[str, ...] = ()) -> Iterator[Farm]:
+    """A running farm with one node for each number of threads; ``head`` are words for the head."""
     farm = Farm(folder)
     try:
-        farm.start_head()
+        farm.start_head(*head)
         for index, count in enumerate(threads, start=1):
             farm.start_node(f"n{index}", threads=count)
         yield farm

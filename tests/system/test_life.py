@@ -157,7 +157,7 @@ def test_a_submit_whose_answer_is_lost_makes_one_job(tmp_path: Path) -> None:
             return None
         return piece
 
-    with farm_of(tmp_path / "farm", 1) as farm:
+    with farm_of(tmp_path / "farm", 1, head=("--tls", "off")) as farm:
         target = ("127.0.0.1", farm.ports["control"])
         with relays.Relay(target, relays.frame, look) as relay:
             words = ("--join", token_at(farm, "submit", relay.port), "-o", "out.png")
@@ -211,7 +211,7 @@ def test_a_job_deleted_while_a_node_fetches_its_scene_costs_the_node_nothing(
 
     farm = Farm(tmp_path / "farm")
     try:
-        farm.start_head()
+        farm.start_head("--tls", "off")
         with relays.Relay(("127.0.0.1", farm.ports["ftp"]), relays.line, hold) as ftp:
 
             def look(piece: bytes) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--remote-debugging-pipe",
+    "--disable-dev-shm-usage", "--ignore-certificate-errors", "--remote-debugging-pipe",
 )  # fmt: skip
 SECONDS = 30.0
 

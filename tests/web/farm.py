@@ -104,9 +104,22 @@ def busy_farm() -> Farm:
     )
 
 
-def role_of(text: str) -> Role | None:
+@dataclass(frozen=True)
+class Visitor:
+    role: Role
+
+
+def visitor_of(text: str) -> Visitor | None:
     roles: dict[str, Role] = {SUBMIT: "submit", ADMIN: "admin", NODE: "node"}
-    return roles.get(text)
+    return Visitor(roles[text]) if text in roles else None
+
+
+def view(who: Visitor) -> Farm:
+    return busy_farm()
+
+
+def preview_for(job_id: str, who: Visitor) -> bytes | None:
+    return preview(job_id)
 
 
 def preview(job_id: str) -> bytes | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from flask.testing import FlaskClient
@@ -19,18 +21,25 @@ from tests.web.farm import (
     SUBMIT,
     VERIFIED,
     Farm,
+    Visitor,
     busy_farm,
     job,
     preview,
-    role_of,
+    preview_for,
+    view,
+    visitor_of,
 )
 
 
 def open_app(
-    farm: Farm | None = None, check_token: Callable[[str], object] = role_of
+    farm: Farm | None = None, check_token: Callable[[str], object] = visitor_of
 ) -> FlaskClient:
     shown = busy_farm() if farm is None else farm
-    app = create_app(view=lambda: shown, preview=preview, check_token=check_token)  # type: ignore[arg-type]
+    app = create_app(
+        view=lambda who: shown,
+        preview=preview_for,
+        check_token=check_token,  # type: ignore[arg-type]
+    )
     return app.test_client()
 
 
@@ -119,7 +128,7 @@ def test_logging_out_ends_the_session_also_for_a_kept_cookie(client: FlaskClient
 
 
 def test_a_session_ends_with_its_token() -> None:
-    known = {SUBMIT: "submit"}
+    known = {SUBMIT: Visitor("submit")}
     client = open_app(check_token=known.get)
     client.post("/login", data={"token": SUBMIT})
     assert client.get("/").status_code == 200
@@ -191,7 +200,9 @@ def test_a_long_list_is_cut() -> None:
 def test_pictures_of_open_jobs_come_first_and_are_few() -> None:
     done = [job(number, state="done") for number in range(30, 10, -1)]
     app = create_app(
-        view=lambda: Farm(jobs=(*done, job(1))), preview=lambda _: b"png", check_token=role_of
+        view=lambda who: Farm(jobs=(*done, job(1))),
+        preview=lambda job, who: b"png",
+        check_token=visitor_of,
     )
     text = page(app.test_client())
     shown = [part.split(".png")[0] for part in text.split("/preview/")[1:]]
@@ -234,3 +245,86 @@ def test_durations(seconds: float | None, words: str) -> None:
 )
 def test_percent_is_hundred_only_when_all_is_there(done: int, total: int, shown: int) -> None:
     assert percent(job(1, pixels_done=done, pixels_total=total)) == shown
+
+
+# ---------------------------------------------------------------- under which name, how often
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:4100", "127.0.0.1:4100", "192.0.2.7", "[::1]:4100", "[2001:db8::1]",
+     "render1.lan", "render1.lan.:80"],
+)  # fmt: skip
+def test_an_address_or_a_name_of_the_head_is_answered(host: str) -> None:
+    app = create_app(
+        view=view,
+        preview=preview_for,
+        check_token=visitor_of,
+        hosts=("localhost", "render1.lan"),
+    )
+    headers = {"Host": host, **bearer(SUBMIT)}
+    assert app.test_client().get("/", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:4100", "localhost.evil.example", "127.0.0.1.evil.example",
+     "", "[evil]", "x@127.0.0.1", "render1.lan"],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["/", "/healthz", "/preview/j7.png", "/static/style.css"])
+def test_another_name_gets_nothing(client: FlaskClient, host: str, place: str) -> None:
+    answer = client.get(place, headers={"Host": host, **bearer(SUBMIT)})
+    assert answer.status_code in (400, 421)
+    assert "Living room" not in answer.text
+    if host and answer.status_code == 421:
+        assert "does not go by the name" in answer.text
+
+
+def test_wrong_tokens_are_counted_and_right_ones_are_not() -> None:
+    wrong: list[str] = []
+
+    @contextmanager
+    def wrong_secret(address: str) -> Iterator[float | None]:
+        wrong.append(address)
+        yield None if len(wrong) > 3 else 0.0
+
+    client = create_app(
+        view=view, preview=preview_for, check_token=visitor_of, wrong_secret=wrong_secret
+    ).test_client()
+    assert client.get("/").status_code == 401, "no token is no wrong token"
+    assert client.get("/", headers=bearer("cr1-unknown")).status_code == 401
+    assert client.post("/login", data={"token": "cr1-unknown"}).status_code == 401
+    assert client.get("/preview/j7.png", headers=bearer("cr1-unknown")).status_code == 401
+    refused = client.post("/login", data={"token": "cr1-unknown"})
+    assert refused.status_code == 429
+    assert "Wait a little" in refused.text
+    assert client.post("/login", data={"token": NODE}).status_code == 403
+    assert client.get("/", headers=bearer(SUBMIT)).status_code == 200
+    assert wrong == ["127.0.0.1"] * 4
+
+
+def test_only_one_worker_waits_over_a_wrong_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, go_on = threading.Event(), threading.Event()
+
+    def wait(seconds: float) -> None:
+        waiting.set()
+        assert go_on.wait(10)
+
+    monkeypatch.setattr("clusterray.head.web.app.time.sleep", wait)
+    app = create_app(view=view, preview=preview_for, check_token=visitor_of)
+    first = threading.Thread(
+        target=lambda: app.test_client().get("/", headers=bearer("cr1-unknown"))
+    )
+    first.start()
+    assert waiting.wait(10)
+    assert app.test_client().get("/", headers=bearer("cr1-no")).status_code == 429
+    assert app.test_client().get("/", headers=bearer(SUBMIT)).status_code == 200
+    go_on.set()
+    first.join(10)
+
+
+def test_the_cookie_of_a_page_over_tls_never_goes_out_in_the_clear() -> None:
+    app = create_app(view=view, preview=preview_for, check_token=visitor_of, secure=True)
+    answer = app.test_client().post("/login", data={"token": SUBMIT})
+    assert "; Secure" in answer.headers["Set-Cookie"]
+    assert "; HttpOnly" in answer.headers["Set-Cookie"]

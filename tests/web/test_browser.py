@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from clusterray.head.certificate import head_certificate
 from clusterray.head.web.app import create_app
 from clusterray.head.web.web_server import WebServer
 from tests.web.browser import Browser
-from tests.web.farm import HOSTILE, NODE, SUBMIT, busy_farm, preview, role_of
+from tests.web.farm import HOSTILE, NODE, SUBMIT, preview_for, view, visitor_of
 
 CHROMIUM = shutil.which("chromium")
 
@@ -27,15 +28,15 @@ pytestmark = [
 
 @pytest.fixture
 def app() -> Flask:
-    app = create_app(view=busy_farm, preview=preview, check_token=role_of)
+    app = create_app(view=view, preview=preview_for, check_token=visitor_of, secure=True)
     # The page must not go away while it is looked at.
     app.jinja_env.globals["refresh_s"] = 3600
     return app
 
 
 @pytest.fixture
-def server(app: Flask) -> Iterator[WebServer]:
-    server = WebServer(app, "127.0.0.1", 0)
+def server(app: Flask, tmp_path: Path) -> Iterator[WebServer]:
+    server = WebServer(app, "127.0.0.1", 0, head_certificate(tmp_path).context)
     server.start()
     yield server
     server.stop()
@@ -58,7 +59,7 @@ def test_a_person_logs_in_and_sees_the_farm(app: Flask, server: WebServer, tmp_p
     assert CHROMIUM is not None
     folder = shots(tmp_path)
     with Browser(CHROMIUM, tmp_path / "profile") as browser:
-        here = f"http://127.0.0.1:{server.port}/"
+        here = f"https://127.0.0.1:{server.port}/"
         browser.after_load(lambda: browser.send("Page.navigate", url=here))
         assert browser.value("document.querySelector('h1').innerText") is not None
         browser.look(folder / "login.png", width=1000, height=600, scheme="light")
@@ -97,7 +98,7 @@ def test_a_person_logs_in_and_sees_the_farm(app: Flask, server: WebServer, tmp_p
 def test_the_session_cookie_is_hidden_from_scripts(server: WebServer, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     with Browser(CHROMIUM, tmp_path / "profile") as browser:
-        here = f"http://127.0.0.1:{server.port}/"
+        here = f"https://127.0.0.1:{server.port}/"
         browser.after_load(lambda: browser.send("Page.navigate", url=here))
         log_in(browser, SUBMIT)
         assert browser.value("document.cookie") == ""

@@ -1,19 +1,23 @@
 """The status page: what the farm is doing, for whoever brings a token; reads only.
 
-Runs on the workers of the thread ``web``. Must not touch the farm: it is given three callables that
-any thread may call, and shows what they give. Needs no script in the browser: the page asks to be
+Runs on the workers of the thread ``web``. Must not touch the farm: it is given callables that any
+thread may call, and shows what they give to whoever asks. A name in the Host header that is not the
+head's is refused, so that no page elsewhere can have a browser read this one under a name of its
+own. Needs no script in the browser: the page asks to be
 loaded again every two seconds.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 import flask
 from flask import Flask, Response
@@ -40,6 +44,18 @@ _HEADERS: Final = {
 }
 
 
+class HasRole(Protocol):
+    """Who looks: what a token stands for."""
+
+    @property
+    def role(self) -> Role:
+        """What it may do."""
+
+
+WrongSecret: TypeAlias = Callable[[str], AbstractContextManager[float | None]]
+"""Takes an address that brought a wrong token; see ``Doorkeeper.wrong_secret``."""
+
+
 class FarmSnapshot(Protocol):
     """What the page shows: jobs newest first, nodes, and the wall time ``at`` it was so."""
 
@@ -56,13 +72,30 @@ class FarmSnapshot(Protocol):
         """Wall time."""
 
 
+Visitor = TypeVar("Visitor", bound=HasRole)
+
+
 @dataclass(frozen=True, slots=True)
-class _Sources:
+class _Sources(Generic[Visitor]):
     """Where the pages get what they show."""
 
-    view: Callable[[], FarmSnapshot]
-    preview: Callable[[str], bytes | None]
-    check_token: Callable[[str], Role | None]
+    view: Callable[[Visitor], FarmSnapshot]
+    preview: Callable[[str, Visitor], bytes | None]
+    check_token: Callable[[str], Visitor | None]
+    wrong_secret: WrongSecret
+
+
+class _Wrong(HTTPException):
+    """A token that opens nothing, once too often."""
+
+    code = 429
+    description = "Too many tokens from your address were wrong. Wait a little, and check yours."
+
+
+class _NotOurName(HTTPException):
+    """The browser asked for another host."""
+
+    code = 421
 
 
 class _Sessions:
@@ -97,15 +130,19 @@ class _Sessions:
 
 def create_app(
     *,
-    view: Callable[[], FarmSnapshot],
-    preview: Callable[[str], bytes | None],
-    check_token: Callable[[str], Role | None],
+    view: Callable[[Visitor], FarmSnapshot],
+    preview: Callable[[str, Visitor], bytes | None],
+    check_token: Callable[[str], Visitor | None],
+    wrong_secret: WrongSecret = lambda address: nullcontext(0.0),
+    hosts: Collection[str] = ("localhost",),
+    secure: bool = False,
 ) -> Flask:
     """Make the web application.
 
-    ``view`` gives the farm as it is now, ``preview`` a job's picture so far as PNG or None,
-    ``check_token`` the role of a token's text, None if it opens nothing. All three are called by
-    several threads at once.
+    ``view`` gives the farm as a visitor may see it now, ``preview`` a job's picture so far as PNG
+    or None, ``check_token`` who comes with a token's text, None if it opens nothing. ``hosts`` are
+    the names of the head, in small letters; addresses are its own anyway. ``secure``: it is reached
+    over TLS. All callables are called by several threads at once.
     """
     app = Flask("clusterray.head.web")
     app.secret_key = secrets.token_bytes(32)
@@ -113,21 +150,54 @@ def create_app(
         SESSION_COOKIE_NAME="clusterray",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Strict",
+        SESSION_COOKIE_SECURE=secure,
         MAX_CONTENT_LENGTH=MAX_FORM_BYTES,
         MAX_FORM_MEMORY_SIZE=MAX_FORM_BYTES,
     )
     app.jinja_env.filters.update(duration=duration, percent=percent, clock=_clock, count=_count)
     app.jinja_env.globals.update(version=__version__, refresh_s=REFRESH_S)
+    app.before_request(lambda: _check_host(hosts))
     app.after_request(_add_headers)
     app.register_error_handler(HTTPException, _error_page)
-    _add_routes(app, _Sources(view, preview, check_token), _Sessions())
+    _add_routes(app, _Sources(view, preview, check_token, wrong_secret), _Sessions())
     return app
 
 
-def _add_routes(app: Flask, sources: _Sources, sessions: _Sessions) -> None:
-    def may_look() -> bool:
-        token = _bearer() or sessions.token(flask.session.get("name"))
-        return token is not None and _opens(sources.check_token(token))
+def _check_host(hosts: Collection[str]) -> None:
+    name = _host_name(flask.request.headers.get("Host", ""))
+    if name in hosts or _is_address(name):
+        return
+    raise _NotOurName(
+        f'This head does not go by the name "{name[:100]}". Open the page by its address, or by a '
+        "name that its settings listen and advertise say."
+    )
+
+
+def _host_name(header: str) -> str:
+    """Give the host of a Host header without its port, in small letters."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0].lower()
+    return header.partition(":")[0].rstrip(".").lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _add_routes(app: Flask, sources: _Sources[Visitor], sessions: _Sessions) -> None:
+    patience = _Patience(sources.wrong_secret)
+
+    def visitor() -> Visitor | None:
+        given = _bearer()
+        token = given or sessions.token(flask.session.get("name"))
+        who = None if token is None else sources.check_token(token)
+        if given and who is None:
+            patience.wait()
+        return who if who is not None and _opens(who.role) else None
 
     @app.get("/healthz")
     def healthz() -> Response:
@@ -135,16 +205,19 @@ def _add_routes(app: Flask, sources: _Sources, sessions: _Sessions) -> None:
 
     @app.get("/")
     def status() -> str | Response:
-        if not may_look():
+        who = visitor()
+        if who is None:
             return _login_page("", 401)
-        return _status_page(sources)
+        return _status_page(sources.view(who), lambda job: sources.preview(job, who))
 
     @app.post("/login")
     def login() -> Response:
         token = flask.request.form.get("token", "").strip()
-        role = sources.check_token(token) if token else None
-        if not _opens(role):
-            return _login_page(_why_not(token, role), 403 if role else 401)
+        who = sources.check_token(token) if token else None
+        if token and who is None:
+            patience.wait()
+        if who is None or not _opens(who.role):
+            return _login_page(_why_not(token, who), 403 if who else 401)
         flask.session.clear()
         flask.session["name"] = sessions.open(token)
         return _see_other("/")
@@ -157,9 +230,10 @@ def _add_routes(app: Flask, sources: _Sources, sessions: _Sessions) -> None:
 
     @app.get("/preview/<job>.png")
     def picture(job: str) -> Response:
-        if not may_look():
+        who = visitor()
+        if who is None:
             flask.abort(401)
-        png = sources.preview(job)
+        png = sources.preview(job, who)
         if png is None:
             flask.abort(404)
         return Response(png, mimetype="image/png")
@@ -170,14 +244,33 @@ def _bearer() -> str | None:
     return token.strip() if kind.lower() == "bearer" and token.strip() else None
 
 
-def _opens(role: Role | None) -> bool:
+class _Patience:
+    """Lets time pass before a wrong token is answered, on one worker at most."""
+
+    def __init__(self, wrong_secret: WrongSecret) -> None:
+        self._wrong_secret = wrong_secret
+        # Held by the worker that waits. The others have people to serve.
+        self._place = threading.Lock()
+
+    def wait(self) -> None:
+        """Wait as long as the address's wrong tokens ask for, or refuse at once: raises _Wrong."""
+        with self._wrong_secret(flask.request.remote_addr or "") as wait_s:
+            if wait_s is None or not self._place.acquire(blocking=False):
+                raise _Wrong
+            try:
+                time.sleep(wait_s)
+            finally:
+                self._place.release()
+
+
+def _opens(role: Role) -> bool:
     return role in ("submit", "admin")
 
 
-def _why_not(token: str, role: Role | None) -> str:
+def _why_not(token: str, who: HasRole | None) -> str:
     if not token:
         return "Paste a token first."
-    if role is not None:
+    if who is not None:
         return "This is a node's token. The page opens to a submit or an admin token."
     return "This head does not know that token. Copy the whole line of submit.token again."
 
@@ -192,14 +285,13 @@ def _login_page(problem: str, code: int) -> Response:
     return response
 
 
-def _status_page(sources: _Sources) -> str:
-    farm = sources.view()
+def _status_page(farm: FarmSnapshot, preview: Callable[[str], bytes | None]) -> str:
     return flask.render_template(
         "status.html",
         farm=farm,
         jobs=farm.jobs[:SHOWN_JOBS],
         hidden_jobs=max(0, len(farm.jobs) - SHOWN_JOBS),
-        pictures=_pictures(farm.jobs, sources.preview),
+        pictures=_pictures(farm.jobs, preview),
         running=sum(job.state in _OPEN_STATES for job in farm.jobs),
         present=sum(node.state != "away" for node in farm.nodes),
         titles={job.id: job.title or job.output_name for job in farm.jobs},
@@ -218,7 +310,9 @@ def _see_other(place: str) -> Response:
 
 
 def _error_page(error: HTTPException) -> Response:
-    page = flask.render_template("error.html", code=error.code, name=error.name)
+    ours = isinstance(error, (_Wrong, _NotOurName))
+    words = error.description if ours else ""
+    page = flask.render_template("error.html", code=error.code, name=error.name, words=words)
     response = Response(page, error.code)
     for header, value in error.get_headers():
         if header in ("Allow", "WWW-Authenticate"):
