@@ -7,10 +7,7 @@ deletes the file gets a new one at the next start, and must hand out all tokens 
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import os
-import secrets
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from clusterray.core.errors import LocalFault
+from clusterray.head.secret_file import write_secret
 from clusterray.wire.tls import fingerprint_of, server_context
 
 PEM_NAME: Final = "head.pem"
@@ -44,7 +42,7 @@ def head_certificate(folder: Path) -> HeadCertificate:
     pem = folder / PEM_NAME
     try:
         if not pem.exists():
-            _write(pem, _make())
+            write_secret(pem, _make())
         certificate = x509.load_pem_x509_certificate(pem.read_bytes())
         context = server_context(pem)
     except (ssl.SSLError, ValueError):
@@ -81,18 +79,3 @@ def _make() -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     ) + certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _write(pem: Path, content: bytes) -> None:
-    part = pem.with_name(f".{pem.name}.{secrets.token_hex(4)}")
-    try:
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(pem)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise

@@ -8,8 +8,6 @@ know of connections: who revokes a token closes them.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
 import threading
 import time
@@ -20,6 +18,7 @@ from typing import Final, get_args
 import msgspec
 
 from clusterray.core.errors import LocalFault, NoHead, SceneFault
+from clusterray.head.secret_file import write_secret
 from clusterray.wire.protocol import Role
 from clusterray.wire.trust import JoinToken, hash_secret, new_secret, secrets_equal
 
@@ -189,18 +188,9 @@ class TokenStore:
         self._records = records
 
     def _write(self, path: Path, content: bytes) -> None:
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.rename(path)
-            _sync_folder(self._folder)
+            write_secret(path, content)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
             raise LocalFault(
                 f"cannot write {path}: {error.strerror}; make its folder writable for the head"
             ) from error
@@ -227,11 +217,3 @@ def _secret_in(text: str | None) -> str | None:
         return JoinToken.decode(text).secret
     except NoHead:
         return None
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -221,7 +221,7 @@ class FtpSession:
             try:
                 move(data)
                 _finish(data)
-            except (ConnectionError, TimeoutError) as error:
+            except (ConnectionError, TimeoutError, ssl.SSLError) as error:
                 self._sockets.close(data)
                 self._explain(error)
             finally:

@@ -902,3 +902,14 @@ def test_data_goes_to_nobody_but_the_sessions_own_address(
             with suppress(ConnectionError):
                 assert thief.recv(10) == b""
         assert fetch(client, "scene.tar") == b"scene"
+
+
+def test_who_may_not_knock_gets_no_session(nothing_left: None) -> None:
+    server = FtpServer("127.0.0.1", 0, may_knock=lambda address: False)
+    server.start()
+    try:
+        with closing(ftplib.FTP(timeout=10)) as client, pytest.raises((EOFError, ftplib.Error)):
+            client.connect("127.0.0.1", server.port)
+            client.voidcmd("NOOP")
+    finally:
+        server.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import socket
 import struct
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from clusterray.head.server import Head
 from clusterray.head.settings import HeadSettings
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
-from tests.head.peers import Peer, RunningHead, running_head, tile_of, upload
+from tests.head.peers import Peer, RunningHead, dial, running_head, tile_of, upload
 from tests.node.machines import small_disk
 
 
@@ -184,7 +183,8 @@ class OldNode:
     """A node that says what protocol 1 began with, byte for byte, and knows nothing else."""
 
     def __init__(self, head: RunningHead) -> None:
-        self._sock = socket.create_connection(("127.0.0.1", head.ready.control), 20)
+        self._sock = dial(head)
+        self._sock.settimeout(20)
         self._secret = head.token("node").secret
 
     def __enter__(self) -> OldNode:

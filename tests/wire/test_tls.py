@@ -282,6 +282,18 @@ def test_files_go_through_a_pinned_session(
     assert (tmp_path / "got").read_bytes() == content
 
 
+def test_an_upload_that_is_cut_off_says_why(
+    staged: tuple[FtpServer, Grant, Path], certificate: HeadCertificate, tmp_path: Path
+) -> None:
+    server, _, real = staged
+    server.grant(FileGrant("w-a2", "pw", "tile.png", real, "write", 1000))
+    (tmp_path / "mine").write_bytes(bytes(20_000_000))
+    session = FtpSession("127.0.0.1", server.port, certificate.fingerprint)
+    with closing(session), pytest.raises(StagingFault, match="552 More than the 1000 bytes"):
+        session.upload(Grant("w-a2", "pw", "tile.png"), tmp_path / "mine")
+    assert not real.exists()
+
+
 def test_no_login_goes_to_another_certificate(
     staged: tuple[FtpServer, Grant, Path],
     certificate: HeadCertificate,
@@ -308,15 +320,19 @@ def test_no_byte_of_a_file_goes_to_another_certificate(
 ) -> None:
     server, write, _ = staged
     (tmp_path / "mine").write_bytes(b"my picture")
+    passive = ftplib.FTP.makepasv
     with Middleman(server.port, other.context) as relay:
+
+        def leads_astray(control: ftplib.FTP) -> tuple[str, int]:
+            return passive(control)[0], relay.port
+
         # The control connection is the head's; only the data connection leads to the relay.
-        monkeypatch.setattr(
-            ftplib.FTP, "makepasv", lambda _: ("127.0.0.1", relay.port), raising=True
-        )
+        monkeypatch.setattr(ftplib.FTP, "makepasv", leads_astray)
         session = FtpSession("127.0.0.1", server.port, certificate.fingerprint)
-        with closing(session), pytest.raises(StagingFault):
+        with closing(session), pytest.raises(StagingFault, match="somebody stands between"):
             session.upload(write, tmp_path / "mine")
-    assert not relay.heard_any(b"my picture")
+    assert relay.connections == 1
+    assert relay.heard == []
 
 
 def test_a_server_that_offers_no_tls_gets_no_login(

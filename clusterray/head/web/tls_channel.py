@@ -86,7 +86,11 @@ class TlsChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
 
     def send(self, data: bytes, do_close: bool = True) -> int:
         """Send what goes out now, 0 bytes if none does; raises OSError if the peer is gone."""
+        sock = self.socket
+        if sock is None:
+            # Closed by the thread "web" while a worker had more to say.
+            return 0
         try:
-            return int(self.socket.send(data))
+            return int(sock.send(data))
         except _NOT_NOW:
             return 0
