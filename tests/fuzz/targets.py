@@ -19,11 +19,9 @@ from typing import Final
 from clusterray.core.errors import NoHead, SceneFault, UsageFault
 from clusterray.core.model import FileFormat, Rect
 from clusterray.images.tile import TileFault, check_tile
-from clusterray.povray.chance import find_chance
 from clusterray.povray.ini import Origin, decode, read_ini, read_word, read_words
 from clusterray.povray.job_file import read_job_yaml, read_params_cfg
 from clusterray.povray.light_file import LightFault, check_light, seat_samples
-from clusterray.povray.needs import find_needs
 from clusterray.povray.options import Options
 from clusterray.povray.photons import find_photons, plan_photons
 from clusterray.povray.progress import MAX_TEXT_BYTES, ProgressParser
@@ -36,6 +34,7 @@ from clusterray.povray.state_file import (
     read_blocks,
     read_origin,
 )
+from clusterray.povray.statements import read_statements
 from clusterray.wire.archive import ArchiveFault, ArchiveLimits, index_tar, unpack_tar
 from clusterray.wire.protocol import (
     MAX_FRAME_BYTES,
@@ -199,8 +198,8 @@ def _check_items(text: str, section: str | None) -> None:
         last = item.origin.line
 
 
-def try_sdl(data: bytes, folder: Path) -> None:
-    """Read a scene's text: words, needs, photons, chance."""
+def try_sdl(data: bytes, _folder: Path) -> None:
+    """Read a scene's text: its words, its statements, its photons."""
     text = data.decode("latin-1")
     blank = blank_comments(text)
     assert len(blank) == len(text), "blanking moves what follows"
@@ -211,10 +210,7 @@ def try_sdl(data: bytes, folder: Path) -> None:
     find_photons(text)
     if "photons" in text:
         plan_photons({"main.pov": text})
-    path = folder / "main.pov"
-    path.write_bytes(data)
-    find_chance([("main.pov", path)])
-    find_needs(path, start=folder)
+    read_statements(text)
 
 
 # ---------------------------------------------------------------- what POV-Ray writes
