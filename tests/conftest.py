@@ -23,8 +23,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SLOW_FILES = frozenset(
     {
+        "tests/cli/test_doctor.py",
         "tests/cli/test_local.py",
         "tests/cli/test_renders.py",
+        "tests/hostile/test_files.py",
+        "tests/hostile/test_limits.py",
+        "tests/hostile/test_settings.py",
         "tests/node/test_canary.py",
         "tests/node/test_salvage.py",
         "tests/povray/test_state_file.py",

@@ -63,11 +63,11 @@ def test_the_json_of_a_job_and_a_node_is_described(kind: type[msgspec.Struct]) -
     assert not missing
 
 
-@pytest.mark.parametrize(("page", "most_likely"), [("failures", 40), ("security", 25)])
-def test_the_tests_that_a_page_names_are_there(page: str, most_likely: int) -> None:
+@pytest.mark.parametrize(("page", "least"), [("failures", 40), ("security", 35)])
+def test_the_tests_that_a_page_names_are_there(page: str, least: int) -> None:
     text = (ROOT / f"docs/{page}.md").read_text("utf-8")
     named = set(re.findall(r"`(tests/[a-z_/]+\.py)::(\w+)`", text))
-    assert len(named) > most_likely
+    assert len(named) >= least
     for path, name in sorted(named):
         source = (ROOT / path).read_text("utf-8")
         assert re.search(rf"^(?:def {name}\(|{name} = )", source, re.MULTILINE), f"{path}::{name}"

@@ -1,4 +1,6 @@
-"""The systemd units: what must hold for a drain, a crash and a POV-Ray inside, and their form."""
+"""The systemd units: what a drain, a crash and a POV-Ray inside need, how little they expose, and
+their form.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,8 @@ from clusterray.node.settings import NodeSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 UNITS = sorted((ROOT / "systemd").glob("*.service"))
+NODE = ROOT / "systemd" / "clusterray-node.service"
+DROP_IN = ROOT / "systemd" / "clusterray-node-bubblewrap.conf"
 Unit = dict[str, list[str]]
 
 
@@ -133,6 +137,37 @@ def with_a_program(path: Path, folder: Path) -> Path:
     return copy
 
 
+def exposure(*files: Path, folder: Path) -> float:
+    """Give what systemd-analyze makes of a unit, the first file, and its drop-ins; 10 is bare."""
+    unit, *drop_ins = files
+    copy = folder / unit.name
+    copy.write_text(unit.read_text(encoding="utf-8"), encoding="utf-8")
+    for drop_in in drop_ins:
+        (folder / f"{unit.name}.d").mkdir()
+        (folder / f"{unit.name}.d" / drop_in.name).write_bytes(drop_in.read_bytes())
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(copy)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    found = re.search(r"Overall exposure level for \S+: (\d+\.\d+)", done.stdout)
+    assert found is not None, done.stdout
+    return float(found[1])
+
+
+def test_the_landlock_calls_are_let_through_by_name() -> None:
+    node = parse(NODE.read_text(encoding="utf-8"))
+    allowed = " ".join(node["Service.SystemCallFilter"]).split()
+    for call in ("create_ruleset", "add_rule", "restrict_self"):
+        assert f"landlock_{call}" in allowed
+
+
+def test_the_nodes_processes_are_counted() -> None:
+    assert int(one(parse(NODE.read_text(encoding="utf-8")), "Service.TasksMax")) <= 4096
+
+
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None,
     reason="systemd-analyze is not here; scripts/test installs it (package systemd)",
@@ -143,6 +178,25 @@ needs_systemd = pytest.mark.skipif(
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
 def test_systemd_has_nothing_to_say(path: Path, tmp_path: Path) -> None:
     assert verify(with_a_program(path, tmp_path)) == (0, "")
+
+
+@needs_systemd
+def test_the_units_expose_next_to_nothing(tmp_path: Path) -> None:
+    for path in UNITS:
+        assert exposure(path, folder=tmp_path) <= 2.0
+
+
+@needs_systemd
+def test_the_drop_in_for_bubblewrap_opens_little(tmp_path: Path) -> None:
+    assert 2.0 < exposure(NODE, DROP_IN, folder=tmp_path) <= 3.0
+
+
+@needs_systemd
+def test_systemd_has_nothing_to_say_about_the_drop_in(tmp_path: Path) -> None:
+    copy = with_a_program(NODE, tmp_path)
+    (tmp_path / f"{NODE.name}.d").mkdir()
+    (tmp_path / f"{NODE.name}.d" / DROP_IN.name).write_bytes(DROP_IN.read_bytes())
+    assert verify(copy) == (0, "")
 
 
 @needs_systemd

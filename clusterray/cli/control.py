@@ -38,6 +38,7 @@ examples:
   clusterray requeue 12               a failed or cancelled job goes on; --all: from the start
   clusterray logs 12                  what POV-Ray said in each attempt
   clusterray cancel 12
+  clusterray doctor                   whether this machine can be a node: POV-Ray, its wall, limits
   clusterray nodes --json             for programs
   clusterray nodes --forgive attic    a node that was kept off may work again
   clusterray token new attic --role node
@@ -236,6 +237,13 @@ def _token_revoke(chosen: argparse.Namespace) -> None:
     return say_on_stdout(plain(text))
 
 
+def _doctor(chosen: argparse.Namespace) -> None:
+    # What the other commands, which ask a head, do without: it doubles their start.
+    from clusterray.cli.doctor import run_doctor
+
+    run_doctor(chosen.config, as_json=chosen.json)
+
+
 # ---------------------------------------------------------------- what they share
 
 
@@ -287,6 +295,10 @@ def _parser() -> Parser:
     )
     fetch.add_argument("-o", "--output", dest="out", metavar="OUT", help="a file or a folder")
     _add_token(commands)
+    doctor = _add(commands, "doctor", "whether this machine can be a node, and its wall", _doctor)
+    doctor.add_argument(
+        "--config", metavar="F", help="the node's YAML file of settings, as of clusterray-node"
+    )
     return parser
 
 

@@ -21,10 +21,15 @@ from clusterray.cli.values import (
     networks,
     node_name,
     on_or_off,
+    one_of,
+    or_auto,
+    paths,
     port_range,
+    show_auto,
     show_days,
     show_networks,
     show_number,
+    show_paths,
     show_range,
     show_size,
     show_switch,
@@ -32,6 +37,7 @@ from clusterray.cli.values import (
     size_in_bytes,
     whole_number,
 )
+from clusterray.node.sandbox import CHOICES, NO_WALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,6 +423,7 @@ def node_table(environ: Mapping[str, str]) -> DaemonTable:
             "A node without it shares pictures only with others without it.",
             show_switch,
         ),
+        *_sandbox_rows(),
         LOG_LEVEL,
     )
     return DaemonTable(
@@ -425,6 +432,62 @@ def node_table(environ: Mapping[str, str]) -> DaemonTable:
         examples=_NODE_EXAMPLES,
         default_file=Path("/etc/clusterray/node.yaml"),
         rows=rows,
+    )
+
+
+def _sandbox_rows() -> tuple[Setting, ...]:
+    return (
+        Setting(
+            "sandbox",
+            "WALL",
+            "auto",
+            one_of(*CHOICES),
+            "What keeps a scene from the rest of this machine: landlock, bubblewrap, or auto for "
+            f"the first of them that works here; else the node does not start. {NO_WALL}: "
+            "nothing, and every scene can do what this user can.",
+        ),
+        Setting(
+            "sandbox_reads",
+            "PATHS",
+            "",
+            paths,
+            "Files and folders that POV-Ray may read beside the scene and its own, with colons "
+            "between them: the libraries of one that is not in /usr, say.",
+            show_paths,
+        ),
+        Setting(
+            "memory_limit_bytes",
+            "SIZE",
+            "auto",
+            or_auto(size_in_bytes),
+            "Memory that a POV-Ray may use. auto: the machine's, but for a tenth or 128 MiB.",
+            show_auto(show_size),
+        ),
+        Setting(
+            "file_limit_bytes",
+            "SIZE",
+            "1GiB",
+            size_in_bytes,
+            "How large a file a scene may write, beside the 24 bytes for each pixel of its picture "
+            "that POV-Ray itself needs; and four times that in all.",
+            show_size,
+        ),
+        Setting(
+            "cpu_limit_s",
+            "SECONDS",
+            "auto",
+            or_auto(duration_in_seconds(1, 1e9)),
+            "CPU time that a POV-Ray may take for one band. auto: wall_limit_s for each thread.",
+            show_auto(show_number),
+        ),
+        Setting(
+            "wall_limit_s",
+            "SECONDS",
+            "48h",
+            duration_in_seconds(1, 1e9),
+            "How long a POV-Ray may take for one band.",
+            show_number,
+        ),
     )
 
 

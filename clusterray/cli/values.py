@@ -10,9 +10,12 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from clusterray.head.doorkeeper import Network
 from clusterray.wire.trust import TOKEN_PREFIX
+
+Number = TypeVar("Number", int, float)
 
 ENVIRONMENT_PREFIX = "CLUSTERRAY_"
 
@@ -66,6 +69,35 @@ def duration_in_seconds(low: float, high: float) -> Callable[[str], float]:
         return seconds
 
     return parse
+
+
+def or_auto(parse: Callable[[str], Number]) -> Callable[[str], Number | int]:
+    """Make a parser that takes ``auto`` besides, as 0."""
+
+    def parse_or_auto(text: str) -> Number | int:
+        return 0 if text.lower() == "auto" else parse(text)
+
+    return parse_or_auto
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Make a parser of a few words, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"is not one of {', '.join(words)}")
+        return text.lower()
+
+    return parse
+
+
+def paths(text: str) -> tuple[Path, ...]:
+    """Turn absolute paths with colons between them into a tuple; empty text means none."""
+    parts = [part for part in text.split(":") if part]
+    for part in parts:
+        if not part.startswith("/") or not part.isprintable() or part == "/":
+            raise ValueError("is not a list of absolute paths with colons between them")
+    return tuple(map(Path, parts))
 
 
 def port_range(text: str) -> tuple[int, int] | None:
@@ -137,9 +169,7 @@ def on_or_off(text: str) -> bool:
 
 def log_level(text: str) -> str:
     """Take one of the level names, in any case."""
-    if text.lower() not in LOG_LEVELS:
-        raise ValueError(f"is not one of {', '.join(LOG_LEVELS)}")
-    return text.lower()
+    return one_of(*LOG_LEVELS)(text)
 
 
 # ---------------------------------------------------------------- how a value is shown
@@ -165,6 +195,17 @@ def show_size(value: object) -> str:
         if amount >= 1024**exponent and amount % 1024**exponent == 0:
             return f"{amount // 1024**exponent}{unit}"
     return str(amount)
+
+
+def show_auto(show: Callable[[object], str]) -> Callable[[object], str]:
+    """Make what shows 0 as ``auto``."""
+    return lambda value: show(value) if value else "auto"
+
+
+def show_paths(value: object) -> str:
+    """Show paths with colons between them."""
+    assert isinstance(value, tuple)
+    return ":".join(map(str, value))
 
 
 def show_days(value: object) -> str:

@@ -27,7 +27,8 @@ READY_WITHIN_S = 30.0
 _STOP_WITHIN_S = 2.2
 _HEAD = "head"
 _TAIL_LINES = 20
-_KEPT_VARIABLES = frozenset({"CLUSTERRAY_POVRAY"})
+_KEPT_VARIABLES = frozenset({"CLUSTERRAY_POVRAY", "CLUSTERRAY_SANDBOX", "CLUSTERRAY_SANDBOX_READS"})
+"""Which POV-Ray, and behind which wall: as this machine needs it, whoever's job it is."""
 _ALIKE = ("--canary", "off")
 """The nodes of one machine share its POV-Ray: there is nothing to compare, and a second to save."""
 

@@ -42,6 +42,8 @@ class Connection(threading.Thread):
         self.site = site_of(address)
         self.stranger = True
         """Whether it has shown no good secret yet; written by its own thread only."""
+        self.closing = False
+        """Whether the main thread has told it to end."""
         self._address = address
         self.number = next(_numbers)
         super().__init__(name=f"peer-{self.number}", daemon=True)
@@ -53,7 +55,8 @@ class Connection(threading.Thread):
         )
 
     def close(self) -> None:
-        """End the conversation; any thread."""
+        """End the conversation; the main thread only."""
+        self.closing = True
         self._link.close()
 
     def run(self) -> None:

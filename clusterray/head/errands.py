@@ -38,7 +38,7 @@ from clusterray.head.memory import Known
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
 from clusterray.head.stitcher import Pair, Stitcher
-from clusterray.head.uploads import Expected, expected_file, upload_limit
+from clusterray.head.uploads import Expected, expected_file, upload_limit, upload_user
 from clusterray.head.verdicts import verdict_lines
 from clusterray.wire import protocol as msg
 from clusterray.wire.protocol import Grant, Message
@@ -169,7 +169,7 @@ class Errands:
         spec = self._known.specs[job]
         expected = expected_file(self._folder, spec, attempt, rect, stage)
         limit = upload_limit(spec, rect, stage)
-        grant = Grant(f"w-{attempt}", secrets.token_hex(16), TILE_FILE)
+        grant = Grant(upload_user(attempt), secrets.token_hex(16), TILE_FILE)
         path = expected.upload
         self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, path, "write", limit))
         return grant, expected
@@ -178,7 +178,7 @@ class Errands:
         for kind in LIGHT_KINDS:
             self._ftp.revoke(_light_user(kind, action.attempt))
         self._ftp.revoke(f"r-{action.attempt}")
-        self._ftp.revoke(f"w-{action.attempt}")
+        self._ftp.revoke(upload_user(action.attempt))
 
     def _close_connection(self, action: act.CloseConnection) -> None:
         outlet = self._outlets.get(action.conn)

@@ -1,7 +1,7 @@
 """The head's FTP server: pyftpdlib wrapped in one typed room.
 
 Responsible for letting exactly one file per login in or out, as FileGrants say. The thread ``ftp``
-runs everything below the banner "ftp thread"; the four public methods of FtpServer may be called
+runs everything below the banner "ftp thread"; the five public methods of FtpServer may be called
 from any thread and only leave a note in a deque and wake that thread. Must not know what the files
 are: a received file proves nothing, whoever asked for it checks its size and hash.
 
@@ -73,6 +73,12 @@ class _Revoke:
     user: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Announced:
+    user: str
+    size: int
+
+
 class FtpServer:
     """The head's FTP server: one thread, one listening socket, logins made of FileGrants.
 
@@ -102,12 +108,13 @@ class FtpServer:
         self._on_unwritable = on_unwritable
         listening = bind(host, port, "FTP", "--ftp-port")
         self.port: int = listening.getsockname()[1]
-        self._notes: deque[FileGrant | _Revoke] = deque()
+        self._notes: deque[FileGrant | _Revoke | _Announced] = deque()
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._loop = IOLoop()
         self._waker = _Waker(self._loop)
         self._grants: dict[str, FileGrant] = {}
+        self._announced: dict[str, int] = {}
         self._sessions: set[_Session] = set()
         self._listener = _Listener(
             listening, self._session_class(passive_ports, masquerade, pem), ioloop=self._loop
@@ -127,6 +134,14 @@ class FtpServer:
         A grant of the same user is replaced.
         """
         self._notes.append(grant)
+        self._waker.wake()
+
+    def announced(self, user: str, size: int) -> None:
+        """Cut this login's uploads off after ``size`` bytes, also one that is under way.
+
+        It never allows more than the grant; an unknown user is nothing to do.
+        """
+        self._notes.append(_Announced(user, size))
         self._waker.wake()
 
     def revoke(self, user: str) -> None:
@@ -182,9 +197,14 @@ class FtpServer:
         self._close_all()
 
     def drain(self) -> None:
-        """Act on every grant and revoke so far; called before anything that depends on them."""
+        """Act on every note so far; called before anything that depends on them."""
         while self._notes:
             note = self._notes.popleft()
+            if isinstance(note, _Announced):
+                if note.user in self._grants:
+                    self._announced[note.user] = note.size
+                continue
+            self._announced.pop(note.user, None)
             if isinstance(note, FileGrant):
                 self._grants[note.user] = note
             elif self._grants.pop(note.user, None) is not None:
@@ -208,6 +228,11 @@ class FtpServer:
         """Tell whether this very grant still stands."""
         self.drain()
         return self._grants.get(grant.user) == grant
+
+    def most_bytes(self, grant: FileGrant) -> int | None:
+        """Give where an upload under this grant is cut off, None if nowhere."""
+        limits = (grant.max_bytes, self._announced.get(grant.user))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def unwritable(self, grant: FileGrant, error: OSError) -> None:
         """Say that an upload cannot be written, which is no fault of its sender."""
@@ -379,7 +404,6 @@ class _Upload:
         self.grant = grant
         self.closed = False
         self.whole = False
-        self.max_bytes = grant.max_bytes
         self._real = grant.real
         with contextlib.suppress(FileNotFoundError):
             self._real.unlink()
@@ -460,9 +484,13 @@ class _Bytes(DTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
     handle_read_event = handle_read
 
     def _take(self, chunk: bytes) -> None:
+        self.cmd_channel.room.drain()
+        if self._closed:
+            return
         upload: _Upload = self.file_obj
-        if upload.max_bytes is not None and self.tot_bytes_received > upload.max_bytes:
-            self._cut_off(f"552 More than the {upload.max_bytes} bytes allowed; file deleted.")
+        most = self.cmd_channel.room.most_bytes(upload.grant)
+        if most is not None and self.tot_bytes_received > most:
+            self._cut_off(f"552 More than the {most} bytes allowed; file deleted.")
             return
         try:
             upload.write(chunk)

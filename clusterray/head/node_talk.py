@@ -14,7 +14,14 @@ from clusterray.core import events as ev
 from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
 from clusterray.head.letters import NodeOpened, Said, Spent
-from clusterray.head.uploads import Announced, Expected, UploadFault, arrived_whole, take_in
+from clusterray.head.uploads import (
+    Announced,
+    Expected,
+    UploadFault,
+    arrived_whole,
+    take_in,
+    upload_user,
+)
 from clusterray.head.views import NodeCard
 from clusterray.images.tile import TileFault
 from clusterray.wire import protocol as msg
@@ -89,6 +96,8 @@ class NodeTalk(Conversation):
     def _uploading(self, message: msg.Uploading) -> None:
         attempt = AttemptId(message.attempt)
         self._announced[attempt] = Announced(message.size, message.sha256)
+        if attempt in self._expected:
+            self._services.ftp.announced(upload_user(attempt), message.size)
         self._post(Spent(attempt, message.seconds))
         self._post(ev.AttemptRendered(self._number, attempt, message.size, message.sha256))
 

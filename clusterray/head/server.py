@@ -258,7 +258,8 @@ class Head:
 
         Who has a good secret shows it in a moment, so it is not the longest for long.
         """
-        strangers = [c for c in self._connections if c.stranger and c.site == newcomer.site]
+        staying = (c for c in self._connections if c.stranger and not c.closing)
+        strangers = [c for c in staying if c.site == newcomer.site]
         if len(strangers) >= MAX_STRANGERS:
             strangers[0].close()
 

@@ -79,6 +79,11 @@ def expected_file(
     return ExpectedLight(rect, spec.file_format, upload, kept, size, made)
 
 
+def upload_user(attempt: AttemptId) -> str:
+    """Name the FTP login that writes what an attempt leaves."""
+    return f"w-{attempt}"
+
+
 def upload_limit(spec: RenderSpec, rect: Rect, stage: Stage) -> int:
     """Give the most bytes that what an attempt is to leave can have."""
     made = _light_made_in(stage)

@@ -24,6 +24,7 @@ from clusterray.images.rows import TileFault
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.machine import boot_id
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
+from clusterray.node.sandbox import Sandbox
 from clusterray.povray.canary import (
     CANARY_AREA,
     CANARY_FILE,
@@ -57,13 +58,22 @@ class _Found:
 class PovrayWatch:
     """Knows the node's POV-Ray; ``program`` is its absolute path, ``work`` the node's folder.
 
+    The canary renders in ``sandbox``, as every scene does.
+
     With ``canary`` False nothing is rendered and no library read: the class is version and build.
     """
 
     def __init__(
-        self, program: str, work: Path, *, canary: bool = True, library: Path = INCLUDE_FOLDER
+        self,
+        program: str,
+        work: Path,
+        sandbox: Sandbox,
+        *,
+        canary: bool = True,
+        library: Path = INCLUDE_FOLDER,
     ) -> None:
         self._program = Path(program)
+        self._sandbox = sandbox
         self._folder = AttemptFolder(work / "canary")
         self._file = work / "canary.json"
         self._canary = canary
@@ -177,6 +187,7 @@ class PovrayWatch:
 
         render = Render(
             povray=str(self._program),
+            sandbox=self._sandbox,
             threads=1,
             spec=canary_spec(),
             rect=CANARY_AREA,

@@ -31,6 +31,15 @@ from clusterray.node.holdings import Holdings
 from clusterray.node.light_cache import LightCache
 from clusterray.node.machine import memory_bytes, usable_cores
 from clusterray.node.salvage import Salvage
+from clusterray.node.sandbox import (
+    Limits,
+    Sandbox,
+    Wall,
+    Walls,
+    choose_sandbox,
+    look_for_walls,
+    memory_for_povray,
+)
 from clusterray.node.scene_cache import SceneCache
 from clusterray.node.session import Drain, Identity, Lost, Refused, Session
 from clusterray.node.settings import NodeSettings
@@ -71,14 +80,16 @@ def run_node(
     home = Path.home() if home is None else home
     _check_name(settings.work)
     with _locked(settings.work):
-        povray = _find_povray(settings.povray)
+        povray = find_povray(settings.povray)
         _find_node_token(settings.join, environ, home)
-        watch = PovrayWatch(povray, settings.work, canary=settings.canary)
+        sandbox = find_sandbox(settings, look_for_walls(settings.sandbox))
+        _say_wall(sandbox)
+        watch = PovrayWatch(povray, settings.work, sandbox, canary=settings.canary)
         try:
             identity = _identity(settings, watch.povray_class(lambda: stop.draining))
         except CanaryStopped:
             return 0
-        _Node(settings, stop, environ, home, povray, watch, identity).run(ready)
+        _Node(settings, stop, environ, home, povray, sandbox, watch, identity).run(ready)
     return 0
 
 
@@ -92,6 +103,7 @@ class _Node:
         environ: Mapping[str, str],
         home: Path,
         povray: str,
+        sandbox: Sandbox,
         watch: PovrayWatch,
         identity: Identity,
     ) -> None:
@@ -124,6 +136,7 @@ class _Node:
         self._fitness = Fitness(workplace, self._holdings.tell)
         self._worker = Worker(
             povray=povray,
+            sandbox=sandbox,
             threads=identity.threads,
             cache=self._cache,
             light=light,
@@ -303,7 +316,30 @@ def _check_name(work: Path) -> None:
         )
 
 
-def _find_povray(name: str) -> str:
+def find_sandbox(settings: NodeSettings, walls: Walls) -> Sandbox:
+    """Give the sandbox that the settings mean on this machine; raises LocalFault."""
+    limits = Limits(
+        memory_for_povray(settings.memory_limit_bytes),
+        settings.file_limit_bytes,
+        settings.cpu_limit_s,
+        settings.wall_limit_s,
+    )
+    for path in settings.sandbox_reads:
+        if not path.exists():
+            raise LocalFault(f"{path} is not there, which POV-Ray is to read (sandbox_reads)")
+    return choose_sandbox(settings.sandbox, walls, limits, settings.sandbox_reads)
+
+
+def _say_wall(sandbox: Sandbox) -> None:
+    if sandbox.wall is Wall.NONE:
+        log.warning("POV-Ray runs without a wall: every scene can do what this user can")
+        return
+    log.info("POV-Ray runs behind %s", sandbox)
+    for gap in sandbox.gaps():
+        log.warning("the wall leaves open: %s", gap)
+
+
+def find_povray(name: str) -> str:
     """Give the absolute path of the POV-Ray program; raises LocalFault."""
     found = shutil.which(name)
     if found is not None:

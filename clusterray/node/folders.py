@@ -31,6 +31,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from clusterray.povray.command import TEMP
 from clusterray.povray.state_file import STATE_SUFFIX
 
 
@@ -51,6 +52,11 @@ class AttemptFolder:
     def private(self) -> Path:
         """What stands in for the home and temp folders of POV-Ray."""
         return self.root / "private"
+
+    @property
+    def temp(self) -> Path:
+        """The temp folder of POV-Ray, where alone it may write in ``private``."""
+        return self.private / TEMP
 
     @property
     def picture(self) -> Path:

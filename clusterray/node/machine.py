@@ -56,7 +56,32 @@ def memory_left(cgroup: Path = CGROUP) -> int:
 
 
 def process_cpu_s(pid: int) -> float:
-    """Give the CPU seconds of a process and of its children that have ended; 0 if it is gone."""
+    """Give the CPU seconds of a process and of all it has started; 0 if it is gone."""
+    return sum(map(_own_cpu_s, _family(pid)))
+
+
+def process_written(pid: int) -> int:
+    """Give the bytes that a process and those it has started, which still run, have written.
+
+    Into files or elsewhere, on the disk already or not; 0 where the kernel does not count them.
+    """
+    return sum(
+        int(words[1])
+        for member in _family(pid)
+        for words in _lines(Path(f"/proc/{member}/io"))
+        if words[0] == "wchar:"
+    )
+
+
+def _family(pid: int) -> list[int]:
+    """Give a process and its descendants, as far as the kernel names them."""
+    family = [pid]
+    for member in family:
+        family += map(int, _words(Path(f"/proc/{member}/task/{member}/children")))
+    return family
+
+
+def _own_cpu_s(pid: int) -> float:
     # The second word is the program's name, in brackets and of any letters.
     words = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return sum(int(word) for word in words[_CPU_TIMES]) / os.sysconf("SC_CLK_TCK")

@@ -23,9 +23,9 @@ from clusterray.core.model import ProbeFound, Rect
 from clusterray.images.compare import compare_tiles
 from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.folders import AttemptFolder
-from clusterray.node.launcher import YIELD
 from clusterray.node.machine import memory_bytes, memory_left
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
+from clusterray.node.sandbox import Sandbox
 from clusterray.node.scene_cache import link_tree
 from clusterray.povray.command import render_argv
 from clusterray.povray.probe import RUNS, ProbeRun, probe_of
@@ -72,11 +72,20 @@ def is_due(parse_cpu_s: float, computed_s: float) -> bool:
 class ProbeRender(Render):
     """One of the two renders, which yields to everybody else's."""
 
+    _yields = True
+
     def __init__(
-        self, run: ProbeRun, povray: str, spec: RenderSpec, rect: Rect, folder: AttemptFolder
+        self,
+        run: ProbeRun,
+        povray: str,
+        sandbox: Sandbox,
+        spec: RenderSpec,
+        rect: Rect,
+        folder: AttemptFolder,
     ) -> None:
         super().__init__(
             povray=povray,
+            sandbox=sandbox,
             threads=run.threads,
             spec=spec,
             rect=rect,
@@ -90,9 +99,6 @@ class ProbeRender(Render):
 
     def _name_blocks(self) -> None:
         """Nothing: what is small is not gone on from."""
-
-    def _launcher_words(self) -> list[str]:
-        return [YIELD]
 
     def _povray_argv(self) -> list[str]:
         argv = render_argv(
@@ -118,8 +124,9 @@ class ProbeRender(Render):
 class Prober:
     """The probes of a node, one at a time, below ``folder``."""
 
-    def __init__(self, povray: str, folder: Path, tell: Tell) -> None:
+    def __init__(self, povray: str, sandbox: Sandbox, folder: Path, tell: Tell) -> None:
         self._povray = povray
+        self._sandbox = sandbox
         self._folder = folder
         self._tell = tell
         # Guards every field below; notified when a task comes or the node stops.
@@ -227,10 +234,12 @@ class Prober:
 
     def _probe(self, task: Task) -> ProbeFound:
         spec, rect = probe_of(task.spec)
+        sandbox = self._sandbox.reading(task.scene)
         folders = [AttemptFolder(self._folder / f"{task.attempt}-{n}") for n in range(len(RUNS))]
         try:
             for run, folder in zip(RUNS, folders, strict=True):
-                self._render_one(task, ProbeRender(run, self._povray, spec, rect, folder), folder)
+                render = ProbeRender(run, self._povray, sandbox, spec, rect, folder)
+                self._render_one(task, render, folder)
                 crop_tile(folder.picture, rect, folder.tile, spec.file_format)
             one, other = (folder.tile for folder in folders)
             found = compare_tiles(one, other, rect, spec.file_format)

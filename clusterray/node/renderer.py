@@ -13,6 +13,7 @@ import posixpath
 import selectors
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -25,7 +26,8 @@ from typing import IO, Literal
 from clusterray.core.model import LightKind, Rect
 from clusterray.node import launcher
 from clusterray.node.folders import AttemptFolder
-from clusterray.node.machine import process_cpu_s
+from clusterray.node.machine import process_cpu_s, process_written
+from clusterray.node.sandbox import Sandbox
 from clusterray.povray.command import environment, prepare_home, render_argv
 from clusterray.povray.progress import ProgressParser, RenderProblem
 from clusterray.povray.spec import RenderSpec
@@ -38,6 +40,8 @@ STOP_S = 20.0
 _TICK_S = 0.25
 _ENDING_TICK_S = 0.02
 """Between the end of POV-Ray's output and its own lies a moment that no event marks."""
+_LOOK_S = 1.0
+"""How often it is looked whether POV-Ray keeps to what it may write."""
 _CHUNK_BYTES = 1 << 16
 _LAST_CHUNKS = 16
 ASKED_TO_END = 2
@@ -115,13 +119,18 @@ class Render:
 
     ``kept_pixels``: so many pixels' blocks are done already and lie in ``folder.blocks``, which
     ``keep_blocks`` has made for this very rectangle; 0: it is rendered from nothing. ``lit``: the
-    folder's ``samples`` are to be rendered with, and the scene has the footer for it.
+    folder's ``samples`` are to be rendered with, and the scene has the footer for it. ``sandbox``
+    must let POV-Ray read what the links in ``scene`` lead to.
     """
+
+    _yields = False
+    """Whether the bands' POV-Ray goes first."""
 
     def __init__(
         self,
         *,
         povray: str,
+        sandbox: Sandbox,
         threads: int,
         spec: RenderSpec,
         rect: Rect,
@@ -132,6 +141,7 @@ class Render:
     ) -> None:
         self._lit = lit
         self._povray = povray
+        self._sandbox = sandbox
         self._threads = threads
         self._spec = spec
         self._rect = rect
@@ -140,6 +150,7 @@ class Render:
         self._kept_pixels = kept_pixels
         self._parser = ProgressParser()
         self._pid = 0
+        self._excess = ""
         self._cancel = _Cancel.NO
         # Written by cancel(): a socket, because a send to a closed one is an error, where a write
         # to a closed pipe's number could hit another file.
@@ -183,6 +194,7 @@ class Render:
         kept = keep_blocks([blocks], blocks, grid)
         return Render(
             povray=self._povray,
+            sandbox=self._sandbox,
             threads=self._threads,
             spec=self._spec,
             rect=upper,
@@ -224,7 +236,10 @@ class Render:
         status = self._run_process(start, heard)
         if self._cancel:
             raise RenderCancelled
+        if self._excess:
+            raise RenderFailed("scene", self._excess, text=self._parser.text_tail)
         self._check(status)
+        self._check_files()
         parse_s = self._parser.parse_s
         spent_s = max(0.0, time.monotonic() - began_at - parse_s)
         parser = self._parser
@@ -236,16 +251,27 @@ class Render:
 
     def _run_process(self, start: Path, heard: socket.socket) -> int:
         """Start POV-Ray, follow it to its end, and give its return code (negative: a signal)."""
-        with subprocess.Popen(
-            [*self._launcher_argv(), *self._povray_argv()],
-            cwd=start,
-            env=environment(self._folder.private),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        ) as process:
+        with (
+            self._sandbox.launch(
+                self._povray_argv(),
+                self._folder,
+                start,
+                threads=self._threads,
+                pixels=self._pixels,
+                yields=self._yields,
+            ) as launch,
+            subprocess.Popen(
+                launch.argv,
+                cwd=start,
+                env=environment(self._folder.private),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+                pass_fds=launch.pass_fds,
+            ) as process,
+        ):
             self._pid = process.pid
             try:
                 assert process.stderr is not None
@@ -258,15 +284,12 @@ class Render:
                 if self._read(process.stderr) is not _Output.SOME:
                     break
         self._parser.finish()
-        return process.returncode
+        return self._sandbox.status(process.returncode)
 
-    def _launcher_argv(self) -> list[str]:
-        script = str(Path(launcher.__file__).resolve())
-        return [sys.executable, "-I", "-S", script, *self._launcher_words(), str(os.getpid())]
-
-    def _launcher_words(self) -> list[str]:
-        """Give what the launcher is to do besides."""
-        return []
+    @property
+    def _pixels(self) -> int:
+        """Those of the whole picture, which POV-Ray makes room for."""
+        return self._spec.width * self._spec.height
 
     def _povray_argv(self) -> list[str]:
         return render_argv(
@@ -290,6 +313,8 @@ class Render:
         os.set_blocking(stderr.fileno(), False)
         heeded = _Cancel.NO, False
         kill_at: float | None = None
+        ends_at = time.monotonic() + self._sandbox.limits.wall_s
+        look_at = time.monotonic() + _LOOK_S
         with selectors.DefaultSelector() as selector:
             selector.register(stderr, selectors.EVENT_READ)
             selector.register(heard, selectors.EVENT_READ)
@@ -307,10 +332,31 @@ class Render:
                     heeded = asked
                     kill_at = time.monotonic() + (TERMINATE_S if self._cancel else STOP_S)
                     _signal_group(process, _SIGNALS[max(self._cancel, _Cancel.TERMINATE)])
-                if kill_at is not None and time.monotonic() >= kill_at:
+                now = time.monotonic()
+                if now >= look_at and not self._excess:
+                    look_at = now + _LOOK_S
+                    self._excess = self._find_excess(late=now >= ends_at)
+                    kill_at = now if self._excess else kill_at
+                if kill_at is not None and now >= kill_at:
                     kill_at = None
                     _signal_group(process, signal.SIGKILL)
                 self._on_progress(*self._progress())
+
+    def _find_excess(self, *, late: bool) -> str:
+        """Say which of the limits that the kernel does not hold POV-Ray has passed; "" for none."""
+        limits = self._sandbox.limits
+        if late:
+            return (
+                f"POV-Ray ran for {limits.wall_s:g} s and was ended: longer than this node lets it "
+                "(wall_limit_s)"
+            )
+        most = limits.all_files(self._pixels)
+        if process_written(self._pid) > most:
+            return (
+                f"POV-Ray wrote more than {most} bytes in all and was ended: more than this node "
+                "lets it (file_limit_bytes)"
+            )
+        return ""
 
     def _progress(self) -> tuple[RenderPhase, int, int]:
         """Give the phase, and the pixels done and in all, kept ones too: POV-Ray omits these."""
@@ -341,7 +387,34 @@ class Render:
         if status == 1 and problem is not None and placed and not _is_the_machines(problem):
             file = self._name_in_scene(problem.file)
             raise RenderFailed("scene", problem.message, file=file, line=problem.line, text=text)
+        if passed := self._passed_limit(status):
+            raise RenderFailed("scene", passed, text=text)
         raise RenderFailed("node", self._sentence(status), text=text, killed=_was_killed(status))
+
+    def _passed_limit(self, status: int) -> str:
+        """Say which limit the kernel ended POV-Ray over; "" for none. It is the scene's fault:
+        another node has the same limits, and this one can work on.
+        """
+        limits = self._sandbox.limits
+        if status == -signal.SIGXCPU:
+            most = limits.cpu_seconds(self._threads)
+            return f"POV-Ray computed for {most} s, all that this node lets it (cpu_limit_s)"
+        if status == -signal.SIGXFSZ:
+            most = limits.largest_file(self._pixels)
+            return (
+                f"POV-Ray wrote a file of {most} bytes, the largest that this node lets it write "
+                "(file_limit_bytes)"
+            )
+        return ""
+
+    def _check_files(self) -> None:
+        """See to it that what POV-Ray leaves are files, not what leads elsewhere when it is read.
+
+        It makes nothing else; whoever took it over might, behind a wall that lets him.
+        """
+        for path in self._folder.picture.parent.iterdir():
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise RenderFailed("scene", f"POV-Ray left {path.name}, which is not a file")
 
     def _check_pixels(self) -> None:
         """See to it that POV-Ray has rendered all it was asked for.
@@ -368,8 +441,12 @@ class Render:
             return f"POV-Ray was ended by {_signal_name(-status)}"
         if status == launcher.EXIT_NOT_STARTED:
             return self._parser.text_tail.strip() or f"{self._povray} could not be started"
+        if reason := self._sandbox.refusal(self._parser.text_tail):
+            return reason
         problem = self._parser.fatal
         said = f": {problem.message}" if problem is not None else ""
+        if problem is not None and _is_the_machines(problem):
+            said += f" (it may have {self._sandbox.limits.memory_bytes} bytes, memory_limit_bytes)"
         return f"POV-Ray ended with code {status}{said}"
 
 

@@ -15,6 +15,11 @@ class NodeSettings:
     bounds the scenes kept between jobs, least recently used first. With less than
     ``least_free_bytes`` free on its disk the node takes no bands. ``canary`` False leaves POV-Ray
     untested.
+
+    ``sandbox`` is one of node.sandbox.CHOICES, ``sandbox_reads`` what POV-Ray may read besides its
+    own files and the scene. Each POV-Ray may use ``memory_limit_bytes`` (0: nearly all of the
+    machine's), write files of ``file_limit_bytes`` beside its picture, and take ``cpu_limit_s`` CPU
+    seconds (0: what its threads can in ``wall_limit_s``) and ``wall_limit_s``.
     """
 
     work: Path
@@ -26,3 +31,9 @@ class NodeSettings:
     scene_cache_bytes: int = 10 << 30
     least_free_bytes: int = 100 << 20
     canary: bool = True
+    sandbox: str = "auto"
+    sandbox_reads: tuple[Path, ...] = ()
+    memory_limit_bytes: int = 0
+    file_limit_bytes: int = 1 << 30
+    cpu_limit_s: float = 0.0
+    wall_limit_s: float = 172800.0

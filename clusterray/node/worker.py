@@ -27,6 +27,7 @@ from clusterray.node.light_pass import LightRender, PhotonRender
 from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, Task, is_due
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
 from clusterray.node.salvage import Salvage
+from clusterray.node.sandbox import Sandbox
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
 from clusterray.povray.command import add_light_footer
 from clusterray.povray.light_file import seat_samples
@@ -64,6 +65,7 @@ class Worker:
         self,
         *,
         povray: str,
+        sandbox: Sandbox,
         threads: int,
         cache: SceneCache,
         light: LightCache,
@@ -74,10 +76,10 @@ class Worker:
         probes: Path,
     ) -> None:
         self._holdings = holdings
-        self._prober = Prober(povray, probes, holdings.tell_in_time)
+        self._prober = Prober(povray, sandbox, probes, holdings.tell_in_time)
         holdings.when_unwanted(self._prober.drop)
         self._render = RenderLoop(
-            povray, threads, cache, light, salvage, holdings, watch, fitness, self._prober
+            povray, sandbox, threads, cache, light, salvage, holdings, watch, fitness, self._prober
         )
         self._loops = (
             ("render", self._render.run),
@@ -119,6 +121,7 @@ class RenderLoop:
     def __init__(
         self,
         povray: str,
+        sandbox: Sandbox,
         threads: int,
         cache: SceneCache,
         light: LightCache,
@@ -130,6 +133,7 @@ class RenderLoop:
     ) -> None:
         self._fitness = fitness
         self._povray = povray
+        self._sandbox = sandbox
         self._threads = threads
         self._cache = cache
         self._light = light
@@ -274,7 +278,7 @@ class RenderLoop:
         for tries_left in range(RESUMES, -1, -1):
             began_at = time.monotonic()
             try:
-                self._run_povray(held, kept)
+                self._run_povray(held, scene, kept)
                 return
             except RenderFailed as failure:
                 held.seconds.render += time.monotonic() - began_at
@@ -291,7 +295,7 @@ class RenderLoop:
                 held.folder.keep_only_blocks()
                 self._furnish(held, scene)
 
-    def _run_povray(self, held: Held, kept_pixels: int) -> None:
+    def _run_povray(self, held: Held, scene: Path, kept_pixels: int) -> None:
         kind = _RENDERS[held.lease.stage]
 
         def look(phase: Phase, done: int, total: int) -> None:
@@ -302,6 +306,7 @@ class RenderLoop:
 
         render = kind(
             povray=self._povray,
+            sandbox=self._sandbox.reading(scene),
             threads=self._threads,
             spec=held.spec,
             rect=held.rect,

@@ -19,6 +19,8 @@ from clusterray.povray.spec import RenderSpec
 
 ALIAS_FOLDER = "clusterray-input"
 """Below this folder stands the scene file under a name that POV-Ray can read; see _alias_name."""
+TEMP = "tmp"
+"""Below the private folder: where POV-Ray keeps the pixels of a large picture."""
 LIGHT_STEP_PIXELS = 0.4
 """What the footer gives as the size of pretrace's steps; below a pixel there is no step at all."""
 LIGHT_MARGIN = 20
@@ -27,7 +29,6 @@ there still colour pixels here (docs/light.md)."""
 _NO_PICTURE = ("-F",)
 _POVINI = "povray.ini"
 _HOME = "home"
-_TEMP = "tmp"
 _IDENTITY_TIMEOUT_S = 30
 _MAX_ALIAS = 240
 _PATHS = frozenset({"Library_Path", "Include_Header"})
@@ -41,7 +42,7 @@ def prepare_home(private: Path, spec: RenderSpec) -> None:
     given to POV-Ray, OSError if it cannot be written.
     """
     _check_readable_by_povray(private)
-    for name in (_HOME, _TEMP):
+    for name in (_HOME, TEMP):
         (private / name).mkdir(parents=True, exist_ok=True)
     lines = [f'Library_Path="{path}"' for path in DEBIAN_LIBRARY_PATHS]
     if _needs_alias(spec):
@@ -59,8 +60,8 @@ def environment(private: Path) -> dict[str, str]:
     return {
         "HOME": str(private / _HOME),
         "POVINI": str(private / _POVINI),
-        "POV_TEMP_DIR": str(private / _TEMP),
-        "TMPDIR": str(private / _TEMP),
+        "POV_TEMP_DIR": str(private / TEMP),
+        "TMPDIR": str(private / TEMP),
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "LC_ALL": "C.UTF-8",
     }

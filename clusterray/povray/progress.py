@@ -38,7 +38,12 @@ _PLACE = re.compile(r"File '(.*)' line (\d{1,9}): (.*)", re.DOTALL)
 _FATAL = re.compile(r"Fatal error in \w+: (.*)", re.DOTALL)
 _MISSING = re.compile(r"Cannot find file '(.*)', even after", re.DOTALL)
 _BEGINNINGS = (b"File '", b"Fatal error in ", b"Problem with option setting")
-_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[^\[]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ESCAPES = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # OSC: titles, links, the clipboard
+    r"|[\x1b\x9b]\[?[0-?]*[ -/]*[@-~]?"  # CSI and escapes of two characters
+    r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"|[\u200e\u200f\u2028-\u202e\u2066-\u2069]"  # what turns the order of letters round
+)
 
 
 @dataclass(frozen=True, slots=True)

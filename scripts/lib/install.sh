@@ -98,6 +98,19 @@ set_key() {
 
 systemd_runs() { [ -d /run/systemd/system ]; }
 
+# install_wall: opens in the node's unit what bubblewrap needs, where the kernel has no Landlock.
+install_wall() {
+    local place=$UNITS/clusterray-node.service.d
+    if has_landlock "$PREFIX/venv/bin/python"; then
+        rm -f "$place/bubblewrap.conf"
+        return
+    fi
+    install -d -m 0755 "$place"
+    install -m 0644 -o root -g root "$ROOT/systemd/clusterray-node-bubblewrap.conf" \
+        "$place/bubblewrap.conf"
+    say "this kernel has no Landlock, so POV-Ray runs behind bubblewrap: wrote $place/bubblewrap.conf"
+}
+
 # install_unit ROLE START: puts the unit in place and, with START=yes, starts it now and at boot.
 install_unit() {
     local unit=clusterray-$1.service start=$2
@@ -131,6 +144,8 @@ uninstall() {
         systemctl disable --now --quiet "$unit" || true
     fi
     rm -f "$UNITS/$unit" "$UNITS/multi-user.target.wants/$unit"
+    rm -f "$UNITS/$unit.d/bubblewrap.conf"
+    rmdir "$UNITS/$unit.d" 2>/dev/null || true
     if systemd_runs; then
         systemctl daemon-reload
     fi

@@ -18,6 +18,7 @@ have_package() {
         povray) command -v povray >/dev/null ;;
         povray-includes) [ -e /usr/share/povray-3.7/include/colors.inc ] || have_by_dpkg "$1" ;;
         povray-examples) [ -e /usr/share/doc/povray/examples/advanced/abyss.pov ] ;;
+        bubblewrap) command -v bwrap >/dev/null ;;
         chromium) command -v chromium >/dev/null ;;
         iproute2) command -v ip >/dev/null || [ -x /usr/sbin/ip ] || [ -x /sbin/ip ] ;;
         systemd) command -v systemd-analyze >/dev/null ;;
@@ -93,4 +94,10 @@ need_venv() {
     "$VENV/bin/python" -m pip install --quiet --editable "$ROOT${extra:+[$extra]}" >&2 ||
         die "pip could not install ClusterRay's dependencies into $VENV; its own words are above"
     printf '%s %s\n' "$wanted" "$extra" >"$stamp"
+}
+
+# has_landlock PYTHON: whether this kernel has the wall that a node puts around POV-Ray.
+has_landlock() {
+    "$1" -I -S -c 'import sys; sys.path.insert(0, sys.argv[1]); import landlock; landlock.abi()' \
+        "$ROOT/clusterray/node" 2>/dev/null
 }

@@ -129,6 +129,14 @@ def test_a_node_that_cannot_start_is_1_in_its_own_words(tmp_path: Path) -> None:
     assert left_in(tmp_path) == []
 
 
+def test_the_wall_is_chosen_by_the_environment(tmp_path: Path) -> None:
+    scene_folder(tmp_path)
+    env = local_environment(tmp_path, CLUSTERRAY_SANDBOX="paper")
+    ended = run("clusterray-submit", "scene", "--local", cwd=tmp_path, env=env)
+    assert (ended.code, ended.stdout) == (1, "")
+    assert "'paper' is not one of auto, landlock, bubblewrap" in ended.stderr.splitlines()[-1]
+
+
 def test_a_fault_of_the_folder_starts_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     env = local_environment(tmp_path)

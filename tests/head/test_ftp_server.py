@@ -532,6 +532,39 @@ def test_an_upload_ends_at_its_limit(
         assert grant.real.exists() == kept
 
 
+@pytest.mark.parametrize(("announced", "most"), [(10, 10), (0, 0), (5000, 1000)])
+def test_an_upload_ends_at_what_was_announced_if_that_is_less(
+    server: FtpServer, tmp_path: Path, announced: int, most: int
+) -> None:
+    grant = write_grant(tmp_path, max_bytes=1000)
+    server.grant(grant)
+    server.announced(grant.user, announced)
+    server.announced("nobody", 1)
+    with login(server, grant) as client:
+        finish(begin_upload(client, b"x" * (most + 1)))
+        assert client.getmultiline().startswith(f"552 More than the {most} bytes")
+        finish(begin_upload(client, b"x" * most))
+        assert client.getmultiline().startswith("226")
+        server.grant(grant)
+        finish(begin_upload(client, b"x" * 1000))
+        assert client.getmultiline().startswith("226"), "a new grant knows nothing of the old one"
+
+
+def test_an_upload_under_way_is_cut_off_at_what_is_announced_meanwhile(
+    server: FtpServer, tmp_path: Path, wait_for: WaitFor
+) -> None:
+    grant = write_grant(tmp_path, max_bytes=1 << 20)
+    server.grant(grant)
+    with login(server, grant) as client:
+        data = begin_upload(client, b"x" * 1000)
+        wait_for(lambda: grant.real.exists() and grant.real.stat().st_size == 1000)
+        server.announced(grant.user, 1000)
+        data.sendall(b"x")
+        assert client.getmultiline().startswith("552")
+        finish(data)
+    assert not grant.real.exists()
+
+
 def test_an_endless_upload_is_cut_off(server: FtpServer, tmp_path: Path) -> None:
     grant = write_grant(tmp_path, max_bytes=100_000)
     server.grant(grant)
@@ -913,3 +946,17 @@ def test_who_may_not_knock_gets_no_session(nothing_left: None) -> None:
             client.voidcmd("NOOP")
     finally:
         server.stop()
+
+
+def test_one_address_has_so_many_sessions_and_no_more(
+    server: FtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftp_server._Listener, "max_cons_per_ip", 3)
+    grant = write_grant(tmp_path)
+    server.grant(grant)
+    sessions = [login(server, grant) for _ in range(3)]
+    with pytest.raises(ftplib.error_temp, match="421 Too many connections from the same IP"):
+        connect(server)
+    store(sessions[0], "tile.png", b"still served")
+    for session in sessions:
+        session.quit()

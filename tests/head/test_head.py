@@ -413,6 +413,30 @@ def test_a_tile_that_is_not_the_announced_file_is_asked_for_again(
         assert node.hear(msg.Accepted).attempt == lease.attempt
 
 
+def test_an_upload_is_cut_off_at_what_its_own_node_announced(
+    head: RunningHead, scene: Path, tmp_path: Path
+) -> None:
+    with Peer(head) as client, Peer(head) as node, Peer(head) as other:
+        client.join("submit")
+        node.join("node")
+        other.join("node", uuid="other", name="other")
+        client.submit(client.stage(scene), bands=1)
+        lease = node.hear(msg.Lease)
+        digest = hashlib.sha256(b"x").hexdigest()
+        other.say(msg.Uploading(lease.attempt, 1, digest, msg.PhaseSeconds()))
+        assert other.hear(msg.Drop).attempt == lease.attempt
+        tile = tile_of(Rect(*lease.rect))
+        node.say(msg.Uploading(lease.attempt, len(tile), digest, msg.PhaseSeconds()))
+        path = tmp_path / "tile.png"
+        path.write_bytes(tile + b"x")
+        with pytest.raises(StagingFault, match=f"552 More than the {len(tile)} bytes"):
+            # Not before the head has heard what was announced, on the other connection.
+            while True:
+                upload(head, lease.write, path)
+        node.deliver(lease)
+        assert node.hear(msg.Accepted).attempt == lease.attempt
+
+
 def test_a_whole_tile_counts_though_its_node_never_said_done(
     head: RunningHead, scene: Path
 ) -> None:

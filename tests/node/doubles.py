@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import socket
@@ -20,6 +21,14 @@ from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
 
 from clusterray.core.model import Rect
+from clusterray.node.sandbox import (
+    Limits,
+    Sandbox,
+    Wall,
+    choose_sandbox,
+    look_for_walls,
+    memory_for_povray,
+)
 from clusterray.povray.scene import plan_job
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.archive import build_manifest, scene_id, write_tar
@@ -110,6 +119,22 @@ def make_scene(folder: Path, text: str, *, width: int = 48, height: int = 96) ->
     tar = folder / "scene.tar"
     size, _digest = write_tar(root, entries, tar)
     return Scene(root, plan.spec, tar, SceneRef(scene_id(entries), size))
+
+
+def open_field() -> Sandbox:
+    """No wall: what stands in for POV-Ray needs a shell and its programs."""
+    return Sandbox(Wall.NONE, Limits(memory_for_povray(0)))
+
+
+@functools.cache
+def walled() -> Sandbox:
+    """The wall that a node has on this machine."""
+    return choose_sandbox("auto", look_for_walls(), Limits(memory_for_povray(0)), ())
+
+
+def sandbox_for(povray: str, scene: Scene) -> Sandbox:
+    """POV-Ray itself runs as on a node."""
+    return walled().reading(scene.root) if povray == POVRAY else open_field()
 
 
 class FtpStage:

@@ -17,7 +17,7 @@ from clusterray.core.model import PovrayClass
 from clusterray.node import canary, machine
 from clusterray.node.canary import CanaryStopped, PovrayWatch
 from clusterray.povray.canary import CANARY_AREA, INCLUDE_FOLDER, library_digest, library_stamp
-from tests.node.doubles import POVRAY
+from tests.node.doubles import POVRAY, open_field
 
 FEW_THREADS = 'set -- "$@" +WT2'
 COARSE = 'set -- "$@" +Q3'
@@ -54,7 +54,7 @@ def older(folder: Path) -> str:
 
 def kind_of(program: str, work: Path, library: Path = INCLUDE_FOLDER) -> PovrayClass:
     (work / "canary.json").unlink(missing_ok=True)
-    return PovrayWatch(program, work, library=library).povray_class()
+    return PovrayWatch(program, work, open_field(), library=library).povray_class()
 
 
 def test_the_canary_is_the_same_each_time_and_for_any_number_of_threads(
@@ -97,37 +97,37 @@ def test_a_restart_needs_no_povray_at_all(
 ) -> None:
     count = tmp_path / "runs"
     program = wrapped(tmp_path, f'echo >> "{count}"')
-    first = PovrayWatch(program, work).povray_class()
+    first = PovrayWatch(program, work, open_field()).povray_class()
     runs = len(count.read_text())
-    again = PovrayWatch(program, work).povray_class()
+    again = PovrayWatch(program, work, open_field()).povray_class()
     assert (again, again.pixels) == (first, first.pixels)
     assert len(count.read_text()) == runs
     monkeypatch.setattr(machine, "BOOT_ID", tmp_path / "no boot id")
-    assert PovrayWatch(program, work).povray_class() == first
+    assert PovrayWatch(program, work, open_field()).povray_class() == first
     assert len(count.read_text()) > runs, "after a boot this may be another machine"
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"stamp": 1}', "\x00\xff"])
 def test_a_damaged_memory_is_no_harm(work: Path, text: str) -> None:
-    program = PovrayWatch(POVRAY, work, canary=False)
+    program = PovrayWatch(POVRAY, work, open_field(), canary=False)
     (work / "canary.json").write_text(text)
     assert program.povray_class().version.startswith("3.7")
     (work / "canary.json").unlink()
 
 
 def test_a_memory_with_other_pixels_than_it_says_is_not_believed(work: Path) -> None:
-    first = PovrayWatch(POVRAY, work).povray_class()
+    first = PovrayWatch(POVRAY, work, open_field()).povray_class()
     file = work / "canary.json"
     text = file.read_text()
     at = text.index('"pixels": "') + 11
     file.write_text(text[:at] + ("B" if text[at] != "B" else "C") + text[at + 1 :])
-    again = PovrayWatch(POVRAY, work).povray_class()
+    again = PovrayWatch(POVRAY, work, open_field()).povray_class()
     assert (again, again.pixels) == (first, first.pixels)
 
 
 def test_a_change_is_seen_at_once_and_cheaply(tmp_path: Path, work: Path, library: Path) -> None:
     program = wrapped(tmp_path, "")
-    watch = PovrayWatch(program, work, library=library)
+    watch = PovrayWatch(program, work, open_field(), library=library)
     assert watch.changed(), "nothing is known before the first test"
     usual = watch.povray_class()
     assert not watch.changed()
@@ -162,7 +162,7 @@ def test_a_povray_without_a_canary_joins_no_farm(
 ) -> None:
     program = wrapped(tmp_path, f'case "$1" in --version) ;; *) {behaviour};; esac')
     with pytest.raises(LocalFault, match=r"joins no farm.*povray-includes") as caught:
-        PovrayWatch(program, work).povray_class()
+        PovrayWatch(program, work, open_field()).povray_class()
     assert words in caught.value.message
 
 
@@ -173,7 +173,7 @@ def test_a_povray_without_its_fonts_says_which(tmp_path: Path, work: Path) -> No
     ini = f"sed -i 's#/usr/share#{empty}#' \"$POVINI\""
     program = wrapped(tmp_path, f'case "$1" in --version) ;; *) {ini};; esac')
     with pytest.raises(LocalFault, match=r"joins no farm: .*colors\.inc"):
-        PovrayWatch(program, work).povray_class()
+        PovrayWatch(program, work, open_field()).povray_class()
 
 
 def test_a_povray_that_hangs_is_given_up(
@@ -182,13 +182,13 @@ def test_a_povray_that_hangs_is_given_up(
     monkeypatch.setattr(canary, "CANARY_WITHIN_S", 0.5)
     program = wrapped(tmp_path, 'case "$1" in --version) ;; *) exec /bin/sleep 1000;; esac')
     with pytest.raises(LocalFault, match="joins no farm: it was not done in"):
-        PovrayWatch(program, work).povray_class()
+        PovrayWatch(program, work, open_field()).povray_class()
     with pytest.raises(CanaryStopped):
-        PovrayWatch(program, work).povray_class(lambda: True)
+        PovrayWatch(program, work, open_field()).povray_class(lambda: True)
 
 
 def test_without_a_canary_the_class_is_what_povray_says(tmp_path: Path, work: Path) -> None:
-    watch = PovrayWatch(older(tmp_path), work, canary=False)
+    watch = PovrayWatch(older(tmp_path), work, open_field(), canary=False)
     found = watch.povray_class()
     assert (found.version, found.canary, found.includes) == ("3.7.0.8", "", "")
     assert not watch.changed()
@@ -199,7 +199,7 @@ def test_a_work_folder_that_forgets_is_said_and_no_more(
 ) -> None:
     (work / "canary.json").mkdir()
     with caplog.at_level(logging.WARNING):
-        assert PovrayWatch(POVRAY, work).povray_class().canary
+        assert PovrayWatch(POVRAY, work, open_field()).povray_class().canary
     assert "cannot be written" in caplog.text
     (work / "canary.part").unlink()
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageChops
 
 from clusterray.core.errors import LocalFault, NoHead
 from clusterray.node.daemon import run_node
+from clusterray.node.sandbox import NO_WALL
 from clusterray.node.settings import NodeSettings
 from clusterray.node.stop import StopFlag
 from clusterray.wire.protocol import (
@@ -76,6 +77,8 @@ def start_node(head: HeadDouble, tmp_path: Path) -> Iterator[StartNode]:
         settings = NodeSettings(
             work=tmp_path / "the work", join=head.token, name="n1", threads=1, drain_s=20
         )
+        if "povray" in changes:
+            settings = replace(settings, sandbox=NO_WALL)
         nodes.append(Node(replace(settings, **changes)))  # type: ignore[arg-type]
         return nodes[-1]
 

@@ -67,6 +67,41 @@ def test_a_program_that_is_not_there_is_named() -> None:
     assert result.stderr == b"/nowhere/povray could not be started: No such file or directory\n"
 
 
+def ordered(*orders: str, program: tuple[str, ...]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*_WITH_LAUNCHER, *orders, str(os.getpid()), *program], capture_output=True, check=False
+    )
+
+
+def test_limits_are_set_and_never_raised() -> None:
+    tell = "import resource as r; print(*r.getrlimit(r.RLIMIT_NOFILE), *r.getrlimit(r.RLIMIT_CPU))"
+    program = (sys.executable, "-I", "-c", tell)
+    lower = ordered("--limit=NOFILE:99", "--limit=CPU:7", program=program)
+    assert lower.stdout.split() == [b"99", b"99", b"7", b"12"], lower.stderr
+    twice = ordered("--limit=NOFILE:99", "--limit=NOFILE:999", program=program)
+    assert twice.stdout.split()[:2] == [b"99", b"99"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_niceness_and_dispensability_are_set() -> None:
+    tell = "import os; print(os.nice(0), open('/proc/self/oom_score_adj').read())"
+    done = ordered("--nice=3", "--dispensable=700", program=(sys.executable, "-I", "-c", tell))
+    assert done.stdout.split() == [str(os.nice(0) + 3).encode(), b"700"], done.stderr
+
+
+def test_a_program_that_is_to_outlive_sigterm_does() -> None:
+    done = ordered("--deaf", program=("/bin/sh", "-c", "kill -TERM $$; echo survived"))
+    assert done.stdout == b"survived\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Landlock")
+def test_a_wall_that_does_not_hold_keeps_the_program_from_starting() -> None:
+    done = ordered("--ruleset=0", program=("/bin/echo", "started"))
+    assert done.returncode == launcher.EXIT_NOT_STARTED
+    assert done.stdout == b""
+    assert b"/bin/echo could not be started: Landlock does not hold" in done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
 def test_a_parent_that_is_gone_already_is_noticed() -> None:
     result = launch("/bin/echo", "started", parent=1 << 22)

@@ -20,7 +20,7 @@ from clusterray.povray.command import add_light_footer
 from clusterray.povray.light_file import check_light, seat_samples
 from clusterray.povray.state_file import read_blocks
 from clusterray.wire.protocol import Grant, LightRef
-from tests.node.doubles import POVRAY, Scene, make_scene
+from tests.node.doubles import POVRAY, Scene, make_scene, open_field, sandbox_for
 
 WHOLE = Rect(0, 0, 48, 96)
 ROOM = """
@@ -53,6 +53,7 @@ def gathered(
     attempt = ready(folder, scene, f"light-{rect.y0}")
     LightRender(
         povray=povray,
+        sandbox=sandbox_for(povray, scene),
         threads=threads,
         spec=scene.spec,
         rect=rect,
@@ -72,6 +73,7 @@ def rendered(
         add_light_footer(attempt.scene, scene.spec)
     times = Render(
         povray=POVRAY,
+        sandbox=sandbox_for(POVRAY, scene),
         threads=threads,
         spec=scene.spec,
         rect=rect,
@@ -139,6 +141,8 @@ def added(folder: Path, scene: Scene, rect: Rect, light: Path) -> bytes:
 
     Adding(
         povray=POVRAY,
+        # On a node no POV-Ray writes to the samples that it renders with.
+        sandbox=open_field(),
         threads=1,
         spec=scene.spec,
         rect=rect,
@@ -169,6 +173,7 @@ def test_a_band_goes_on_with_the_light_that_it_began_with(tmp_path: Path) -> Non
     lit()
     render = Render(
         povray=POVRAY,
+        sandbox=sandbox_for(POVRAY, scene),
         threads=1,
         spec=scene.spec,
         rect=rect,

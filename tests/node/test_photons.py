@@ -18,7 +18,7 @@ from clusterray.node.renderer import Render, RenderCancelled, RenderFailed, Rend
 from clusterray.node.scene_cache import link_tree
 from clusterray.povray.light_file import count_photons
 from clusterray.povray.photons import load_photons, save_photons
-from tests.node.doubles import POVRAY, Scene, make_scene
+from tests.node.doubles import POVRAY, Scene, make_scene, sandbox_for
 
 WHOLE = Rect(0, 0, 64, 96)
 GLASS = """
@@ -60,6 +60,7 @@ def shot(folder: Path, scene: Scene, threads: int = 1) -> Path:
     save_photons(attempt.scene, scene.spec, attempt.made_light)
     render = PhotonRender(
         povray=POVRAY,
+        sandbox=sandbox_for(POVRAY, scene),
         threads=threads,
         spec=scene.spec,
         rect=WHOLE,
@@ -80,6 +81,7 @@ def rendered(
         load_photons(attempt.scene, scene.spec, attempt.photon_map)
     Render(
         povray=POVRAY,
+        sandbox=sandbox_for(POVRAY, scene),
         threads=threads,
         spec=scene.spec,
         rect=rect,
@@ -122,6 +124,7 @@ def test_a_map_that_cannot_be_saved_is_this_nodes_fault(tmp_path: Path) -> None:
     save_photons(attempt.scene, scene.spec, tmp_path / "no folder" / "map")
     render = PhotonRender(
         povray=POVRAY,
+        sandbox=sandbox_for(POVRAY, scene),
         threads=1,
         spec=scene.spec,
         rect=WHOLE,
@@ -145,12 +148,13 @@ def test_photons_that_are_being_shot_can_be_ended(tmp_path: Path, how: str) -> N
         if how == "cancelled":
             render.cancel()
             return
-        for child in psutil.Process().children():
+        for child in psutil.Process().children(recursive=True):
             if child.name() == "povray":
                 os.kill(child.pid, signal.SIGKILL)
 
     render = PhotonRender(
         povray=POVRAY,
+        sandbox=sandbox_for(POVRAY, scene),
         threads=2,
         spec=scene.spec,
         rect=WHOLE,

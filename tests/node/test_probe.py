@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from clusterray.node import probe as node_probe
-from clusterray.node.launcher import MOST_DISPENSABLE, NICENESS
 from clusterray.node.probe import TOO_SHORT, Prober, Task, is_due
+from clusterray.node.sandbox import MOST_DISPENSABLE, YIELDING_NICENESS
 from clusterray.wire.protocol import (
     Accepted,
     AnyMessage,
@@ -37,6 +37,7 @@ from tests.node.doubles import (
     HeadDouble,
     Scene,
     make_scene,
+    open_field,
 )
 from tests.node.test_daemon import TOP, StartNode, finish_band, start_node
 
@@ -162,9 +163,9 @@ def test_a_probe_outlives_its_band_and_a_drop_ends_it(
     talk = head.meet()
     talk.send(asked(head, scene))
     probe = held.probe()
-    assert probe.nice() == min(19, psutil.Process().nice() + NICENESS)
+    assert probe.nice() == min(19, psutil.Process().nice() + YIELDING_NICENESS)
     group = Path(f"/proc/{probe.pid}/autogroup")
-    assert not group.exists() or group.read_text().endswith(f"nice {NICENESS}\n")
+    assert not group.exists() or group.read_text().endswith(f"nice {YIELDING_NICENESS}\n")
     dispensable = Path(f"/proc/{probe.pid}/oom_score_adj").read_text().strip()
     assert int(dispensable) == MOST_DISPENSABLE
     held.let_go()
@@ -274,7 +275,7 @@ def test_a_probe_begins_when_rendering_has_outweighed_parsing_by_far(
 def test_scenes_are_let_go_of_once_for_each_probe_however_it_ends(tmp_path: Path) -> None:
     scene = make_scene(tmp_path, SPHERES)
     told: queue.Queue[Probed] = queue.Queue()
-    prober = Prober(POVRAY, tmp_path / "probes", told.put)
+    prober = Prober(POVRAY, open_field(), tmp_path / "probes", told.put)
     for name in ("a1", "a2", "a3"):
         prober.add(Task(name, name, scene.spec, name.upper(), tmp_path / "nothing there"))
     prober.drop("a2")

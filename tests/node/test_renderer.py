@@ -19,7 +19,7 @@ from clusterray.node.renderer import (
 )
 from clusterray.node.scene_cache import link_tree
 from tests.node import stand_ins
-from tests.node.doubles import POVRAY, SLOW, SPHERES, Scene, make_scene
+from tests.node.doubles import POVRAY, SLOW, SPHERES, Scene, make_scene, sandbox_for
 
 WHOLE = Rect(0, 0, 48, 96)
 
@@ -41,6 +41,7 @@ def prepared(
     link_tree(scene.root, attempt.scene)
     render = Render(
         povray=povray,
+        sandbox=sandbox_for(povray, scene),
         threads=1,
         spec=scene.spec,
         rect=rect,

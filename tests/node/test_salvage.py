@@ -47,6 +47,7 @@ from tests.node.doubles import (
     HeadDouble,
     Scene,
     make_scene,
+    sandbox_for,
 )
 from tests.node.test_daemon import StartNode, finish_band, start_node
 
@@ -562,6 +563,7 @@ def running(
     link_tree(scene.root, folder.scene)
     return Render(
         povray=POVRAY,
+        sandbox=sandbox_for(POVRAY, scene),
         threads=1,
         spec=scene.spec,
         rect=WHOLE,
@@ -637,6 +639,7 @@ def test_a_resumed_render_is_not_misled_by_half_a_picture(
     seen: list[tuple[str, int, int]] = []
     render = Render(
         povray=POVRAY,
+        sandbox=sandbox_for(POVRAY, scene),
         threads=1,
         spec=scene.spec,
         rect=WHOLE,

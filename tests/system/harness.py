@@ -22,6 +22,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from clusterray.node.sandbox import NO_WALL
+
 WAIT_S = 60.0
 """How long something that must happen may take on a busy machine before the test gives up."""
 NO_CONFIG = ("--config", os.devnull)
@@ -134,13 +136,13 @@ class Farm:
         self.head: Process | None = None
         self.ports: dict[str, int] = {}
 
-    def start_head(self, *words: str, dies: str = "") -> Process:
+    def start_head(self, *words: str, dies: str = "", prefix: Sequence[str] = ()) -> Process:
         """Start the head, one that ``dies`` at a point of tests.system.dying_head."""
         argv = [*NO_CONFIG, "--state", str(self.state), "--listen", "127.0.0.1", *words]
         if dies:
             self.head = Process("tests.system.dying_head", [dies, *argv])
         else:
-            self.head = Process("clusterray.cli.server", argv)
+            self.head = Process("clusterray.cli.server", argv, prefix=prefix)
         line = self.head.out.wait_for("ready ")
         self.ports = {
             name: int(address.rsplit(":", 1)[1])
@@ -148,11 +150,16 @@ class Farm:
         }
         return self.head
 
-    def start_node(self, name: str, *words: str, threads: int = 1) -> Process:
+    def start_node(
+        self, name: str, *words: str, threads: int = 1, prefix: Sequence[str] = ()
+    ) -> Process:
         token = str(self.state / "node.token")
         argv = [*NO_CONFIG, "--join", token, "--name", name, "--threads", str(threads)]
         argv += ["--work", str(self.folder / f"node-{name}"), *words]
-        self.nodes[name] = Process("clusterray.cli.node", argv)
+        if "--povray" in words:
+            # What stands in for POV-Ray needs a shell and its programs.
+            argv += ["--sandbox", NO_WALL]
+        self.nodes[name] = Process("clusterray.cli.node", argv, prefix=prefix)
         return self.nodes[name]
 
     def submit(self, scene: Path | str, *words: str, cwd: Path) -> Process:

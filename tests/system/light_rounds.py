@@ -29,6 +29,7 @@ from clusterray.node.scene_cache import link_tree
 from clusterray.povray.command import add_light_footer
 from clusterray.povray.light_file import seat_samples
 from clusterray.povray.spec import RenderSpec
+from tests.node.doubles import open_field
 from tests.system.harness import differing_pixels
 from tests.system.light_figures import EXAMPLES, RADIOSITY
 from tests.system.seams import largest_difference
@@ -84,6 +85,7 @@ class Bench:
             link_tree(self._scene, attempt.scene)
             LightRender(
                 povray=shutil.which("povray") or "povray",
+                sandbox=open_field(),
                 threads=2,
                 spec=spec,
                 rect=Rect(0, top, SIZE[0], bottom),
