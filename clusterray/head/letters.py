@@ -124,12 +124,16 @@ Question: TypeAlias = Order | Follow | Fetch | Logs | ListJobs | ListNodes | For
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A client asks; the answer goes to its outlet. ``by`` is its name for people."""
+    """A client asks; the answer goes to its outlet. ``by`` is its name for people.
+
+    ``taken`` is called when the question's turn has come.
+    """
 
     conn: int
     question: Question
     by: str
     who: TokenRecord
+    taken: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
