@@ -323,8 +323,8 @@ def head_table(environ: Mapping[str, str]) -> DaemonTable:
             "N",
             "1000",
             whole_number(1, 10_000_000),
-            "Most jobs of one submitter's token that wait or run at a time, so that one leaves room "
-            "for others.",
+            "Most jobs of one submitter's token that wait or run at a time, so that one leaves "
+            "room for others.",
             number,
         ),
         Setting(
@@ -332,8 +332,9 @@ def head_table(environ: Mapping[str, str]) -> DaemonTable:
             "N",
             "2048",
             whole_number(16, 100_000),
-            "Most control connections at a time, those of nodes and of submitters together. At the "
-            "limit the oldest that has shown no token goes for the next; if there is none, the next.",
+            "Most control connections at a time, those of nodes and of submitters together. At "
+            "the limit the oldest that has shown no token goes for the next; if there is none, the "
+            "next one goes.",
             number,
         ),
         Setting(
@@ -341,8 +342,8 @@ def head_table(environ: Mapping[str, str]) -> DaemonTable:
             "N",
             "1024",
             whole_number(16, 100_000),
-            "Most connections, of control and of FTP each, that have shown no token or login yet. The "
-            "oldest goes for the next.",
+            "Most connections, of control and of FTP each, that have shown no token or login yet. "
+            "The oldest goes for the next.",
             number,
         ),
         Setting(
@@ -375,7 +376,7 @@ def head_table(environ: Mapping[str, str]) -> DaemonTable:
             "N",
             "200",
             whole_number(4, 10_000),
-            "Most connections to the page at a time, half of them of one address while they are idle. "
+            "Most connections to the page at a time, half of them idle ones of one address. "
             "The longest idle goes for the next.",
             number,
         ),

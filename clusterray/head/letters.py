@@ -6,6 +6,7 @@ A farm event goes in as it is; a letter carries what the farm need not know.
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias

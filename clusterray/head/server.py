@@ -272,17 +272,17 @@ class Head:
         Who has a good secret shows it in a moment, so it is not the longest for long.
         """
         settings = self._settings
-        strangers = [known for known in self._connections if known.stranger]
+        staying = [known for known in self._connections if not known.closing]
+        strangers = [known for known in staying if known.stranger]
         neighbours = [known for known in strangers if known.site == newcomer.site]
         if len(neighbours) >= settings.max_strangers_per_address:
             neighbours[0].close()
         elif strangers and (
-            len(strangers) >= settings.max_strangers
-            or len(self._connections) >= settings.max_connections
+            len(strangers) >= settings.max_strangers or len(staying) >= settings.max_connections
         ):
             strangers[0].close()
-        elif len(self._connections) >= settings.max_connections:
-            _log.warning("there are %d connections; see max_connections", len(self._connections))
+        elif len(staying) >= settings.max_connections:
+            _log.warning("there are %d connections; see max_connections", len(staying))
             newcomer.close()
 
     def _crash(self) -> None:

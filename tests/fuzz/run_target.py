@@ -73,13 +73,13 @@ def _modules(sources: Sequence[str]) -> list[str]:
 def _hint_rarely() -> None:
     """Have one unknown word in sixteen looked up in difflib, which takes most of the time else."""
     from clusterray.povray import ini, job_file
-
-    nearest = ini.nearest
+    from clusterray.povray.option_table import nearest
 
     def sometimes(word: str, known: Iterable[str]) -> str | None:
         return nearest(word, known) if len(word) % 16 == 0 else None
 
-    ini.nearest = job_file.nearest = sometimes  # type: ignore[attr-defined]
+    for module in (ini, job_file):
+        vars(module)["nearest"] = sometimes
 
 
 # ---------------------------------------------------------------- lines reached

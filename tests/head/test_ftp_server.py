@@ -21,7 +21,7 @@ import pytest
 from clusterray.core.errors import LocalFault
 from clusterray.head import ftp_server
 from clusterray.head.certificate import HeadCertificate, head_certificate
-from clusterray.head.ftp_server import FtpServer
+from clusterray.head.ftp_server import FtpLimits, FtpServer
 from clusterray.head.grants import FileGrant
 
 WaitFor = Callable[[Callable[[], bool]], None]
@@ -874,7 +874,7 @@ def test_a_peer_that_never_shakes_hands_keeps_nobody_waiting(
 def test_of_too_many_sessions_without_a_login_the_oldest_goes(
     server: FtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ftp_server, "MAX_STRANGERS", 3)
+    monkeypatch.setattr(server, "_limits", FtpLimits(strangers_per_address=3))
     grant = write_grant(tmp_path)
     server.grant(grant)
     with login(server, grant) as good:
