@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -22,8 +23,10 @@ from clusterray.client.control import Control, Fetched, as_json, job_id, token_i
 from clusterray.client.head_link import HeadLink
 from clusterray.client.report import make_report
 from clusterray.client.text import plain, plain_lines, povray_lines
+from clusterray.client.timeline import phase_table, text_of, timeline_of, write_svg
 from clusterray.core.errors import UsageFault
 from clusterray.core.orders import LEAST_PRIORITY, MOST_PRIORITY
+from clusterray.wire.protocol import JobDetail
 from clusterray.wire.trust import JoinToken, find_token
 
 PROGRAM = "clusterray"
@@ -32,6 +35,7 @@ _EXAMPLES = """\
 examples:
   clusterray jobs                     the jobs, newest first
   clusterray show 12                  one job: settings and where they came from, bands, attempts
+  clusterray show 12 --timeline       which node did what when, and where the time went
   clusterray fetch 12 -o room.png     the picture of a finished job
   clusterray fetch --partial 12       what is there of it by now, the rest hatched
   clusterray pause 12                 no more of it is handed out until clusterray resume 12
@@ -99,6 +103,10 @@ def _show(chosen: argparse.Namespace) -> None:
     job = job_id(chosen.job)
     with _open(chosen) as head:
         detail = Control(head).show(job)
+    if chosen.svg is not None:
+        write_svg(detail, chosen.svg)
+    if chosen.timeline:
+        return _say_timeline(detail)
     if chosen.json:
         return _say_json(
             {
@@ -125,6 +133,14 @@ def _show(chosen: argparse.Namespace) -> None:
         for line in plain_lines(detail.job.error_text):
             say_on_stdout(f"  {line}")
     return None
+
+
+def _say_timeline(detail: JobDetail) -> None:
+    timeline = timeline_of(detail)
+    for line in text_of(timeline, shutil.get_terminal_size((100, 24)).columns):
+        say_on_stdout(line)
+    say_on_stdout("")
+    tables.print_table(*phase_table(timeline), sys.stdout)
 
 
 def _cancel(chosen: argparse.Namespace) -> None:
@@ -275,7 +291,16 @@ def _parser() -> Parser:
     _add_common(parser, join="", as_json=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     _add(commands, "jobs", "list the jobs, newest first", _jobs)
-    _add_job(_add(commands, "show", "everything about one job", _show))
+    show = _add(commands, "show", "everything about one job", _show)
+    _add_job(show)
+    show.add_argument(
+        "--timeline",
+        action="store_true",
+        help="which node did what when, and where the time went; in place of all else",
+    )
+    show.add_argument(
+        "--svg", metavar="FILE", type=Path, help="write the timeline as a picture to FILE besides"
+    )
     nodes = _add(commands, "nodes", "list the nodes, or forgive one its failures", _nodes)
     nodes.add_argument(
         "--forgive",

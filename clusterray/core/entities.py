@@ -62,7 +62,8 @@ class Attempt:
     last, the count of its phase and of other signs of life. ``uploads`` counts those that arrived
     damaged, ``held_up`` those that the head could not keep; ``again_at`` is when its node is asked
     for another. ``lights`` is the shared light it was leased with. ``late``: its result came too
-    late and was dropped. ``sha256`` and ``size`` are those of the file that its node announced
+    late and was dropped. ``rendered_at`` is when its node had the tile, ``ended_at`` when it was no
+    longer live. ``sha256`` and ``size`` are those of the file that its node announced
     last; what was accepted is that one.
     """
 
@@ -84,6 +85,8 @@ class Attempt:
     held_up: int = 0
     again_at: float | None = None
     late: bool = False
+    rendered_at: float | None = None
+    ended_at: float | None = None
     sha256: str = ""
     size: int = 0
 

@@ -178,9 +178,10 @@ class Farm(TroubleRules, RestartRules):
         if rendered and attempt.state is AttemptState.RENDERING:
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
             attempt.phase, attempt.done = "uploading", attempt.band.rect.area
+            attempt.rendered_at = self._now
         elif not rendered and attempt.state is AttemptState.UPLOADING:
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RERENDER)
-            attempt.phase, attempt.done = "waiting", 0
+            attempt.phase, attempt.done, attempt.rendered_at = "waiting", 0, None
         self._note_attempt(attempt)
         self._tell(attempt.band, f"{attempt.id} counts again: {attempt.node_name} is back")
         self._ask_again(attempt, conn)
@@ -245,7 +246,7 @@ class Farm(TroubleRules, RestartRules):
             return
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
         self._hear(attempt, "uploading", 0, 0)
-        attempt.done = attempt.band.rect.area
+        attempt.done, attempt.rendered_at = attempt.band.rect.area, self._now
         frame, node = attempt.band.frame, self.nodes[attempt.node]
         frame.rendered_pixels += attempt.band.rect.area
         frame.rendered_thread_s += (self._now - attempt.leased_at) * node.threads

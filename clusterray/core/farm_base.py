@@ -58,7 +58,7 @@ class FarmBase(Ledger):
         """Take a live attempt out of the running; its band waits again if it was the last."""
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, trigger)
         attempt.detached_until = attempt.again_at = None
-        attempt.reason = reason
+        attempt.reason, attempt.ended_at = reason, self._now
         self._note_attempt(attempt)
         self.detached.pop(attempt.id, None)
         node = self.nodes[attempt.node]

@@ -238,7 +238,7 @@ class RestartRules(LifeRules):
                 continue
             if attempt.state is AttemptState.RENDERING:
                 attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
-                attempt.done = attempt.band.rect.area
+                attempt.done, attempt.rendered_at = attempt.band.rect.area, self._now
             attempt.size, attempt.sha256 = file.size, file.sha256
             self._take_tile(attempt)
 

@@ -127,6 +127,8 @@ class AttemptRow(Row, frozen=True, omit_defaults=True):
     late: bool = False
     sha256: str = ""
     size: int = 0
+    rendered: float | None = None
+    ended: float | None = None
 
 
 class NodeRow(Row, frozen=True, omit_defaults=True):
@@ -204,6 +206,9 @@ class Writer:
         self.rows.deleted.update(farm.deleted)
         return self.rows
 
+    def _wall_of(self, moment: float | None) -> float | None:
+        return None if moment is None else moment + self._wall
+
     def job(self, job: Job) -> None:
         """Add a job's row."""
         self.rows.requests[job.number] = job.request
@@ -213,7 +218,7 @@ class Writer:
             job.submitted_at + self._wall,
             job.queued_at + self._wall,
             job.priority,
-            None if job.ended_at is None else job.ended_at + self._wall,
+            self._wall_of(job.ended_at),
             job.problem,
             job.reason,
             job.paused_by,
@@ -273,6 +278,8 @@ class Writer:
             attempt.late,
             attempt.sha256,
             attempt.size,
+            self._wall_of(attempt.rendered_at),
+            self._wall_of(attempt.ended_at),
         )
         self.rows.attempts[number_of(attempt.id)] = attempt.band.frame.job.number, row
 
@@ -307,6 +314,9 @@ class Reader:
     def _at(self, moment: float) -> float:
         return min(moment - self._wall, self._now)
 
+    def _at_if(self, moment: float | None) -> float | None:
+        return None if moment is None else self._at(moment)
+
     def stored(self) -> Stored:
         """Give the farm; raises KeyError or ValueError where rows contradict each other."""
         rows = self._rows
@@ -336,7 +346,7 @@ class Reader:
             self._at(row.queued),
             row.priority,
             row.state,
-            ended_at=None if row.ended is None else self._at(row.ended),
+            ended_at=self._at_if(row.ended),
             problem=row.problem,
             reason=row.reason,
             paused_by=row.paused_by,
@@ -394,6 +404,8 @@ class Reader:
             reason=row.reason,
             lights=row.lights,
             late=row.late,
+            rendered_at=self._at_if(row.rendered),
+            ended_at=self._at_if(row.ended),
             sha256=row.sha256,
             size=row.size,
         )

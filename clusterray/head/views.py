@@ -248,6 +248,11 @@ def band_views(frames: Iterable[Frame], seconds: dict[str, PhaseSeconds]) -> lis
 
 
 def _attempt_view(attempt: Attempt, seconds: PhaseSeconds | None) -> AttemptView:
+    submitted_at = attempt.band.frame.job.submitted_at
+
+    def since(moment: float | None) -> float | None:
+        return None if moment is None else max(0.0, moment - submitted_at)
+
     return AttemptView(
         id=attempt.id,
         node=attempt.node_name,
@@ -255,6 +260,9 @@ def _attempt_view(attempt: Attempt, seconds: PhaseSeconds | None) -> AttemptView
         phase=cast(Phase, attempt.phase),
         reason=attempt.reason[:MAX_TEXT],
         seconds=seconds,
+        begun_s=since(attempt.leased_at) or 0.0,
+        rendered_s=since(attempt.rendered_at),
+        ended_s=since(attempt.ended_at),
     )
 
 

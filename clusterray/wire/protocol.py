@@ -225,7 +225,11 @@ class JobView(Part, frozen=True):
 
 
 class AttemptView(Part, frozen=True):
-    """One try of a band, for ``show``."""
+    """One try of a band, for ``show``.
+
+    ``begun_s``, ``rendered_s`` and ``ended_s`` are the seconds from the job's submission to its
+    lease, to when its node had the tile, and to its end.
+    """
 
     id: Ident
     node: Name
@@ -233,6 +237,9 @@ class AttemptView(Part, frozen=True):
     phase: Phase
     reason: Text = ""
     seconds: PhaseSeconds | None = None
+    begun_s: Seconds = 0.0
+    rendered_s: Seconds | None = None
+    ended_s: Seconds | None = None
 
 
 class BandView(Part, frozen=True):

@@ -951,7 +951,7 @@ def test_who_may_not_knock_gets_no_session(nothing_left: None) -> None:
 def test_one_address_has_so_many_sessions_and_no_more(
     server: FtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ftp_server._Listener, "max_cons_per_ip", 3)
+    monkeypatch.setattr(server._listener, "max_cons_per_ip", 3)
     grant = write_grant(tmp_path)
     server.grant(grant)
     sessions = [login(server, grant) for _ in range(3)]

@@ -179,6 +179,26 @@ def test_one_address_does_not_take_all_places(
         assert idle[0].recv(1) == b""
 
 
+def test_many_addresses_do_not_take_all_places(
+    sealed: tuple[WebServer, HeadCertificate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, certificate = sealed
+    monkeypatch.setattr(server, "_connections", 5)
+    with ExitStack() as stack:
+        idle = [
+            stack.enter_context(
+                socket.create_connection(
+                    ("127.0.0.1", server.port), source_address=(f"127.0.0.{number}", 0), timeout=10
+                )
+            )
+            for number in range(2, 8)
+        ]
+        with closing(https(server, certificate)) as connection:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
+        assert idle[0].recv(1) == b""
+
+
 def test_who_may_not_knock_is_closed_at_once(nothing_left: None) -> None:
     app = create_app(view=view, preview=preview_for, check_token=visitor_of)
     server = WebServer(app, "127.0.0.1", 0, None, lambda address: False)
