@@ -25,6 +25,7 @@ import msgspec
 
 from clusterray.core.errors import ClusterRayError, LocalFault, SceneFault
 from clusterray.core.model import SceneId
+from clusterray.head.durable import sync
 from clusterray.head.scene_sources import TAR_NAME, Pace, Place, Sources
 from clusterray.wire.archive import (
     ArchiveLimits,
@@ -158,7 +159,7 @@ class SceneStore:
             # since their content was here already.
             stored = _index_stored(scene, entries, part / TAR_NAME, self._limits)
             _write_manifest(part / MANIFEST_NAME, entries)
-            _sync_folder(part)
+            sync(part)
             self._publish(scene, part)
         except OSError as error:
             raise self._cannot_store(str(error.strerror)) from error
@@ -235,7 +236,7 @@ class SceneStore:
             # Another thread had the same scene ready first; its bytes are the same.
             if self._load(scene) is None:
                 raise
-        _sync_folder(self._folder)
+        sync(self._folder)
 
     # ------------------------------------------------------------ room
 
@@ -400,11 +401,3 @@ def _index_stored(
 
 def _gone(entry: Entry) -> SceneFault:
     return SceneFault("neither sent nor still at the head; submit the scene again", file=entry.path)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

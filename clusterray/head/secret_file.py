@@ -7,6 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
+from clusterray.head.durable import sync
+
 
 def write_secret(path: Path, content: bytes) -> None:
     """Put ``content`` into ``path``, mode 0600, on the disk when this returns; raises OSError."""
@@ -18,16 +20,8 @@ def write_secret(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.rename(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

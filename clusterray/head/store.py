@@ -6,7 +6,6 @@ commit that returned outlives a power cut. docs/files.md tells what else is on t
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from clusterray.core.changes import Changes
 from clusterray.core.errors import LocalFault
 from clusterray.core.model import AttemptId, JobId, JobRequest, LightKind, NodeId, PovrayClass
 from clusterray.core.restart_rules import number_of
+from clusterray.head.durable import sync
 from clusterray.head.records import AttemptRow, BandRow, FrameRow, JobRow, NodeRow, Rows, Writer
 from clusterray.wire.protocol import PhaseSeconds
 
@@ -295,19 +295,11 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         if made:
-            _sync_folder(path.parent)
+            sync(path.parent)
     except BaseException:
         db.close()
         raise
     return db
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _encode(value: object) -> bytes:

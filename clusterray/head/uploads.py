@@ -7,13 +7,13 @@ and hash decide, and then the pixels: header, mode and every row. Knows files, n
 from __future__ import annotations
 
 import hashlib
-import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from clusterray.core.model import STAGE_OF, AttemptId, FileFormat, LightKind, Rect, Stage
+from clusterray.head.durable import sync
 from clusterray.head.state_folder import StateFolder
 from clusterray.images.formats import is_whole_picture, pixel_bytes
 from clusterray.images.tile import TileFault, check_tile
@@ -136,9 +136,9 @@ def take_in(expected: Expected, announced: Announced, tick: Callable[[], None]) 
         if not arrived_whole(checked, announced, tick):
             raise UploadFault("the uploaded tile is not the file that was announced")
         expected.check(checked)
-        _sync(checked)
+        sync(checked)
         checked.rename(expected.tile)
-        _sync(expected.tile.parent)
+        sync(expected.tile.parent)
     finally:
         checked.unlink(missing_ok=True)
 
@@ -150,11 +150,3 @@ def _sha256(path: Path, tick: Callable[[], None]) -> str:
             digest.update(chunk)
             tick()
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -38,3 +38,12 @@ def wait_for() -> Callable[[Callable[[], bool]], None]:
             threading.Event().wait(0.005)
 
     return wait
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """Gives a folder with the smallest scene there is."""
+    folder = tmp_path / "scene"
+    folder.mkdir()
+    (folder / "a.pov").write_text("sphere { 0, 1 }\n")
+    return folder

@@ -29,14 +29,6 @@ def head(tmp_path: Path) -> Iterator[RunningHead]:
 
 
 @pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    folder = tmp_path / "scene"
-    folder.mkdir()
-    (folder / "a.pov").write_text("sphere { 0, 1 }\n")
-    return folder
-
-
-@pytest.fixture
 def client(head: RunningHead) -> Iterator[Peer]:
     with Peer(head) as peer:
         peer.join("submit")

@@ -27,14 +27,6 @@ def head(tmp_path: Path) -> Iterator[RunningHead]:
         yield running
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    folder = tmp_path / "scene"
-    folder.mkdir()
-    (folder / "a.pov").write_text("sphere { 0, 1 }")
-    return folder
-
-
 class People:
     """Ann and Bob, each with a token of their own, and the admin."""
 

@@ -23,14 +23,6 @@ from tests.head.peers import Peer, RunningHead, dial, running_head, tile_of, upl
 from tests.node.machines import small_disk
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    folder = tmp_path / "scene"
-    folder.mkdir()
-    (folder / "a.pov").write_text("sphere { 0, 1 }\n")
-    return folder
-
-
 def jobs(client: Peer) -> list[tuple[str, str]]:
     client.say(msg.ListJobs(50))
     return [(job.id, job.state) for job in client.hear(msg.Jobs).jobs]

@@ -44,14 +44,6 @@ def head(tmp_path: Path) -> Iterator[RunningHead]:
         yield running
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    folder = tmp_path / "scene"
-    folder.mkdir()
-    (folder / "a.pov").write_text("sphere { 0, 1 }\n")
-    return folder
-
-
 def next_lease(node: Peer, others: tuple[Peer, ...] = ()) -> msg.Lease:
     """Wait for a lease, others' heartbeats flowing meanwhile."""
     while True:

@@ -23,13 +23,6 @@ def head(tmp_path: Path) -> Iterator[RunningHead]:
         yield running
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Path:
-    (tmp_path / "scene").mkdir()
-    (tmp_path / "scene" / "a.pov").write_text("sphere { 0, 1 }\n")
-    return tmp_path / "scene"
-
-
 def next_lease(node: Peer) -> msg.Lease:
     """Give the next lease; what else the head says is passed over."""
     while True:
