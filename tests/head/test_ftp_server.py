@@ -948,6 +948,22 @@ def test_who_may_not_knock_gets_no_session(nothing_left: None) -> None:
         server.stop()
 
 
+def test_a_transfer_without_a_byte_is_cut_off(
+    server: FtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftp_server._Bytes, "timeout", 0.2)
+    grant = write_grant(tmp_path)
+    server.grant(grant)
+    with login(server, grant) as client:
+        host, port = client.makepasv()
+        with socket.create_connection((host, port), timeout=10) as data:
+            client.sendcmd("STOR tile.png")
+            data.sendall(b"half")
+            with pytest.raises(ftplib.error_temp, match="timed out"):
+                client.voidresp()
+    assert not grant.real.exists()
+
+
 def test_one_address_has_so_many_sessions_and_no_more(
     server: FtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
