@@ -1,9 +1,10 @@
 """One target under the fuzzer, in a process of its own; scripts/fuzz starts it, and reads its end.
 
-    python -m tests.fuzz.run_target NAME fuzz CORPUS [SEEDS] [libFuzzer's switches]
+    python -m tests.fuzz.run_target NAME fuzz ROOM CORPUS [SEEDS] [libFuzzer's switches]
     python -m tests.fuzz.run_target NAME lines FOLDER...
 
-``fuzz`` puts what reaches something new into CORPUS. ``lines`` runs every file of the folders once
+``fuzz`` puts what reaches something new into CORPUS, and its files into ROOM, which is for whoever
+started it to remove: the fuzzer ends its process without a word. ``lines`` runs every file of the folders once
 and writes, as JSON, which lines were reached of the functions that were entered.
 """
 
@@ -49,7 +50,7 @@ def run_one(target: Target, data: bytes, folder: Path) -> None:
         raise TooSlow(f"{took:.1f} s of CPU for {len(data)} bytes")
 
 
-def _fuzz(name: str, words: Sequence[str]) -> None:
+def _fuzz(name: str, room: Path, words: Sequence[str]) -> None:
     import atheris
 
     # What is fuzzed is instrumented as it is imported, so it is imported here and not above; and
@@ -58,12 +59,10 @@ def _fuzz(name: str, words: Sequence[str]) -> None:
         from tests.fuzz.targets import TARGETS
     target = TARGETS[name]
     _hint_rarely()
-    with scratch() as folder:
-        room = Path(folder)
-        atheris.Setup(
-            [name, f"-max_len={target.longest}", *words], lambda data: run_one(target, data, room)
-        )
-        atheris.Fuzz()
+    atheris.Setup(
+        [name, f"-max_len={target.longest}", *words], lambda data: run_one(target, data, room)
+    )
+    atheris.Fuzz()
 
 
 def _modules(sources: Sequence[str]) -> list[str]:
@@ -145,6 +144,6 @@ def _functions(code: CodeType) -> Iterator[CodeType]:
 if __name__ == "__main__":
     _name, _what, *_words = sys.argv[1:]
     if _what == "fuzz":
-        _fuzz(_name, _words)
+        _fuzz(_name, Path(_words[0]), _words[1:])
     else:
         _reached(_name, _words)
