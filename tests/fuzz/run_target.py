@@ -4,8 +4,8 @@
     python -m tests.fuzz.run_target NAME lines FOLDER...
 
 ``fuzz`` puts what reaches something new into CORPUS, and its files into ROOM, which is for whoever
-started it to remove: the fuzzer ends its process without a word. ``lines`` runs every file of the folders once
-and writes, as JSON, which lines were reached of the functions that were entered.
+started it to remove: the fuzzer ends its process without a word. ``lines`` runs every file of the
+folders once and writes, as JSON, which lines were reached of the functions that were entered.
 """
 
 from __future__ import annotations
