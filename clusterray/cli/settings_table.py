@@ -303,11 +303,81 @@ def head_table(environ: Mapping[str, str]) -> DaemonTable:
             number,
         ),
         Setting(
+            "max_bands",
+            "N",
+            "10000",
+            whole_number(1, 100_000),
+            "Most bands that a submitter may ask for, in one job.",
+            number,
+        ),
+        Setting(
             "max_jobs",
             "N",
             "10000",
             whole_number(1, 10_000_000),
             "Most jobs the head keeps; the oldest finished ones are forgotten first.",
+            number,
+        ),
+        Setting(
+            "max_jobs_per_token",
+            "N",
+            "1000",
+            whole_number(1, 10_000_000),
+            "Most jobs of one submitter's token that wait or run at a time, so that one leaves "
+            "room for others.",
+            number,
+        ),
+        Setting(
+            "max_connections",
+            "N",
+            "2048",
+            whole_number(16, 100_000),
+            "Most control connections at a time, those of nodes and of submitters together. At "
+            "the limit the oldest that has shown no token goes for the next; if there is none, the "
+            "next one goes.",
+            number,
+        ),
+        Setting(
+            "max_strangers",
+            "N",
+            "1024",
+            whole_number(16, 100_000),
+            "Most connections, of control and of FTP each, that have shown no token or login yet. "
+            "The oldest goes for the next.",
+            number,
+        ),
+        Setting(
+            "max_strangers_per_address",
+            "N",
+            "128",
+            whole_number(1, 100_000),
+            "The same for one address, or one IPv6 network of 64 bits.",
+            number,
+        ),
+        Setting(
+            "max_messages_per_s",
+            "N",
+            "500",
+            whole_number(10, 1_000_000),
+            "Messages read of one connection in a second, each 16 KiB counting as one more; for a "
+            "while it may be four times that. What comes faster waits at its sender.",
+            number,
+        ),
+        Setting(
+            "max_ftp_sessions_per_address",
+            "N",
+            "1024",
+            whole_number(1, 100_000),
+            "Most FTP sessions of one address at a time; a node keeps two or three.",
+            number,
+        ),
+        Setting(
+            "max_http_connections",
+            "N",
+            "200",
+            whole_number(4, 10_000),
+            "Most connections to the page at a time, half of them idle ones of one address. "
+            "The longest idle goes for the next.",
             number,
         ),
         Setting(

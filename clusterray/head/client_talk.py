@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import queue
 import secrets
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,9 @@ from clusterray.wire.protocol import AnyMessage, Entry, Grant, ProtocolError
 TAR_MEMBER_BYTES = 4096 + 1024
 """Room for the headers of one member of an uploaded tar, long names included."""
 HOLD_SECONDS = 30.0
+MAX_QUESTIONS = 8
+"""So many questions and orders of one connection wait for the task manager at most."""
+_ASK_AGAIN_S = 0.1
 MAX_NAME_BYTES = 200
 """Leaves room for what is put behind a name while its file is being written."""
 UPLOAD_FILE = "scene.tar"
@@ -61,6 +65,7 @@ class ClientTalk(Conversation):
         super().__init__(number, link, services, card)
         self._offered: _Offered | None = None
         self._ready: set[str] = set()
+        self._may_ask = threading.BoundedSemaphore(MAX_QUESTIONS)
         self._partials = Partials(services.partials, services.ftp, number)
         self._handlers = {
             msg.Offer: self._offer,
@@ -114,7 +119,11 @@ class ClientTalk(Conversation):
         )
 
     def _ask(self, question: Any) -> None:
-        self._post(Asked(self._number, question, self._hello.name, self._record))
+        # Who asks faster than the farm's keeper answers waits, and not the others behind it.
+        while not self._may_ask.acquire(timeout=_ASK_AGAIN_S):
+            self._link.service()
+        asked = Asked(self._number, question, self._hello.name, self._record, self._may_ask.release)
+        self._post(asked)
 
     def _make_partial(self, plan: PartialPlan) -> None:
         self._partials.discard()
@@ -258,6 +267,7 @@ class ClientTalk(Conversation):
             token=self._record.id,
         )
         self._check_size(request)
+        self._check_bands(request)
         check_supported(spec.file_format, spec.width, spec.height)
         self._post(NewJob(self._number, submit.request, request, spec))
 
@@ -268,6 +278,14 @@ class ClientTalk(Conversation):
             raise SceneFault(
                 f"{request.picture.width}x{request.picture.height} is {pixels} pixels, "
                 f"over this head's limit of {limit} (setting max_pixels)"
+            )
+
+    def _check_bands(self, request: JobRequest) -> None:
+        limit = self._services.settings.max_bands
+        if request.wish_bands is not None and request.wish_bands > limit:
+            raise SceneFault(
+                f"{request.wish_bands} bands are over this head's limit of {limit} "
+                "(setting max_bands)"
             )
 
     # ------------------------------------------------ tokens

@@ -52,6 +52,7 @@ class Connection(threading.Thread):
             sock,
             heartbeat_s=services.settings.heartbeat_s,
             silent_s=services.settings.silent_s,
+            messages_per_s=services.settings.max_messages_per_s,
         )
 
     def close(self) -> None:

@@ -25,8 +25,6 @@ LONGEST_WAIT_S: Final = 3.0
 FORGET_S: Final = 600.0
 MAX_WAITING: Final = 16
 """Wrong secrets of one address whose answer is being delayed."""
-MAX_STRANGERS: Final = 128
-"""Connections of one address that have shown no secret yet; the oldest goes for the next."""
 MAX_ADDRESSES: Final = 10_000
 _V6_SITE_BITS: Final = 64
 

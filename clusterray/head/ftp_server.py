@@ -44,7 +44,7 @@ from pyftpdlib.handlers import DTPHandler, FTPHandler, TLS_DTPHandler, TLS_FTPHa
 from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
 
-from clusterray.head.doorkeeper import MAX_STRANGERS, site_of
+from clusterray.head.doorkeeper import site_of
 from clusterray.head.grants import FileGrant
 from clusterray.head.listening import bind
 
@@ -56,8 +56,6 @@ STALL_SECONDS: Final = 120
 """A transfer without a byte for so long is cut off."""
 MAX_SOCKETS: Final = 4096
 """Sockets of this server together: sessions, data listeners and data connections."""
-MAX_SESSIONS_PER_ADDRESS: Final = 1024
-"""A class behind one address, each node with the two or three sessions that it keeps."""
 MAX_UNREAD_REPLIES: Final = 64
 """A peer that sends commands and never reads the replies is closed at so many."""
 CHUNK_BYTES: Final = 1 << 18
@@ -66,6 +64,18 @@ _SWEEP_S: Final = 5.0
 _OUT_OF_DESCRIPTORS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _log = logging.getLogger("clusterray.head.ftp")
+
+
+@dataclass(frozen=True, slots=True)
+class FtpLimits:
+    """How many sessions there may be: without a login in all and of an address, and of an address.
+
+    Of too many without a login the oldest goes; of too many in all the newcomer is sent away.
+    """
+
+    strangers: int = 1024
+    strangers_per_address: int = 128
+    per_address: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +112,10 @@ class FtpServer:
         *,
         pem: Path | None = None,
         may_knock: Callable[[str], bool] = lambda address: True,
+        limits: FtpLimits | None = None,
     ) -> None:
         _route_log()
+        self._limits = limits or FtpLimits()
         self._may_knock = may_knock
         self._on_unwritable = on_unwritable
         listening = bind(host, port, "FTP", "--ftp-port")
@@ -119,6 +131,7 @@ class FtpServer:
         self._listener = _Listener(
             listening, self._session_class(passive_ports, masquerade, pem), ioloop=self._loop
         )
+        self._listener.max_cons_per_ip = self._limits.per_address
         self._loop.call_every(_SWEEP_S, self._sweep)
 
     # ------------------------------------------------------------ called from any thread
@@ -247,11 +260,12 @@ class FtpServer:
             session.respond("421 Not from there without TLS.")
             session.close()
             return
-        strangers = [
-            other for other in self._sessions if other.grant is None and other.site == session.site
-        ]
-        if len(strangers) > MAX_STRANGERS:
-            min(strangers, key=lambda other: other.unknown_since).close()
+        strangers = [other for other in self._sessions if other.grant is None]
+        neighbours = [other for other in strangers if other.site == session.site]
+        if len(neighbours) > self._limits.strangers_per_address:
+            min(neighbours, key=_unknown_since).close()
+        elif len(strangers) > self._limits.strangers:
+            min(strangers, key=_unknown_since).close()
 
     def closed(self, session: _Session) -> None:
         """Forget a session; it may be unknown already."""
@@ -316,7 +330,6 @@ class _Listener(FTPServer):  # type: ignore[misc]  # pyftpdlib has no types
     """The listening socket."""
 
     max_cons = MAX_SOCKETS
-    max_cons_per_ip = MAX_SESSIONS_PER_ADDRESS
 
     def handle_accept(self) -> None:
         try:
@@ -765,6 +778,10 @@ class _Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
         if self._out_dtp_queue is not None:
             self._out_dtp_queue[2].close()
             self._out_dtp_queue = None
+
+
+def _unknown_since(session: _Session) -> float:
+    return session.unknown_since
 
 
 def _is_ipv4(text: str) -> bool:

@@ -6,6 +6,7 @@ A farm event goes in as it is; a letter carries what the farm need not know.
 from __future__ import annotations
 
 import queue
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -124,12 +125,16 @@ Question: TypeAlias = Order | Follow | Fetch | Logs | ListJobs | ListNodes | For
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A client asks; the answer goes to its outlet. ``by`` is its name for people."""
+    """A client asks; the answer goes to its outlet. ``by`` is its name for people.
+
+    ``taken`` is called when the question's turn has come.
+    """
 
     conn: int
     question: Question
     by: str
     who: TokenRecord
+    taken: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from clusterray.core.model import AttemptId, JobId
 from clusterray.head.certificate import HeadCertificate, head_certificate
 from clusterray.head.connections import Connection
 from clusterray.head.conversation import Services
-from clusterray.head.doorkeeper import MAX_STRANGERS, Doorkeeper
-from clusterray.head.ftp_server import FtpServer
+from clusterray.head.doorkeeper import Doorkeeper
+from clusterray.head.ftp_server import FtpLimits, FtpServer
 from clusterray.head.letters import PictureWritten
 from clusterray.head.listening import bind
 from clusterray.head.ownership import may_touch, seen_by
@@ -137,6 +137,7 @@ class Head:
             stitcher,
             on_crash=self._crash,
             disk_bytes=settings.disk_bytes,
+            jobs_per_token=settings.max_jobs_per_token,
         )
         self._manager = manager
         undo.callback(manager.stop)
@@ -189,6 +190,11 @@ class Head:
             self._not_kept,
             pem=certificate.pem if certificate else None,
             may_knock=self._doorkeeper.may_knock,
+            limits=FtpLimits(
+                settings.max_strangers,
+                settings.max_strangers_per_address,
+                settings.max_ftp_sessions_per_address,
+            ),
         )
 
     def _not_kept(self, user: str, reason: str) -> None:
@@ -220,7 +226,14 @@ class Head:
             hosts=_names_of(self._settings),
             secure=context is not None,
         )
-        return WebServer(app, self._settings.listen, port, context, self._doorkeeper.may_knock)
+        return WebServer(
+            app,
+            self._settings.listen,
+            port,
+            context,
+            self._doorkeeper.may_knock,
+            connections=self._settings.max_http_connections,
+        )
 
     # ---------------------------------------------------------------- run
 
@@ -254,14 +267,23 @@ class Head:
         connection.start()
 
     def _make_way_for(self, newcomer: Connection) -> None:
-        """Close the one that has been a stranger longest if too many of its site are.
+        """Close the one that has been a stranger longest if there are too many; else the newcomer.
 
         Who has a good secret shows it in a moment, so it is not the longest for long.
         """
-        staying = (c for c in self._connections if c.stranger and not c.closing)
-        strangers = [c for c in staying if c.site == newcomer.site]
-        if len(strangers) >= MAX_STRANGERS:
+        settings = self._settings
+        staying = [known for known in self._connections if not known.closing]
+        strangers = [known for known in staying if known.stranger]
+        neighbours = [known for known in strangers if known.site == newcomer.site]
+        if len(neighbours) >= settings.max_strangers_per_address:
+            neighbours[0].close()
+        elif strangers and (
+            len(strangers) >= settings.max_strangers or len(staying) >= settings.max_connections
+        ):
             strangers[0].close()
+        elif len(staying) >= settings.max_connections:
+            _log.warning("there are %d connections; see max_connections", len(staying))
+            newcomer.close()
 
     def _crash(self) -> None:
         self.crashed = True

@@ -35,7 +35,15 @@ class HeadSettings:
     max_scene_bytes: int = 2 << 30
     max_scene_files: int = 20_000
     max_pixels: int = 1 << 28
+    max_bands: int = 10_000
     max_jobs: int = 10_000
+    max_jobs_per_token: int = 1000
+    max_connections: int = 2048
+    max_strangers: int = 1024
+    max_strangers_per_address: int = 128
+    max_messages_per_s: int = 500
+    max_ftp_sessions_per_address: int = 1024
+    max_http_connections: int = 200
     scene_store_bytes: int = 20 << 30
     disk_bytes: int = 100 << 30
     keep_results_days: float | None = None

@@ -84,12 +84,14 @@ class TaskManager:
         *,
         on_crash: Callable[[], None],
         disk_bytes: int = 100 << 30,
+        jobs_per_token: int = 1000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._farm = farm
         self._folder = folder
         self._scenes = scenes
         self._on_crash = on_crash
+        self._jobs_per_token = jobs_per_token
         self._clock = clock
         self._known = Known()
         self._memory = Memory(store, farm, self._known, folder, clock)
@@ -380,6 +382,7 @@ class TaskManager:
             self._logs.keep(attempt.band.frame.job.id, attempt.id, letter.text)
 
     def _asked(self, letter: Asked) -> None:
+        letter.taken()
         question = letter.question
         if not isinstance(question, _QUESTIONS):
             if self._fault:
@@ -410,6 +413,13 @@ class TaskManager:
             self._refuse(letter.conn, letter.request_id)
             return
         if self._farm.job_of_key(letter.request.key) is None:
+            if self._has_enough(letter.request.token):
+                text = (
+                    f"{self._jobs_per_token} jobs of this token wait or run already, the head's "
+                    "limit (setting max_jobs_per_token); wait for one, or cancel one"
+                )
+                self._send(letter.conn, msg.Refused(letter.request_id, 3, text))
+                return
             wanted = room_for(letter.request, letter.spec)
             words = self._room.make_room(wanted, "this job")
             if words:
@@ -419,6 +429,10 @@ class TaskManager:
         self._submits[self._next_reply] = letter
         self._orders.append((letter.conn, letter.request_id))
         self._happen(ev.JobSubmitted(self._next_reply, letter.request))
+
+    def _has_enough(self, token: str) -> bool:
+        open_jobs = sum(job.request.token == token for job in self._farm.open_jobs)
+        return open_jobs >= self._jobs_per_token
 
     def _light_joined(self, event: ev.LightJoined) -> None:
         self._happen(event)

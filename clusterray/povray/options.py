@@ -281,7 +281,7 @@ class Options:
         folders += [Path(path) for path in DEBIAN_LIBRARY_PATHS]
         for folder in folders:
             for candidate in (folder / name, folder / f"{name}.ini", folder / f"{name}.INI"):
-                if candidate.is_file():
+                if _answers(candidate.is_file):
                     self.add_ini(candidate, section)
                     return
         raise origin.fault(
@@ -509,12 +509,11 @@ class Options:
     def _inside(self, text: str, origin: Origin, written: str, want: str) -> str:
         """Give a path relative to the root for one written relative to ``start`` or absolute."""
         path = Path(os.path.normpath(self.start / text.strip()))
+        name = _option("Library_Path" if want == "folder" else "Include_Header")
+        if not _answers(path.is_dir if want == "folder" else path.is_file):
+            raise origin.fault(f"{_named(name, written)}: there is no such {want}, {path}")
         if not path.is_relative_to(self.root):
             path = path.resolve()
-        name = _option("Library_Path" if want == "folder" else "Include_Header")
-        is_there: Callable[[], bool] = path.is_dir if want == "folder" else path.is_file
-        if not is_there():
-            raise origin.fault(f"{_named(name, written)}: there is no such {want}, {path}")
         if path.is_relative_to(self.root):
             relative = path.relative_to(self.root).as_posix()
         elif leads_to_secrets(path, self.root):
@@ -577,6 +576,14 @@ def _read_text(path: Path, shown: str) -> str:
     if len(data) > MAX_INI_BYTES:
         raise SceneFault(f"it is larger than {MAX_INI_BYTES} bytes; is it an INI file?", file=shown)
     return decode(data)
+
+
+def _answers(is_there: Callable[[], bool]) -> bool:
+    """Ask the disk; what has a name that no disk takes is not there."""
+    try:
+        return is_there()
+    except (OSError, ValueError):
+        return False
 
 
 def _option(name: str) -> Option:

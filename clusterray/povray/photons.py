@@ -12,6 +12,7 @@ and ``load_photons``, which write the copies that a node renders.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,12 +203,17 @@ class _Open:
     files: list[tuple[str, int]] = field(default_factory=list)
 
 
+_MOST_AROUND = 64
+"""Words around a block that are kept; and photons blocks within each other that are read."""
+
+
 class _Reader:
     """Goes through the braces of one text; lives for one find_photons."""
 
     def __init__(self, bare: str) -> None:
         self._bare = bare
         self._open: list[_Open] = []
+        self._depth = Counter[str]()
         self._blocks: list[Block] = []
         self._strays: list[int] = []
         self._paired = True
@@ -217,7 +223,9 @@ class _Reader:
         if found["file"]:
             self._take_file(found["file"], found.start())
         elif found[0] != "}":
-            self._open.append(_Open(found["opener"] or "", found.end()))
+            name = found["opener"] or ""
+            self._open.append(_Open(name, found.end()))
+            self._depth[name] += 1
         elif self._open:
             self._close(found.start())
         else:
@@ -243,8 +251,12 @@ class _Reader:
 
     def _close(self, at: int) -> None:
         brace = self._open.pop()
-        if brace.name != "photons":
+        self._depth[brace.name] -= 1
+        # A text of nothing but opening braces must not cost its length for each of them.
+        if brace.name != "photons" or self._depth["photons"] >= _MOST_AROUND:
             return
-        around = tuple(outer.name for outer in self._open)
+        around = tuple(outer.name for outer in self._open[-_MOST_AROUND:])
+        if self._depth["global_settings"] and "global_settings" not in around:
+            around = ("global_settings", *around)
         inner = self._bare[brace.begin : at]
         self._blocks.append(Block(brace.begin, at, around, inner, tuple(brace.files)))

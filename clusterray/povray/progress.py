@@ -90,6 +90,7 @@ class ProgressParser:
         self._lines: deque[str] = deque()
         self._kept = 0
         self._message: list[bytes] = []
+        self._message_bytes = 0
         self._errors: list[RenderProblem] = []
         self._doubts: deque[RenderProblem] = deque(maxlen=_MAX_WARNINGS)
         self._last_words = ""
@@ -174,10 +175,11 @@ class ProgressParser:
         self._keep(line)
         if self._continues(raw):
             self._message.append(raw)
+            self._message_bytes += len(raw)
             return
         self._end_message()
         if raw.startswith(_BEGINNINGS):
-            self._message = [raw]
+            self._message, self._message_bytes = [raw], len(raw)
         elif line.startswith("==== [Rendering...] ==="):
             self.phase = "rendering"
         elif found := _PARSE_TIME.match(line):
@@ -199,7 +201,7 @@ class ProgressParser:
         """Tell whether a line goes on with the message before it."""
         if not self._message or line.startswith(_BEGINNINGS):
             return False
-        if sum(map(len, self._message)) > _MAX_MESSAGE:
+        if self._message_bytes > _MAX_MESSAGE:
             return False
         return line.startswith(b" ") or len(self._message[-1]) >= _WRAP_COLUMNS
 

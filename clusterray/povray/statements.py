@@ -33,6 +33,8 @@ _IMAGE_WORDS: dict[str, Kind] = {
 }
 _BLOCKS = frozenset({"if", "ifdef", "ifndef", "switch", "while", "for"})
 _MAX_SKIPPED = 100_000
+_MAX_LOOKS = 8
+"""So many times the text's length is looked ahead in all; brackets that nothing closes cost it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class _Reader:
     def __init__(self, found: Statements) -> None:
         self._found = found
         self._text = found.text
+        self._left_ahead = _MAX_LOOKS * len(found.text)
         self._blocks: list[str] = []
 
     def read(self) -> Statements:
@@ -218,7 +221,11 @@ class _Reader:
     # ------------------------------------------------------------ places
 
     def _behind(self, opening: Token) -> int:
-        return behind_bracket(self._text, opening)
+        if self._left_ahead <= 0:
+            return opening.end
+        end = behind_bracket(self._text, opening)
+        self._left_ahead -= end - opening.at
+        return end
 
     def _behind_text(self, at: int) -> int:
         """Give the end of a string expression without knowing what it means."""

@@ -636,8 +636,9 @@ def _parse_extended(file: BinaryIO, header: _Header) -> _Extended:
     file.seek(header.offset)
     data = _read(file, header.size)
     found: dict[str, bytes] = {}
-    while data:
-        keyword, value, data = _next_record(data, header.path)
+    at = 0
+    while at < len(data):
+        keyword, value, at = _next_record(data, at, header.path)
         if keyword.startswith("GNU.sparse"):
             raise ArchiveFault(f"{header.path!r} describes a sparse file; only files are taken")
         if keyword in found:
@@ -652,11 +653,12 @@ def _parse_extended(file: BinaryIO, header: _Header) -> _Extended:
     )
 
 
-def _next_record(data: bytes, place: str) -> tuple[str, bytes, bytes]:
-    match = _PAX_RECORD.match(data)
-    length = int(match[1]) if match else 0
-    record = data[match.end() : length] if match else b""
+def _next_record(data: bytes, at: int, place: str) -> tuple[str, bytes, int]:
+    """Give the keyword and value of the record at ``at``, and where the next one begins."""
+    match = _PAX_RECORD.match(data, at)
+    end = at + int(match[1]) if match else at
+    record = data[match.end() : end] if match else b""
     keyword, equals, value = record.partition(b"=")
-    if length > len(data) or not equals or not value.endswith(b"\n"):
+    if end > len(data) or not equals or not value.endswith(b"\n"):
         raise ArchiveFault(f"the extended header {place!r} is damaged")
-    return _text(keyword), value[:-1], data[length:]
+    return _text(keyword), value[:-1], end

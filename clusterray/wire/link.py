@@ -41,6 +41,11 @@ _INBOX_MESSAGES: Final = 1024
 _LEAST_HANDSHAKE_S: Final = 0.5
 """For the TLS handshake there is so much time at least, however long the connecting took."""
 
+_COSTLY_BYTES: Final = 1 << 14
+"""So many bytes cost as much to read as one more message."""
+_SAVED_SECONDS: Final = 4.0
+"""A peer that was quiet may send what it might have sent in so many seconds at once."""
+
 _CLOSED_HERE: Final = "the connection was closed on this side"
 
 Result = TypeVar("Result")
@@ -89,10 +94,34 @@ def _peer_name(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class _Allowance:
+    """How much may be read: so much a second, and what was saved up; the owner's thread alone."""
+
+    def __init__(self, per_s: float | None, now: float) -> None:
+        self._per_s = per_s
+        self._most = _SAVED_SECONDS * (per_s or 0.0)
+        self._left = self._most
+        self._at = now
+
+    def wait_s(self, now: float) -> float:
+        """Give the seconds until reading may go on, 0 if it may."""
+        if self._per_s is None:
+            return 0.0
+        self._left = min(self._most, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        return max(0.0, -self._left / self._per_s)
+
+    def spend(self, cost: float) -> None:
+        """Take what was read from the allowance, which may so fall below nothing."""
+        self._left -= cost
+
+
 class Link:
     """A socket that carries messages both ways; see the module for who may call what.
 
-    Times are seconds of ``clock``. ``outbox_bytes`` bounds what waits to be written.
+    Times are seconds of ``clock``. ``outbox_bytes`` bounds what waits to be written,
+    ``messages_per_s`` what is read: each message counts, and each 16 KiB; for a while it may be
+    four times that. A peer that sends faster finds its own connection slow, and nobody else's.
     """
 
     def __init__(
@@ -103,6 +132,7 @@ class Link:
         heartbeat_s: float = 4.0,
         silent_s: float = 16.0,
         outbox_bytes: int = 8 << 20,
+        messages_per_s: float | None = None,
     ) -> None:
         """Take over ``sock``, which the link closes in the end."""
         self.peer = _peer_name(sock)
@@ -141,6 +171,7 @@ class Link:
         self._write_waits_for = select.POLLOUT
         self._read_waits_for = select.POLLIN
         self._sent_at = self._heard_at = clock()
+        self._allowance = _Allowance(messages_per_s, self._sent_at)
 
     # ------------------------------------------------------------ any thread
 
@@ -363,7 +394,7 @@ class Link:
         for _ in range(_READS_PER_PASS):
             if self._ended is not None:
                 return
-            if len(self._inbox) >= _INBOX_MESSAGES:
+            if len(self._inbox) >= _INBOX_MESSAGES or self._allowance.wait_s(self._clock()):
                 # We do not listen, so silence proves nothing.
                 self._heard_at = self._clock()
                 return
@@ -383,6 +414,7 @@ class Link:
             # The decoder stays broken: whatever follows can no longer be cut into frames.
             self._ended = f"{self.peer} sent what is no message"
             raise
+        self._allowance.spend(len(messages) + len(data) / _COSTLY_BYTES)
         self._inbox.extend(message for message in messages if not isinstance(message, Beat))
 
     def _write_outbox(self) -> None:
@@ -420,6 +452,9 @@ class Link:
         return min(duties)
 
     def _wait(self, seconds: float, *, reading: bool = True) -> None:
+        pause_s = self._allowance.wait_s(self._clock()) if reading else 0.0
+        if pause_s:
+            reading, seconds = False, min(seconds, pause_s)
         if reading and isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
             # Already decrypted: poll would not report it.
             return

@@ -21,7 +21,7 @@ import pytest
 from clusterray.core.errors import LocalFault
 from clusterray.head import ftp_server
 from clusterray.head.certificate import HeadCertificate, head_certificate
-from clusterray.head.ftp_server import FtpServer
+from clusterray.head.ftp_server import FtpLimits, FtpServer
 from clusterray.head.grants import FileGrant
 
 WaitFor = Callable[[Callable[[], bool]], None]
@@ -874,7 +874,7 @@ def test_a_peer_that_never_shakes_hands_keeps_nobody_waiting(
 def test_of_too_many_sessions_without_a_login_the_oldest_goes(
     server: FtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ftp_server, "MAX_STRANGERS", 3)
+    monkeypatch.setattr(server, "_limits", FtpLimits(strangers_per_address=3))
     grant = write_grant(tmp_path)
     server.grant(grant)
     with login(server, grant) as good:
@@ -948,10 +948,26 @@ def test_who_may_not_knock_gets_no_session(nothing_left: None) -> None:
         server.stop()
 
 
+def test_a_transfer_without_a_byte_is_cut_off(
+    server: FtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftp_server._Bytes, "timeout", 0.2)
+    grant = write_grant(tmp_path)
+    server.grant(grant)
+    with login(server, grant) as client:
+        host, port = client.makepasv()
+        with socket.create_connection((host, port), timeout=10) as data:
+            client.sendcmd("STOR tile.png")
+            data.sendall(b"half")
+            with pytest.raises(ftplib.error_temp, match="timed out"):
+                client.voidresp()
+    assert not grant.real.exists()
+
+
 def test_one_address_has_so_many_sessions_and_no_more(
     server: FtpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ftp_server._Listener, "max_cons_per_ip", 3)
+    monkeypatch.setattr(server._listener, "max_cons_per_ip", 3)
     grant = write_grant(tmp_path)
     server.grant(grant)
     sessions = [login(server, grant) for _ in range(3)]

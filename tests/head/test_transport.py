@@ -223,15 +223,24 @@ def is_closed(peer: Peer) -> bool:
     return False
 
 
+@pytest.mark.parametrize(
+    ("settings", "addresses"),
+    [
+        ({"max_strangers_per_address": 4}, ["127.0.0.1"]),
+        ({"max_strangers": 4}, ["127.0.0.1", "127.0.0.2", "127.0.0.3"]),
+        ({"max_connections": 5}, ["127.0.0.1", "127.0.0.2", "127.0.0.3"]),
+    ],
+    ids=["of one address", "of all", "of all connections"],
+)
 def test_of_too_many_strangers_the_oldest_goes(
-    head: RunningHead, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, settings: dict[str, int], addresses: list[str]
 ) -> None:
-    monkeypatch.setattr("clusterray.head.server.MAX_STRANGERS", 4)
-    with ExitStack() as stack:
+    with running_head(tmp_path / "state", **settings) as head, ExitStack() as stack:
         good = stack.enter_context(Peer(head))
         good.join("submit")
-        address = ("127.0.0.1", head.ready.control)
-        strangers = [stack.enter_context(socket.create_connection(address)) for _ in range(6)]
+        strangers = [
+            stack.enter_context(dial_from(addresses[n % len(addresses)], head)) for n in range(6)
+        ]
         for stranger in strangers[:2]:
             stranger.settimeout(WAIT_S)
             assert stranger.recv(1) == b""
@@ -239,6 +248,24 @@ def test_of_too_many_strangers_the_oldest_goes(
         late.join("submit", uuid="late")
         good.say(msg.ListJobs(1))
         assert good.hear(msg.Jobs).jobs == []
+
+
+def dial_from(source: str, head: RunningHead) -> socket.socket:
+    return socket.create_connection(
+        ("127.0.0.1", head.ready.control), source_address=(source, 0), timeout=WAIT_S
+    )
+
+
+def test_beyond_the_limit_a_newcomer_goes_and_nobody_who_is_known(tmp_path: Path) -> None:
+    with running_head(tmp_path / "state", max_connections=2) as head, ExitStack() as stack:
+        known = [stack.enter_context(Peer(head)) for _ in range(2)]
+        for number, peer in enumerate(known):
+            peer.join("submit", uuid=f"u{number}")
+        with dial_from("127.0.0.1", head) as third:
+            assert third.recv(1) == b""
+        for peer in known:
+            peer.say(msg.ListJobs(1))
+            assert peer.hear(msg.Jobs).jobs == []
 
 
 def test_no_secret_reaches_the_log(head: RunningHead, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,7 @@ from clusterray.povray.lookup import Lookup
 from clusterray.povray.needs import Need, Needs, find_needs
 from clusterray.povray.option_table import DEBIAN_LIBRARY_PATHS
 from clusterray.povray.scene import files_to_stage, plan_job
+from clusterray.povray.statements import read_statements
 
 CORPUS = Path("/usr/share/doc/povray/examples")
 SHIPPED = Path(DEBIAN_LIBRARY_PATHS[2])
@@ -422,3 +423,11 @@ def test_many_calls_and_much_nesting_take_no_time(folder: Path) -> None:
     needs_of(folder, f"#include {'concat(' * 3000}")
     needs_of(folder, "#declare N = N2; #declare N2 = concat(N, N); #include N" * 200)
     assert time.process_time() - began_at < 20
+
+
+@pytest.mark.parametrize("words", ["#read(", "#fopen F M(", "#declare a[", "#macro M("])
+def test_brackets_that_nothing_closes_cost_no_time_squared(words: str) -> None:
+    begun = time.process_time()
+    read_statements(words * 20_000)
+    # From each of them the whole rest was once looked through: minutes.
+    assert time.process_time() - begun < 10

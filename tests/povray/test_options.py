@@ -424,3 +424,9 @@ def test_messages_hold_no_terminal_escapes(folder: Path) -> None:
         spec_of(folder, "+Z\x1b[31m")
     assert "\x1b" not in str(caught.value)
     assert str(Origin(file="a.ini")) == "a.ini"
+
+
+@pytest.mark.parametrize("word", ["x" * 300, "a\0b", "+L" + "y" * 300, "+L\0", "+HI" + "z" * 300])
+def test_a_name_that_no_disk_takes_is_a_name_of_nothing(folder: Path, word: str) -> None:
+    with pytest.raises(UsageFault, match=r"neither a POV-Ray option|there is no such|control"):
+        collect(folder, word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -235,3 +236,17 @@ def test_povray_takes_the_word_where_it_stands(tmp_path: Path, block: str) -> No
         assert (tmp_path / "map").stat().st_size > 1000
         assert not (scene / "mine").exists()
         assert ("photons shot" in done.stderr) is (name == "save")
+
+
+@pytest.mark.parametrize("text", ["photons {" * 20_000, "{" * 20_000 + "photons{}" * 20_000])
+def test_braces_without_end_cost_no_time_squared(text: str) -> None:
+    begun = time.process_time()
+    assert not find_photons(text).paired
+    # Each block once held all behind it, and gigabytes together.
+    assert time.process_time() - begun < 10
+
+
+def test_a_block_deep_inside_global_settings_is_still_of_it() -> None:
+    (block,) = find_photons("global_settings {" + "{" * 100 + "photons { }" + "}" * 101).blocks
+    assert block.is_global
+    assert not block.is_extendable

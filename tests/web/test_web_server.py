@@ -15,7 +15,6 @@ import pytest
 
 from clusterray.core.errors import LocalFault
 from clusterray.head.certificate import HeadCertificate, head_certificate
-from clusterray.head.web import web_server
 from clusterray.head.web.app import create_app
 from clusterray.head.web.web_server import WebServer
 from clusterray.wire.tls import fingerprint_of
@@ -167,7 +166,7 @@ def test_one_address_does_not_take_all_places(
     sealed: tuple[WebServer, HeadCertificate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, certificate = sealed
-    monkeypatch.setattr(web_server, "MAX_IDLE_PER_ADDRESS", 5)
+    monkeypatch.setattr(server, "_connections", 10)
     with ExitStack() as stack:
         idle = [
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
@@ -177,6 +176,26 @@ def test_one_address_does_not_take_all_places(
             connection.request("GET", "/healthz")
             assert connection.getresponse().status == 200
         idle[0].settimeout(10)
+        assert idle[0].recv(1) == b""
+
+
+def test_many_addresses_do_not_take_all_places(
+    sealed: tuple[WebServer, HeadCertificate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, certificate = sealed
+    monkeypatch.setattr(server, "_connections", 5)
+    with ExitStack() as stack:
+        idle = [
+            stack.enter_context(
+                socket.create_connection(
+                    ("127.0.0.1", server.port), source_address=(f"127.0.0.{number}", 0), timeout=10
+                )
+            )
+            for number in range(2, 8)
+        ]
+        with closing(https(server, certificate)) as connection:
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().status == 200
         assert idle[0].recv(1) == b""
 
 

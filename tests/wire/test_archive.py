@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
 import io
 import itertools
+import lzma
 import os
 import resource
 import shutil
@@ -300,6 +303,45 @@ def test_the_limit_stops_before_the_bytes_are_written(tmp_path: Path) -> None:
     with pytest.raises(ArchiveFault, match="from 'big' on"):
         unpack_tar(source, tmp_path / "out", LIMITS)
     assert not (tmp_path / "out/big").exists()
+
+
+def test_a_bomb_is_stopped_before_its_first_byte(tmp_path: Path) -> None:
+    source = tmp_path / "scene.tar"
+    source.write_bytes(member("bomb", pax_headers={"size": str(1 << 40)}))
+    os.truncate(source, 2 << 40)  # a hole: that much is there to be read, and nothing on the disk
+    told: list[int] = []
+    with pytest.raises(ArchiveFault, match="from 'bomb' on"):
+        unpack_tar(source, tmp_path / "out", LIMITS, told.append)
+    assert told == []
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_nothing_is_inflated(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    source = tmp_path / "scene.tar"
+    source.write_bytes(pack(member("a", bytes(1 << 20)) + bytes(1024)).ljust(2048, b"\0"))
+    with pytest.raises(ArchiveFault, match=r"damaged|a number that is none|not UTF-8"):
+        index_tar(source, LIMITS)
+
+
+def test_no_tar_gives_more_than_it_holds(tmp_path: Path) -> None:
+    """Members do not overlap, so what is unpacked is never larger than the archive."""
+    lying = patched(member("a", b"x" * 512), 124, b"%011o\0" % 1536)
+    with pytest.raises(ArchiveFault, match=r"no end|middle of 'a'"):
+        index_tar(tar(tmp_path, lying), LIMITS)
+    # What it claims of the next member's header is content, and no header any more.
+    source = tar(tmp_path, lying, member("b", b"y"))
+    (found,) = unpack_tar(source, tmp_path / "out", LIMITS)
+    assert (found.path, found.size) == ("a", 1536)
+
+
+def test_names_that_differ_by_case_are_two_files(tmp_path: Path) -> None:
+    source = tar(tmp_path, member("a/Wood.png", b"1"), member("A/wood.png", b"2"))
+    entries = unpack_tar(source, tmp_path / "out", LIMITS)
+    assert [entry.path for entry in entries] == ["A/wood.png", "a/Wood.png"]
+    # Where the disk takes them for one, the second stands in the way of the first.
+    with pytest.raises(ArchiveFault, match=r"'a/Wood\.png' cannot be made: something stands in"):
+        unpack_tar(source, tmp_path / "out", LIMITS)
 
 
 def test_folders_are_made_and_may_be_named_more_than_once(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from clusterray.wire.protocol import (
     Beat,
     Bye,
     Drop,
+    Failed,
     Ok,
     ProtocolError,
     Refused,
@@ -430,3 +431,33 @@ def test_a_refused_connection_is_an_os_error() -> None:
         port = server.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):
         connect("127.0.0.1", port, 5)
+
+
+def test_who_sends_faster_than_it_may_is_read_later_and_not_given_up(
+    make: Callable[..., Ends],
+) -> None:
+    ends = make(messages_per_s=10, silent_s=3.0)
+    flood = [drop(number) for number in range(60)]
+    ends.far.sendall(b"".join(map(encode, flood)))
+    assert receive_all(ends.link) == flood  # forty were saved up, and twenty are owed
+    ends.far.sendall(encode(drop(60)) + encode(Beat()) * 50)
+    for _ in range(2):
+        ends.clock.now += 0.9
+        assert receive_all(ends.link) == []
+    ends.clock.now += 0.3
+    assert receive_all(ends.link) == [drop(60)]
+    ends.far.sendall(encode(drop(61)))
+    assert receive_all(ends.link) == []  # beats are counted, too
+    ends.clock.now += 5.1
+    assert receive_all(ends.link) == [drop(61)]
+
+
+def test_bytes_are_counted_as_messages_are(make: Callable[..., Ends]) -> None:
+    ends = make(messages_per_s=1)
+    ends.link.trust_peer()
+    ends.far.sendall(encode(Failed("a", "node", "", text="x" * 60_000)))
+    assert len(receive_all(ends.link)) == 1
+    ends.far.sendall(encode(drop(1)))
+    assert receive_all(ends.link) == []
+    ends.clock.now += 1.0
+    assert receive_all(ends.link) == [drop(1)]

@@ -21,11 +21,9 @@ from clusterray.head.listening import bind
 from clusterray.head.web.tls_channel import TlsChannel
 
 WORKERS: Final = 4
-MAX_CONNECTIONS: Final = 200
-MAX_IDLE_PER_ADDRESS: Final = 100
-"""So that one address leaves room for others; a browser keeps a few, a class sits behind one."""
 IDLE_SECONDS: Final = 30
 MAX_BODY_BYTES: Final = 64 << 10
+_OWN_SOCKETS: Final = 2
 _STOP_SECONDS: Final = 5.0
 
 
@@ -44,7 +42,10 @@ class WebServer:
         port: int,
         context: ssl.SSLContext | None = None,
         may_knock: Callable[[str], bool] = lambda address: True,
+        *,
+        connections: int = 200,
     ) -> None:
+        self._connections = connections
         self._context = context
         self._may_knock = may_knock
         listening = bind(host, port, "HTTP", "--http-port")
@@ -61,7 +62,8 @@ class WebServer:
             ident=None,
             channel_timeout=IDLE_SECONDS,
             cleanup_interval=IDLE_SECONDS,
-            connection_limit=MAX_CONNECTIONS,
+            # waitress counts its two own sockets, and takes nobody in at the limit.
+            connection_limit=connections + _OWN_SOCKETS,
             max_request_body_size=MAX_BODY_BYTES,
         )
         self._server.channel_class = self._take_in
@@ -89,13 +91,7 @@ class WebServer:
         if not self._may_knock(address):
             sock.close()
             return
-        idle = [
-            channel
-            for channel in server.active_channels.values()
-            if channel.addr[0] == address and not channel.requests
-        ]
-        if len(idle) >= MAX_IDLE_PER_ADDRESS:
-            min(idle, key=lambda channel: channel.last_activity).handle_close()
+        self._make_way_for(address, list(server.active_channels.values()))
         if self._context is None:
             HTTPChannel(server, sock, addr, adj, map=map)
             return
@@ -105,10 +101,26 @@ class WebServer:
             # Gone before it was looked at.
             sock.close()
 
+    def _make_way_for(self, address: str, channels: list[Any]) -> None:
+        """Close the longest idle of too many: of the newcomer's address, or of all.
+
+        One address leaves room for others; a browser keeps a few, a class sits behind one.
+        """
+        idle = [channel for channel in channels if not channel.requests]
+        neighbours = [channel for channel in idle if channel.addr[0] == address]
+        if len(neighbours) >= self._connections // 2:
+            min(neighbours, key=_last_activity).handle_close()
+        elif idle and len(channels) >= self._connections - 1:
+            min(idle, key=_last_activity).handle_close()
+
     def _run(self) -> None:
         # Poll, as select() ends at 1,024 descriptors and a head has more.
         while not self._stopping:
             wasyncore.poll2(IDLE_SECONDS, self._sockets)
+
+
+def _last_activity(channel: Any) -> float:
+    return float(channel.last_activity)
 
 
 class _Workers(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
