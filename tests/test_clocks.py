@@ -15,11 +15,13 @@ import clusterray
 PACKAGE = Path(clusterray.__file__).resolve().parent
 
 MAY_ASK = {
-    "head/bulletin.py": "when a job was submitted, and of when the status page is",
+    "head/bulletin.py": "of when the status page is",
     "head/web/app.py": "the same on the page",
+    "head/memory.py": "how people are told when something was, over all starts of a head",
+    "head/web/tls_channel.py": "as waitress counts since when a channel is silent",
+    "head/certificate.py": "nothing: two dates that no certificate of a head ever reaches",
     "head/tokens.py": "when a token was made",
     "client/tables.py": "both, in the reader's time zone",
-    "head/disk_room.py": "which of what nobody needs goes first: scenes are as old as their files",
 }
 """What asks for the time of day, and what for."""
 

@@ -296,7 +296,7 @@ def test_a_tile_that_the_head_cannot_keep_is_asked_for_again_and_nobody_is_blame
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with monkeypatch.context() as disk:
             if where == "while it is taken in":
-                disk.setattr(uploads, "_sync", lambda path: _raise(full))
+                disk.setattr(uploads, "sync", lambda path: _raise(full))
                 node.deliver(lease)
             elif where == "while it arrives":
                 disk.setattr(
