@@ -150,6 +150,7 @@ def told(head: HeadCommand, here: Path, line: str) -> str:
     return str(said["text"])
 
 
+@pytest.mark.slow
 def test_orders_are_answered_in_words(head: HeadCommand, job: str, tmp_path: Path) -> None:
     assert told(head, tmp_path, f"pause {job}") == f"job {job} is paused"
     again = asks(head, tmp_path, f"resume {job}")

@@ -672,6 +672,7 @@ def test_a_line_without_end_is_refused(server: FtpServer) -> None:
 # ---------------------------------------------------------------- the server itself
 
 
+@pytest.mark.slow
 def test_two_hundred_sessions(server: FtpServer, tmp_path: Path) -> None:
     grants = [write_grant(tmp_path, f"w{number}") for number in range(200)]
     clients: list[ftplib.FTP] = []

@@ -174,6 +174,7 @@ def test_a_node_that_goes_while_its_tile_is_checked_has_delivered(
 # ---------------------------------------------------------------- silence, and coming back late
 
 
+@pytest.mark.slow
 def test_a_half_open_connection_is_found_out_and_its_login_is_dead(
     scene: Path, tmp_path: Path
 ) -> None:

@@ -169,6 +169,7 @@ def test_hello_says_what_povray_makes_of_the_canary(
     assert not (tmp_path / "the work" / "canary").exists()
 
 
+@pytest.mark.slow
 def test_a_povray_that_changed_is_tested_before_it_renders_another_band(
     head: HeadDouble, start_node: StartNode, tmp_path: Path
 ) -> None:

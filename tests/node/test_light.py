@@ -85,6 +85,7 @@ def rendered(
         return picture.crop(rect.as_tuple()).convert("RGB"), times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [IN_STEPS, AT_ONCE])
 def test_light_of_three_bands_serves_the_whole_as_it_serves_the_bands(
     tmp_path: Path, text: str

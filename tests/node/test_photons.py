@@ -92,6 +92,7 @@ def rendered(
         return picture.crop(rect.as_tuple()).convert("RGB")
 
 
+@pytest.mark.slow
 def test_bands_that_load_one_map_are_what_a_run_that_loads_it_renders(tmp_path: Path) -> None:
     scene = make_scene(tmp_path, FEW, width=64)
     light = shot(tmp_path, scene, threads=3)

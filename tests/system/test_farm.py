@@ -87,6 +87,7 @@ def test_a_folder_in_the_picture_out(tmp_path: Path) -> None:
         assert mine.info.get("srgb") == theirs.info.get("srgb")
 
 
+@pytest.mark.slow
 def test_grey_and_a_region(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene")
     with farm_of(tmp_path / "farm", 2) as farm:
@@ -126,6 +127,7 @@ def test_a_scene_that_does_not_parse_fails_at_once_and_the_farm_goes_on(tmp_path
     assert not (tmp_path / "bad.png").exists()
 
 
+@pytest.mark.slow
 def test_a_node_killed_in_the_middle_costs_nothing_but_time(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene", SLOW)
     size = ("+W160", "+H480")
@@ -243,6 +245,7 @@ def test_ctrl_c_lets_the_job_go_on_and_says_how_to_get_it(tmp_path: Path) -> Non
         assert picture.size == (80, 240)
 
 
+@pytest.mark.slow
 def test_commands_show_jobs_and_nodes(tmp_path: Path) -> None:
     scene = scene_in(tmp_path / "scene")
     with farm_of(tmp_path / "farm", 1) as farm:

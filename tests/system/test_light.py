@@ -52,6 +52,7 @@ def test_bands_that_share_light_meet_without_seams(tmp_path: Path) -> None:
             assert figures.gathers or not figures.against_same_light, figures
 
 
+@pytest.mark.slow
 @needs_povray
 def test_a_scene_that_only_mentions_radiosity_is_plain_povrays(tmp_path: Path) -> None:
     """The footer would turn radiosity on."""
@@ -78,6 +79,7 @@ object { Ball }
 """
 
 
+@pytest.mark.slow
 @needs_povray
 def test_light_is_shared_in_a_scene_that_climbs_and_in_another_format(tmp_path: Path) -> None:
     scene, parts = tmp_path / "scene", tmp_path / "parts"

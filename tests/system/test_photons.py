@@ -58,6 +58,7 @@ def rendered(farm: Farm, folder: Path, text: str, *options: str) -> tuple[Path, 
     return out, farm.ask("show", farm.ask("jobs")[0]["id"])
 
 
+@pytest.mark.slow
 @needs_povray
 def test_bands_are_pixel_for_pixel_one_plain_run_that_loads_the_same_map(tmp_path: Path) -> None:
     with farm_of(tmp_path / "farm", 1, 2, 3) as farm:

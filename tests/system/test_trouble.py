@@ -42,6 +42,7 @@ def node_named(farm: Farm, name: str) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_a_node_that_fails_is_kept_off_the_farm_and_forgiven_by_command(tmp_path: Path) -> None:
     """Its POV-Ray breaks after the node has joined, and is whole again later."""
     scene = scene_in(tmp_path / "scene")
