@@ -30,7 +30,7 @@ _TGA_SOFTWARE, _TGA_GAMMA, _TGA_ALPHA = 426, 478, 494
 """Places in the extension area; Truevision TGA File Format Specification 2.0, page 21."""
 _BMP_HEADER: Final = struct.Struct("<2sI4sIIiiHHI20x")
 _PPM_HEADER: Final = re.compile(
-    rb"P([56])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)\s"
+    rb"P([56])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)\s"
 )
 _PPM_HEADER_BYTES: Final = 4096
 

@@ -519,7 +519,8 @@ def _parse_bool(text: str) -> bool:
 def _parse_float(text: str) -> float:
     if _FLOAT.match(text) is None:
         raise BadValue(f"must be a number, not {_shown(text)}")
-    return float(text)
+    # What the pattern takes for space float() does not always: the separators U+001C to U+001F.
+    return float(text.strip())
 
 
 def _parse_declare(text: str) -> str:

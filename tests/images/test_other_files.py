@@ -195,3 +195,11 @@ def test_a_preview_shows_about_what_is_there(
         strict=True,
     )
     assert all(abs(one - other) <= 8 for one, other in pairs if one is not None)
+
+
+def test_a_ppm_whose_space_never_ends_costs_no_time(tmp_path: Path) -> None:
+    """Each reading of so much space as one piece or as two: with one more it took twice as long."""
+    path = tmp_path / "tile.ppm"
+    path.write_bytes(b"P6\n#\n" + b" " * 4000 + b"2 x")
+    with pytest.raises(TileFault, match="not a PPM"):
+        check_tile(path, Rect(0, 0, 2, 2), FileFormat("P"))

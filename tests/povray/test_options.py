@@ -430,3 +430,10 @@ def test_messages_hold_no_terminal_escapes(folder: Path) -> None:
 def test_a_name_that_no_disk_takes_is_a_name_of_nothing(folder: Path, word: str) -> None:
     with pytest.raises(UsageFault, match=r"neither a POV-Ray option|there is no such|control"):
         collect(folder, word)
+
+
+def test_a_number_may_have_any_space_around_it() -> None:
+    """Also the separators U+001C to U+001F, which not everything takes for space."""
+    option = find_option("Antialias_Threshold")
+    assert option is not None
+    assert parse_value(option, "\x1e 0.3\x1f") == 0.3
