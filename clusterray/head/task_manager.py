@@ -140,7 +140,9 @@ class TaskManager:
         )
         self._errands = Errands(rooms, self._evict_scenes)
         self._later: deque[Callable[[], None]] = deque()
-        self._orders: list[tuple[int, int]] = []
+        # Of the letters that share the next commit: what is refused, or asked again, if it fails.
+        self._orders: list[Callable[[], None]] = []
+        self._questions: list[Asked] = []
         self._fault = ""
         self._again_at = 0.0
         self._held: dict[int, set[SceneId]] = {}
@@ -185,6 +187,7 @@ class TaskManager:
 
     def _run(self) -> None:
         try:
+            self._recalled()
             self._take_over()
             while self._step():
                 pass
@@ -263,6 +266,7 @@ class TaskManager:
                 self._lose(str(fault))
                 return
         self._orders.clear()
+        self._questions.clear()
         self._act()
         # What people are shown is what is stored.
         self._bulletin.publish()
@@ -278,16 +282,23 @@ class TaskManager:
             _log.error("%s; nothing new is taken until it can be written again", fault)
         self._fault, self._again_at = fault, self._clock() + STORE_AGAIN_S
         self._later.clear()
-        for conn, request in self._orders:
-            self._refuse(conn, request)
+        for refuse in self._orders:
+            refuse()
         self._orders.clear()
         self._submits.clear()
         for conn in self._node_conns:
             self._outlets[conn].leave(f"{fault}; come again", retry=True)
         self._recall()
+        for question in self._questions:
+            self._answers.asked(question)
+        self._questions.clear()
+        self._act()
 
     def _recall(self) -> None:
         self._memory.recall()
+        self._recalled()
+
+    def _recalled(self) -> None:
         self._room.recount(self._known.specs)
         self._bulletin.farm_recalled()
 
@@ -307,7 +318,6 @@ class TaskManager:
 
     def _take_over(self) -> None:
         """Go on with the farm that was read from the store, and with the files that are there."""
-        self._room.recount(self._known.specs)
         self._happen(look_through(self._farm, self._folder, self._known))
         for job in list(self._farm.open_jobs):
             if not self._scenes.has(job.request.scene) and not all(
@@ -317,7 +327,6 @@ class TaskManager:
                 self._happen(ev.FrameFailed(job.id, 0, text, job.frames[0].run))
         for job in self._farm.kept.values():
             self._later.append(partial(self._errands.complete, job))
-        self._bulletin.farm_recalled()
         self._commit_and_act()
 
     def _send(self, conn: int, message: Message) -> None:
@@ -335,10 +344,10 @@ class TaskManager:
         """Tell a client that what it wants cannot be stored."""
         outlet = self._outlets.get(conn)
         if outlet is not None:
-            text = (
-                f"the head cannot take this now: {self._fault}; try again when it has been seen to"
-            )
-            outlet.post(msg.Refused(request, LocalFault.exit_code, text))
+            outlet.post(msg.Refused(request, LocalFault.exit_code, self._sorry("this")))
+
+    def _sorry(self, what: str) -> str:
+        return f"the head cannot take {what} now: {self._fault}; try again when it has been seen to"
 
     # ---------------------------------------------------------------- letters
 
@@ -384,20 +393,23 @@ class TaskManager:
     def _asked(self, letter: Asked) -> None:
         letter.taken()
         question = letter.question
-        if not isinstance(question, _QUESTIONS):
-            if self._fault:
-                self._refuse(letter.conn, question.request)
-                return
-            self._orders.append((letter.conn, question.request))
+        if isinstance(question, _QUESTIONS):
+            self._questions.append(letter)
+        elif self._fault:
+            self._refuse(letter.conn, question.request)
+            return
+        else:
+            self._orders.append(partial(self._refuse, letter.conn, question.request))
         self._answers.asked(letter)
 
     def _hold(self, letter: Hold) -> None:
-        refusal = f"the head cannot take a scene now: {self._fault}" if self._fault else ""
+        refusal = self._sorry("a scene") if self._fault else ""
         if not refusal and not self._scenes.has(letter.scene):
             refusal = self._room.make_room(letter.size, "this scene")
         if not refusal:
             self._held.setdefault(letter.conn, set()).add(letter.scene)
             self._room.scene_comes(letter.conn, letter.size)
+        self._orders.append(lambda: letter.answer.put(self._sorry("a scene")))
         self._later.append(lambda: letter.answer.put(refusal))
 
     def _scenes_in_use(self) -> set[SceneId]:
@@ -427,7 +439,7 @@ class TaskManager:
                 return
         self._next_reply += 1
         self._submits[self._next_reply] = letter
-        self._orders.append((letter.conn, letter.request_id))
+        self._orders.append(partial(self._refuse, letter.conn, letter.request_id))
         self._happen(ev.JobSubmitted(self._next_reply, letter.request))
 
     def _has_enough(self, token: str) -> bool:
@@ -435,6 +447,8 @@ class TaskManager:
         return open_jobs >= self._jobs_per_token
 
     def _light_joined(self, event: ev.LightJoined) -> None:
+        if self._fault:
+            return
         self._happen(event)
         job = self._farm.jobs.get(event.job)
         if job is None or not job.open:

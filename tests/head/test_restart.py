@@ -15,8 +15,10 @@ import pytest
 from clusterray.core.errors import LocalFault
 from clusterray.core.model import Rect
 from clusterray.head import task_manager
+from clusterray.head.memory import Memory
 from clusterray.head.server import Head
 from clusterray.head.settings import HeadSettings
+from clusterray.head.store import StoreFault
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from tests.head.peers import Peer, RunningHead, dial, running_head, tile_of, upload
@@ -67,6 +69,38 @@ def test_a_head_that_cannot_commit_takes_nothing_new_and_goes_on_once_it_can(
         with Peer(head) as node:
             node.join("node")
             assert node.hear(msg.Lease).job == "j1"
+
+
+def test_whoever_asked_as_a_commit_failed_is_answered(
+    tmp_path: Path, scene: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question by what is stored, an order and a scene that comes by a sentence."""
+    commit = Memory.commit
+    failing = True
+
+    def fail_once(memory: Memory) -> None:
+        nonlocal failing
+        if failing:
+            failing = False
+            raise StoreFault("the store cannot be written: it is broken")
+        commit(memory)
+
+    monkeypatch.setattr(task_manager, "STORE_AGAIN_S", 0.0)
+    with running_head(tmp_path / "state") as head, Peer(head) as client:
+        client.join("submit")
+        job = client.submit(client.stage(scene))
+        monkeypatch.setattr(Memory, "commit", fail_once)
+        assert jobs(client) == [(job, "queued")]
+        assert not failing
+        failing = True
+        client.say(msg.Cancel(61, job))
+        assert "it is broken" in client.hear(msg.Refused).message
+        assert not failing
+        failing = True
+        (scene / "a.pov").write_text("sphere { 1, 1 }\n")
+        with pytest.raises(AssertionError, match="the head cannot take a scene now"):
+            client.stage(scene, request=62)
+        assert jobs(client) == [(job, "queued")]
 
 
 def _submit_until_refused(client: Peer, scene: str) -> msg.Refused:
