@@ -1,7 +1,7 @@
 """What the pixels of a frame are believed to cost; pure.
 
-Costs have no unit of their own: what counts is how they compare within one frame. How many of them
-a node gets through in a second is learned (``core.pace``).
+The unit is the mean pixel of the frame. How many of these a node gets through in a second is
+learned (``core.pace``).
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ class CostMap:
     """Costs of a ``width`` x ``height`` picture, in ``rows`` x ``columns`` cells of equal size.
 
     ``below`` holds the sums over all cells above and left of each corner of the grid, row by row:
-    (rows + 1) * (columns + 1) values. Within a cell every pixel costs the same. Made by ``of`` and
-    ``even``.
+    (rows + 1) * (columns + 1) values. Within a cell every pixel costs the same. Made by ``of``.
     """
 
     width: int
@@ -36,7 +35,7 @@ class CostMap:
 
     @classmethod
     def of(cls, width: int, height: int, columns: int, costs: Sequence[float]) -> CostMap:
-        """Make a map of the costs of its cells, row by row, ``columns`` in each row.
+        """Make a map of the costs of its cells in any unit, row by row, ``columns`` in each.
 
         Raises ValueError if there are no whole rows, too many cells, or all cost nothing.
         """
@@ -45,19 +44,15 @@ class CostMap:
         mean = sum(costs) / len(costs)
         if not 0 < mean < float("inf") or min(costs) < 0:
             raise ValueError("costs are positive numbers")
-        cells = [max(cost, mean * LEAST_SHARE) for cost in costs]
+        cells = [max(cost / mean, LEAST_SHARE) for cost in costs]
+        unit = width * height / sum(cells)
         above = [0.0] * (columns + 1)
         below = list(above)
         for first in range(0, len(cells), columns):
-            row = accumulate(cells[first : first + columns], initial=0.0)
+            row = accumulate((unit * cell for cell in cells[first : first + columns]), initial=0.0)
             above = [total + part for total, part in zip(above, row, strict=True)]
             below += above
         return cls(width, height, columns, len(cells) // columns, tuple(below))
-
-    @classmethod
-    def even(cls, width: int, height: int) -> CostMap:
-        """Make the map of a picture of which nothing is known: each pixel costs 1."""
-        return cls.of(width, height, 1, [float(width * height)])
 
     def cost(self, rect: Rect) -> float:
         """Give what the pixels of ``rect`` are believed to cost together, more than 0."""
