@@ -21,8 +21,8 @@ from clusterray.core.model import PovrayClass, Rect
 from clusterray.core.states import AttemptState
 
 LEAST_BAND_S = 3.0
-"""Seconds that a band should take once the frame's pace is known: each start of POV-Ray costs 0.7
-seconds of sleep (measured), so smaller pieces would wait more than they render."""
+"""Seconds that a band should take once the frame's pace is known: each start of POV-Ray costs 0.4
+seconds of sleep (core.pace), so smaller pieces would wait more than they render."""
 LEAST_OF_ROW = 0.75
 """A share of less than so much of a row of blocks is a part of it: more is taken as the row."""
 BLOCKS_PER_THREAD = 4
