@@ -195,6 +195,7 @@ class Head:
                 settings.max_strangers_per_address,
                 settings.max_ftp_sessions_per_address,
             ),
+            on_crash=self._crash,
         )
 
     def _not_kept(self, user: str, reason: str) -> None:
