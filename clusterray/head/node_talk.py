@@ -9,10 +9,12 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from clusterray.core import events as ev
-from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound
+from clusterray.core.bands import rest_of
+from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound, Rect
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
 from clusterray.head.letters import NodeOpened, Said, Spent
 from clusterray.head.uploads import (
@@ -59,6 +61,8 @@ class NodeTalk(Conversation):
             instance=self._hello.instance or self._link.peer.rpartition(":")[0],
             place=self._link.peer,
             unfit=info.unfit,
+            kept={AttemptId(held): _rect(keep) for held, keep in info.kept.items()},
+            cuts=self._protocol >= msg.CUT_SINCE,
         )
         card = NodeCard(self._link.peer, self._hello.version, info.cores, info.memory_bytes)
         self._post(NodeOpened(self._number, self, self._record.id, joined, card))
@@ -83,6 +87,14 @@ class NodeTalk(Conversation):
                 message.moves,
             )
         )
+
+    def _cut_to(self, message: msg.CutTo) -> None:
+        """From now on the node's tile is of what it keeps, so what is expected of it is, too."""
+        attempt, keep = AttemptId(message.attempt), _rect(message.keep)
+        expected = self._expected.get(attempt)
+        if expected is not None and rest_of(expected.rect, keep) is not None:
+            self._expected[attempt] = replace(expected, rect=keep)
+        self._post(ev.AttemptCut(self._number, attempt, keep))
 
     def _uploading(self, message: msg.Uploading) -> None:
         attempt = AttemptId(message.attempt)
@@ -164,6 +176,7 @@ class NodeTalk(Conversation):
 
     handlers: ClassVar[Mapping[type[Message], Callable[[Any, Any], None]]] = {
         msg.Progress: _progress,
+        msg.CutTo: _cut_to,
         msg.Uploading: _uploading,
         msg.Done: _done,
         msg.Failed: _failed,
@@ -179,6 +192,14 @@ class NodeTalk(Conversation):
             expected = self._expected.get(attempt)
             if expected is not None and arrived_whole(expected.upload, announced, _no_tick):
                 self._take_in(AttemptId(attempt), expected, announced, _no_tick)
+
+
+def _rect(said: msg.RectTuple) -> Rect:
+    """Give a rectangle that a node named; raises ProtocolError if it is none."""
+    try:
+        return Rect(*said)
+    except ValueError as error:
+        raise msg.ProtocolError(str(error)) from None
 
 
 def povray_class(info: NodeInfo) -> PovrayClass:
