@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from clusterray.core.bands import cut_columns, cut_rows, row_step
+from clusterray.core.bands import cut_columns, cut_rows, rest_of, row_step
 from clusterray.core.entities import Attempt, Frame, Node
 from clusterray.core.model import Rect
+from clusterray.core.pace import seconds_for
 
 LEAST_GAIN_S = 0.5
 """A band must end so much sooner by a cut, or it is left whole."""
@@ -34,15 +35,25 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Helper:
-    """A node without work: its work a second on the frame, and seconds until it renders."""
+    """A node without work: its work a second on the frame, its threads, seconds until it begins."""
 
     rate: float
+    threads: int
     start_s: float
+
+    def ends_in_s(self, frame: Frame, rect: Rect) -> float:
+        """Give when it would be done with ``rect``."""
+        return self.start_s + _seconds(frame, rect, frame.work(rect), self.threads, self.rate)
 
 
 def helper(node: Node, frame: Frame) -> Helper:
     """Give what a node could do for a frame of whose pace something is known."""
-    return Helper(frame.rate * node.speed, frame.start_s)
+    return Helper(frame.rate * node.speed, node.threads, frame.start_s)
+
+
+def _seconds(frame: Frame, rect: Rect, left: float, threads: int, rate: float) -> float:
+    step = row_step(frame.job.request.picture)
+    return seconds_for(frame.costs, rect, step, left, threads, rate)
 
 
 def rate_of(attempt: Attempt, node: Node, now: float) -> float:
@@ -65,7 +76,7 @@ def starts_in_s(attempt: Attempt, now: float) -> float:
 
 
 def seconds_left(attempt: Attempt, node: Node, now: float) -> float:
-    """Give when an attempt is believed to end, in seconds from ``now``."""
+    """Give when an attempt is believed to end, in seconds from ``now``, not looking at blocks."""
     rate = rate_of(attempt, node, now)
     return starts_in_s(attempt, now) + work_left(attempt, rate, now) / rate
 
@@ -78,7 +89,7 @@ def best_cut(attempt: Attempt, owner: Node, other: Helper, now: float) -> Cut | 
     frame, rect = attempt.band.frame, attempt.band.rect
     rate = rate_of(attempt, owner, now)
     left, starts_s = work_left(attempt, rate, now), starts_in_s(attempt, now)
-    whole_s = starts_s + left / rate
+    whole_s = starts_s + _seconds(frame, rect, left, owner.threads, rate)
     least_s = max(LEAST_GAIN_S, LEAST_GAIN * whole_s)
     if whole_s <= other.start_s + least_s:
         return None
@@ -91,9 +102,11 @@ def best_cut(attempt: Attempt, owner: Node, other: Helper, now: float) -> Cut | 
 
     def ends(keep: Rect) -> tuple[float, float]:
         """Give when the owner and the other end after this cut."""
-        rest = total - frame.work(keep)
-        own = max(left - rest, 0.0)
-        return starts_s + own / rate + again_s, other.start_s + rest / other.rate
+        rest = rest_of(rect, keep)
+        assert rest is not None
+        own = max(left - (total - frame.work(keep)), 0.0)
+        own_s = _seconds(frame, keep, own, owner.threads, rate)
+        return starts_s + own_s + again_s, other.ends_in_s(frame, rest)
 
     keep = _crossing(keeps, ends)
     gain_s = whole_s - max(ends(keep))

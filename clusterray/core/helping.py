@@ -160,7 +160,7 @@ class Helping(Lighting):
     def _double(self, attempt: Attempt, node: Node, other: Helper) -> bool:
         """Have a band rendered a second time, if that is much sooner done than the first."""
         band, owner = attempt.band, self.nodes[attempt.node]
-        anew_s = other.start_s + band.frame.work(band.rect) / other.rate
+        anew_s = other.ends_in_s(band.frame, band.rect)
         if seconds_left(attempt, owner, self._now) < TOO_SLOW * anew_s:
             return False
         self._tell(band, f"{attempt.id} is slow: {node.name} renders {band.id} too")

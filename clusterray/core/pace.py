@@ -9,7 +9,9 @@ attempt did of late says most about how it goes on: machines slow down, and beli
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from clusterray.core.costs import CostMap
 from clusterray.core.model import Rect
@@ -23,6 +25,8 @@ MEMORY_S = 10.0
 """What an attempt did weighs less with time, by a factor of e in this."""
 SILENT_S = 2.0
 """For so long a node that renders may say nothing and be believed to get on."""
+TAIL_BLOCKS = 6
+"""So many blocks of each thread are looked at one by one."""
 LEAST_LESSON_S = 2.0
 """Seconds of rendering from which a node's speed is learned."""
 LESSON_S = 60.0
@@ -86,6 +90,38 @@ def work_of_first(costs: CostMap | None, rect: Rect, block: int, pixels: int) ->
 def work_of(costs: CostMap | None, rect: Rect) -> float:
     """Give the work in ``rect``; where nothing is known every pixel is a mean one."""
     return float(rect.area) if costs is None else costs.cost(rect)
+
+
+def seconds_for(
+    costs: CostMap | None, rect: Rect, block: int, left: float, threads: int, rate: float
+) -> float:
+    """Give how long ``threads`` take for the last ``left`` of the work of ``rect``.
+
+    Together they do ``rate`` of it a second. A block is one thread's work. So the last ones are dealt out one by one, each to the thread that
+    is free first; before them, none is idle.
+    """
+    tail: list[float] = []
+    dealt = 0.0
+    for each in _last_blocks(rect, block, TAIL_BLOCKS * threads):
+        work = work_of(costs, each)
+        if dealt + work > left:
+            break
+        tail.append(work)
+        dealt += work
+    thread_rate = rate / threads
+    free_at = [(left - dealt) / rate] * threads
+    for work in reversed(tail):
+        heappush(free_at, heappop(free_at) + work / thread_rate)
+    return max(free_at)
+
+
+def _last_blocks(rect: Rect, block: int, count: int) -> Iterator[Rect]:
+    """Give the last blocks of ``rect`` in POV-Ray's order, the last one first."""
+    columns, rows = -(-rect.width // block), -(-rect.height // block)
+    for serial in range(columns * rows - 1, max(-1, columns * rows - 1 - count), -1):
+        row, column = divmod(serial, columns)
+        x0, y0 = rect.x0 + column * block, rect.y0 + row * block
+        yield Rect(x0, y0, min(x0 + block, rect.x1), min(y0 + block, rect.y1))
 
 
 def learned(thread_speed: float, ratio: float, seconds: float) -> float:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from clusterray.core.costs import CostMap
 from clusterray.core.ends import Ends
 from clusterray.core.model import AttemptId, Rect
-from clusterray.core.pace import MOST_RATIO, Pace, learned, work_of_first
+from clusterray.core.pace import MOST_RATIO, Pace, learned, seconds_for, work_of_first
 
 BAND = Rect(0, 32, 96, 96)
 """Two rows of three blocks."""
@@ -74,3 +74,39 @@ def test_the_latest_end_is_found_whatever_changed(steps: list[tuple[int, float |
         found = ends.latest(3)
         assert len(set(found)) == len(found) == min(3, len(known))
         assert [known[each] for each in found] == sorted(known.values(), reverse=True)[:3]
+
+
+def one_by_one(work: list[float], threads: int, rate: float) -> float:
+    """Deal all blocks out."""
+    free = [0.0] * threads
+    for each in work:
+        free[free.index(min(free))] += each * threads / rate
+    return max(free)
+
+
+@given(
+    st.lists(st.floats(0.5, 40), min_size=6, max_size=6),
+    st.integers(1, 5),
+    st.floats(0.1, 100),
+)
+def test_the_last_blocks_are_dealt_out_to_threads(
+    cells: list[float], threads: int, rate: float
+) -> None:
+    """As few as these are all looked at."""
+    costs = CostMap.of(96, 64, 3, cells)
+    rect = Rect(0, 0, 96, 64)
+    blocks = [Rect(x, y, x + 32, y + 32) for y in (0, 32) for x in (0, 32, 64)]
+    took = seconds_for(costs, rect, 32, costs.cost(rect) * (1 + 1e-9), threads, rate)
+    assert took == pytest.approx(
+        one_by_one([costs.cost(block) for block in blocks], threads, rate), rel=1e-6
+    )
+
+
+def test_a_thread_that_has_the_last_block_alone_is_waited_for() -> None:
+    """A hundred blocks on four threads, of which the last costs as much as 40."""
+    costs = CostMap.of(3200, 32, 100, [*([1.0] * 99), 40.0])
+    rect = Rect(0, 0, 3200, 32)
+    unit = costs.cost(Rect(0, 0, 32, 32))
+    took = seconds_for(costs, rect, 32, costs.cost(rect), 4, 4 * unit)
+    assert took == pytest.approx(24.75 + 40, abs=1.0)
+    assert seconds_for(costs, rect, 32, 0.0, 4, unit) == 0.0
