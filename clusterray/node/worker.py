@@ -241,7 +241,8 @@ class RenderLoop:
         folder, stage = held.folder, held.lease.stage
         if stage == "final":
             size = (held.spec.width, held.spec.height)
-            crop_tile(folder.picture, held.rect, folder.tile, held.spec.file_format, size=size)
+            kind, threads = held.spec.file_format, self._threads
+            crop_tile(folder.picture, held.rect, folder.tile, kind, size=size, threads=threads)
             return
         if stage == "light":
             seat_samples(folder.made_light)
