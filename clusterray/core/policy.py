@@ -1,9 +1,9 @@
 """Who gets which band, and how much of it; pure functions over the farm's entities.
 
 Jobs go by priority and then by age; a node for which the first job has nothing gets the next
-one's. Within a frame the topmost waiting band is cut so that the asking node takes a share of
-what is left by its threads (guided self-scheduling): large pieces first, small ones at the end,
-so that unlike machines finish together.
+one's. Within a frame the topmost waiting band is cut into one large piece for each node that waits
+for work (``core.sharing``). What was believed wrongly is mended while the bands run
+(``core.cutting``).
 
 A frame is begun by the strongest class of POV-Ray that has a node with a place: strong classes
 choose first. The others find the frames of other jobs, so that nobody waits while there is work.
@@ -13,18 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from clusterray.core.bands import cut_row_for_share, row_step
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node
 from clusterray.core.likeness import may_share
 from clusterray.core.model import PovrayClass
+from clusterray.core.sharing import Leaf, Shares, share_out
 from clusterray.core.states import AttemptState
-
-SHARE_DIVISOR = 3
-"""A node takes its fair share of the rows left, divided by this. Polychronopoulos & Kuck 1987
-divide by 1, which trusts that all rows cost the same; a picture's rows do not."""
-LEAST_BAND_S = 3.0
-"""Seconds that a band should take once the frame's speed is known: each start of POV-Ray costs 0.7
-seconds of sleep (measured), so smaller pieces would wait more than they render."""
 
 
 def may_render(node: Node, frame: Frame) -> bool:
@@ -133,24 +126,24 @@ def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
     return None
 
 
-def cut_row(node: Node, band: Band, nodes: Iterable[Node]) -> int | None:
-    """Give the row at which to cut ``band`` before ``node`` takes its upper part; None: take all.
+def shares_of(node: Node, band: Band, hungry: Iterable[Node], tries: int) -> Shares:
+    """Say how a waiting band is cut before ``node``, one of the ``hungry``, takes its part of it.
 
-    A job whose owner wished for a number of bands was cut when it came and is not cut again; a
-    verify band is as large as the one it is compared with; photons are shot for all rows at once.
+    All of them who may take it as well share it. It stays whole if the job's owner wished for a
+    number of bands; a verify band is as large as the one it is compared with, and photons are shot
+    for all rows at once. Light is gathered anew at each edge, so its bands are as wide as can be.
     """
     frame = band.frame
-    request = frame.job.request
-    if request.wish_bands is not None or band.stage in ("verify", "photons"):
-        return None
-    threads = sum(other.threads for other in nodes if other.usable and may_render(other, frame))
-    left = sum(waiting.rect.area for waiting in frame.waiting.values())
-    fair = left * node.threads / max(threads, node.threads)
-    least = frame.pixels_per_thread_s * node.threads * LEAST_BAND_S
-    # Each piece of a light pass gathers anew at its edges, so there are few and large ones.
-    divisor = SHARE_DIVISOR if band.stage == "final" else 1
-    wanted = min(fair, max(fair / divisor, least))
-    return cut_row_for_share(band.rect, row_step(request.picture), wanted / band.rect.area)
+    if frame.job.request.wish_bands is not None or band.stage in ("verify", "photons"):
+        return Leaf(band.rect, node)
+    able = (other for other in hungry if other is not node and may_render(other, frame))
+    most = band.reluctance(node.id)
+    others = [
+        other
+        for other in able
+        if band.reluctance(other.id) <= most and may_still_take(other, band, tries)
+    ]
+    return share_out(frame, band.rect, [node, *others], columns=band.stage == "final")
 
 
 def may_still_take(node: Node, band: Band, tries: int) -> bool:

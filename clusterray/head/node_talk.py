@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from clusterray.core import events as ev
-from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound
+from clusterray.core.bands import rest_of
+from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound, Rect
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
 from clusterray.head.letters import NodeOpened, Said, Spent
 from clusterray.head.uploads import (
@@ -42,16 +45,6 @@ class NodeTalk(Conversation):
         self._povray = povray_class(card.hello.node)
         self._expected: dict[str, Expected] = {}
         self._announced: dict[str, Announced] = {}
-        self._handlers = {
-            msg.Progress: self._progress,
-            msg.Uploading: self._uploading,
-            msg.Done: self._done,
-            msg.Failed: self._failed,
-            msg.HandBack: self._handback,
-            msg.Probed: self._probed,
-            msg.Draining: lambda _: self._post(ev.NodeDraining(number)),
-            msg.Unfit: lambda said: self._post(ev.NodeUnfit(number, said.reason)),
-        }
 
     def _open(self) -> None:
         info = self._hello.node
@@ -68,6 +61,8 @@ class NodeTalk(Conversation):
             instance=self._hello.instance or self._link.peer.rpartition(":")[0],
             place=self._link.peer,
             unfit=info.unfit,
+            kept={AttemptId(held): _rect(keep) for held, keep in info.kept.items()},
+            cuts=self._protocol >= msg.CUT_SINCE,
         )
         card = NodeCard(self._link.peer, self._hello.version, info.cores, info.memory_bytes)
         self._post(NodeOpened(self._number, self, self._record.id, joined, card))
@@ -92,6 +87,14 @@ class NodeTalk(Conversation):
                 message.moves,
             )
         )
+
+    def _cut_to(self, message: msg.CutTo) -> None:
+        """From now on the node's tile is of what it keeps, so what is expected of it is, too."""
+        attempt, keep = AttemptId(message.attempt), _rect(message.keep)
+        expected = self._expected.get(attempt)
+        if expected is not None and rest_of(expected.rect, keep) is not None:
+            self._expected[attempt] = replace(expected, rect=keep)
+        self._post(ev.AttemptCut(self._number, attempt, keep))
 
     def _uploading(self, message: msg.Uploading) -> None:
         attempt = AttemptId(message.attempt)
@@ -165,12 +168,38 @@ class NodeTalk(Conversation):
             found = ProbeFound(view.pixels, differing, view.largest, view.levels)
         self._post(ev.Probed(self._number, AttemptId(message.attempt), found, message.reason))
 
+    def _draining(self, _: msg.Draining) -> None:
+        self._post(ev.NodeDraining(self._number))
+
+    def _unfit(self, message: msg.Unfit) -> None:
+        self._post(ev.NodeUnfit(self._number, message.reason))
+
+    handlers: ClassVar[Mapping[type[Message], Callable[[Any, Any], None]]] = {
+        msg.Progress: _progress,
+        msg.CutTo: _cut_to,
+        msg.Uploading: _uploading,
+        msg.Done: _done,
+        msg.Failed: _failed,
+        msg.HandBack: _handback,
+        msg.Probed: _probed,
+        msg.Draining: _draining,
+        msg.Unfit: _unfit,
+    }
+
     def ended(self) -> None:
         """A tile that lies whole at the head counts though its node did not live to say so."""
         for attempt, announced in list(self._announced.items()):
             expected = self._expected.get(attempt)
             if expected is not None and arrived_whole(expected.upload, announced, _no_tick):
                 self._take_in(AttemptId(attempt), expected, announced, _no_tick)
+
+
+def _rect(said: msg.RectTuple) -> Rect:
+    """Give a rectangle that a node named; raises ProtocolError if it is none."""
+    try:
+        return Rect(*said)
+    except ValueError as error:
+        raise msg.ProtocolError(str(error)) from None
 
 
 def povray_class(info: NodeInfo) -> PovrayClass:

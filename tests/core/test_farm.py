@@ -44,14 +44,6 @@ def test_one_node_renders_a_job_from_top_to_bottom() -> None:
     assert sum(rect.area for rect in world.tiles[job]) == 64 * 256
 
 
-def test_a_node_that_joins_in_the_middle_gets_work_at_once() -> None:
-    world = World()
-    world.join("first")
-    world.submit(request())
-    late = world.join("late")
-    assert len(world.rendering(late)) == 1
-
-
 def test_the_stronger_node_gets_the_larger_band() -> None:
     world = World()
     strong, weak = world.join("desktop", threads=8), world.join("pi", threads=1)
@@ -63,27 +55,39 @@ def test_the_stronger_node_gets_the_larger_band() -> None:
     assert heights[strong] >= 4 * heights[weak]
 
 
-def test_no_pieces_are_made_that_take_less_than_a_start_of_povray_is_worth() -> None:
-    """At 40 rows a second three seconds' worth is 120 rows, more than a third of what is left."""
-    world = World()
-    conn = world.join("fast")
-    job = world.submit(request(shape=picture(64, 32 * 12)))
-    (first,) = world.rendering(conn)
-    world.now += 128 / 40
-    world.finish(conn, first)
-    assert [band.rect.height for band in bands(world, job)] == [128, 128, 128]
+def blocks_of(world: World, job: JobId) -> list[int]:
+    return [band.rect.area // 1024 for band in bands(world, job)]
 
 
-def test_the_least_piece_never_takes_the_share_of_another_node() -> None:
+def test_all_who_wait_share_a_picture_also_one_of_few_rows() -> None:
     world = World()
-    fast = world.join("fast")
-    job = world.submit(request(shape=picture(64, 32 * 12)))
-    world.join("other")
-    (first,) = world.rendering(fast)
-    world.now += 0.01
-    world.finish(fast, first)
-    left = [band.rect.height for band in bands(world, job) if band.state is BandState.WAITING]
-    assert sum(left) > 0
+    for name in range(8):
+        world.join(f"n{name}")
+    job = world.submit(request(shape=picture(32 * 40, 64)))
+    assert len(blocks_of(world, job)) == 8
+    assert all(8 <= blocks <= 12 for blocks in blocks_of(world, job))
+
+
+def test_a_band_has_blocks_for_every_thread_so_not_everybody_gets_one() -> None:
+    world = World()
+    for name in range(16):
+        world.join(f"n{name}", threads=4)
+    job = world.submit(request(shape=picture(32 * 40, 64)))
+    assert len(blocks_of(world, job)) == 10
+    assert all(blocks >= 6 for blocks in blocks_of(world, job))
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+
+
+def test_bands_are_narrow_where_rows_are_few_and_wide_where_they_are_many() -> None:
+    world = World()
+    for name in range(4):
+        world.join(f"n{name}")
+    few = world.submit(request("few", shape=picture(32 * 60, 32 * 34)))
+    assert all(band.rect.width <= 32 * 16 for band in bands(world, few))
+    world.work_off()
+    many = world.submit(request("many", shape=picture(32 * 60, 32 * 160)))
+    assert all(band.rect.width == 32 * 60 for band in bands(world, many))
 
 
 def test_a_wished_number_of_bands_is_kept() -> None:
@@ -293,7 +297,7 @@ def test_a_second_upload_of_an_accepted_tile_does_not_cost_the_first(late: Any) 
 def test_an_upload_frees_the_place_for_the_next_band() -> None:
     world = World()
     conn = world.join("pi")
-    world.submit(request())
+    world.submit(request(wish_bands=2))
     (attempt,) = world.rendering(conn)
     world.rendered(conn, attempt)
     assert len(world.rendering(conn)) == 1
