@@ -140,8 +140,9 @@ class Errands:
             lights=[self._grant_light(action, light) for light in action.lights],
             probe=action.probe,
         )
-        rows = f"rows {action.rect.y0} to {action.rect.y1 - 1}"
-        _log.info("%s of %s goes to %s: %s", action.band, action.job, action.node_name, rows)
+        rect = action.rect
+        place = f"rows {rect.y0} to {rect.y1 - 1}, columns {rect.x0} to {rect.x1 - 1}"
+        _log.info("%s of %s goes to %s: %s", action.band, action.job, action.node_name, place)
         self._send(action.conn, lease, expected)
 
     def _send_keep(self, action: act.SendKeep) -> None:

@@ -130,7 +130,8 @@ class NodeInfo(Part, frozen=True):
     ``canary`` are the pixels of the small picture that the node rendered as it started, 64x48 RGB,
     ``canary_sha256`` their hash, ``includes_sha256`` that of POV-Ray's include files and fonts.
     ``unfit`` is why it cannot take bands now, "" if it can. ``kept`` is what it agreed to keep of
-    bands that were cut, by the attempt.
+    bands that were cut, by the attempt. ``canary_cpu_s`` is what the canary took one thread, 0 if
+    nobody knows.
     """
 
     cores: Annotated[int, Meta(ge=1, le=4096)]
@@ -145,6 +146,7 @@ class NodeInfo(Part, frozen=True):
     canary: Annotated[bytes, Meta(max_length=9216)] = b""
     unfit: Text = ""
     kept: Annotated[dict[Ident, RectTuple], Meta(max_length=256)] = {}
+    canary_cpu_s: Seconds = 0.0
 
 
 class PhaseSeconds(Part, frozen=True):
