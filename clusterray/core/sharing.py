@@ -24,8 +24,6 @@ from clusterray.core.model import Rect
 LEAST_BAND_S = 3.0
 """Seconds that a band should take once the frame's pace is known: each start of POV-Ray costs 0.4
 seconds of sleep (core.pace), so smaller pieces would wait more than they render."""
-BLOCKS_PER_THREAD = 2
-"""A band has as many blocks for each of its nodes' threads: a block is one thread's work."""
 ROWS_OF_BAND = 32
 """A band with as many rows of blocks can be cut well enough."""
 NARROWEST = 0.1
@@ -70,7 +68,8 @@ def share_out(frame: Frame, rect: Rect, nodes: Sequence[Node], *, columns: bool 
 def _is_too_little(frame: Frame, rect: Rect, nodes: Sequence[Node]) -> bool:
     step = row_step(frame.job.request.picture)
     blocks = -(-rect.width // step) * -(-rect.height // step)
-    if blocks < BLOCKS_PER_THREAD * sum(node.threads for node in nodes):
+    if blocks < sum(node.threads for node in nodes):
+        # A block is one thread's work.
         return True
     speed = sum(node.speed for node in nodes)
     return frame.work(rect) < frame.rate * speed * LEAST_BAND_S
