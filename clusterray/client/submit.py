@@ -24,8 +24,9 @@ from clusterray.client.text import count_of, duration_text, fidelity_text, plain
 from clusterray.core.errors import ClusterRayError, LocalFault, NoHead, SceneFault
 from clusterray.core.model import Rect, VerifyBands
 from clusterray.povray.scene import JobPlan, files_to_stage, plan_job
-from clusterray.wire import archive, protocol
+from clusterray.wire import manifest, protocol
 from clusterray.wire.staging import StagingFault
+from clusterray.wire.tar_writer import write_tar
 from clusterray.wire.trust import JoinToken
 
 _NAME_CHARS = 255
@@ -118,8 +119,8 @@ class Submission:
         elsewhere = self._plan.elsewhere
         total = sum(_size(elsewhere.get(name, root / name)) for name in self._files)
         with self._report.transfer("reading the scene", total) as advance:
-            self._entries = archive.build_manifest(root, self._files, advance, elsewhere=elsewhere)
-        self._scene = archive.scene_id(self._entries)
+            self._entries = manifest.build_manifest(root, self._files, advance, elsewhere=elsewhere)
+        self._scene = manifest.scene_id(self._entries)
 
     def send(self) -> str:
         """Stage the scene and make the job; give its id.
@@ -161,7 +162,7 @@ class Submission:
         if isinstance(need, protocol.SceneReady) or not need.ranges or need.write is None:
             return
         try:
-            wanted = archive.expand_ranges(need.ranges, len(self._entries))
+            wanted = manifest.expand_ranges(need.ranges, len(self._entries))
         except protocol.ProtocolError as error:
             raise HeadLost(str(error)) from None
         entries = [self._entries[index] for index in wanted]
@@ -173,7 +174,7 @@ class Submission:
         )
 
     def _offer(self, request: int) -> protocol.Need | protocol.SceneReady:
-        parts = list(archive.manifest_parts(self._entries))
+        parts = list(manifest.manifest_parts(self._entries))
         self._head.send(
             protocol.Offer(
                 request=request,
@@ -194,7 +195,7 @@ class Submission:
         with tempfile.TemporaryDirectory(prefix="clusterray-submit-") as folder:
             tar = Path(folder) / "scene.tar"
             with self._report.transfer("packing the scene", content) as advance:
-                size, sha256 = archive.write_tar(
+                size, sha256 = write_tar(
                     self._plan.root, entries, tar, advance, elsewhere=self._plan.elsewhere
                 )
             what = f"uploading {count_of(len(entries), 'file')}"

@@ -29,8 +29,8 @@ from clusterray.images.formats import check_supported
 from clusterray.images.tile import TileFault
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
-from clusterray.wire.archive import missing_ranges, scene_id
 from clusterray.wire.link import Link
+from clusterray.wire.manifest import missing_ranges, scene_id
 from clusterray.wire.protocol import AnyMessage, Entry, Grant, ProtocolError
 
 TAR_MEMBER_BYTES = 4096 + 1024

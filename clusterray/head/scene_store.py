@@ -27,14 +27,11 @@ from clusterray.core.errors import ClusterRayError, LocalFault, SceneFault
 from clusterray.core.model import SceneId
 from clusterray.head.durable import sync
 from clusterray.head.scene_sources import TAR_NAME, Pace, Place, Sources
-from clusterray.wire.archive import (
-    ArchiveLimits,
-    TarWriter,
-    canonical_manifest,
-    index_tar,
-    scene_id,
-)
+from clusterray.wire.archive import index_tar
+from clusterray.wire.manifest import canonical_manifest, scene_id
 from clusterray.wire.protocol import Entry
+from clusterray.wire.scene_names import ArchiveLimits
+from clusterray.wire.tar_writer import TarWriter
 
 MANIFEST_NAME: Final = "manifest.json"
 

@@ -23,8 +23,10 @@ from pathlib import Path
 
 from clusterray.node.folders import empty_folder, make_read_only, remove_tree
 from clusterray.node.machine import boot_id
-from clusterray.wire.archive import ArchiveFault, ArchiveLimits, scene_id, unpack_tar
+from clusterray.wire.archive import unpack_tar
+from clusterray.wire.manifest import scene_id
 from clusterray.wire.protocol import SceneRef
+from clusterray.wire.scene_names import ArchiveFault, ArchiveLimits
 
 log = logging.getLogger(__name__)
 

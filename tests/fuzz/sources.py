@@ -13,7 +13,7 @@ SOURCES: Final[dict[str, tuple[str, ...]]] = {
     "params_cfg": ("povray/job_file.py", "povray/options.py"),
     "ini": ("povray/ini.py", "povray/options.py"),
     "progress": ("povray/progress.py",),
-    "archive": ("wire/archive.py",),
+    "archive": ("wire/archive.py", "wire/scene_names.py"),
     "spec": ("povray/spec.py", "povray/wire_values.py"),
     "token": ("wire/trust.py",),
     "sdl": ("povray/sdl.py", "povray/statements.py", "povray/photons.py"),

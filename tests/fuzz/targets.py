@@ -35,7 +35,7 @@ from clusterray.povray.state_file import (
     read_origin,
 )
 from clusterray.povray.statements import read_statements
-from clusterray.wire.archive import ArchiveFault, ArchiveLimits, index_tar, unpack_tar
+from clusterray.wire.archive import index_tar, unpack_tar
 from clusterray.wire.protocol import (
     MAX_FRAME_BYTES,
     MAX_HELLO_BYTES,
@@ -44,6 +44,7 @@ from clusterray.wire.protocol import (
     ProtocolError,
     encode,
 )
+from clusterray.wire.scene_names import ArchiveFault, ArchiveLimits
 from clusterray.wire.trust import JoinToken
 
 _LIMITS: Final = ArchiveLimits(max_bytes=1 << 16, max_files=20, max_depth=8, max_name=300)

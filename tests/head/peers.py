@@ -21,10 +21,11 @@ from clusterray.head.server import Head
 from clusterray.head.settings import HeadSettings
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
-from clusterray.wire.archive import build_manifest, manifest_parts, scene_id, write_tar
 from clusterray.wire.link import Link, connect
+from clusterray.wire.manifest import build_manifest, manifest_parts, scene_id
 from clusterray.wire.protocol import Message
 from clusterray.wire.staging import FtpSession
+from clusterray.wire.tar_writer import write_tar
 from clusterray.wire.trust import JoinToken
 
 ANSWER_S = 20.0

@@ -16,15 +16,11 @@ from clusterray.core.errors import LocalFault, SceneFault
 from clusterray.core.model import SceneId
 from clusterray.head import scene_sources
 from clusterray.head.scene_store import SceneStore
-from clusterray.wire.archive import (
-    ArchiveLimits,
-    build_manifest,
-    canonical_manifest,
-    scene_id,
-    unpack_tar,
-    write_tar,
-)
+from clusterray.wire.archive import unpack_tar
+from clusterray.wire.manifest import build_manifest, canonical_manifest, scene_id
 from clusterray.wire.protocol import Entry
+from clusterray.wire.scene_names import ArchiveLimits
+from clusterray.wire.tar_writer import write_tar
 
 LIMITS = ArchiveLimits(max_bytes=100 << 20, max_files=1000)
 ROOM = {"room.pov": b'#include "inc/lamp.inc"', "inc/lamp.inc": b"lamp", "wall.png": b"w" * 5000}

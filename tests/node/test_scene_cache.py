@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
-from clusterray.wire.archive import build_manifest, scene_id, write_tar
+from clusterray.wire.manifest import build_manifest, scene_id
 from clusterray.wire.protocol import SceneRef
+from clusterray.wire.tar_writer import write_tar
 
 
 class Source:
