@@ -8,17 +8,22 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from OpenSSL import SSL
 from pyftpdlib.handlers import DTPHandler, FTPHandler, TLS_DTPHandler
+from pyftpdlib.handlers.ftp.producers import FileProducer
 
 from clusterray.head.ftp_files import Upload
 
 STALL_SECONDS: Final = 120
 """A transfer without a byte for so long is cut off."""
 CHUNK_BYTES: Final = 1 << 18
+"""So much of a file is moved at a time, before the next session has its turn."""
+RECORD_BYTES: Final = 1 << 14
+"""TLS moves no more at a time."""
 
 _log = logging.getLogger("clusterray.head.ftp")
 
@@ -54,23 +59,43 @@ class _Bytes(DTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
     ac_out_buffer_size = CHUNK_BYTES
 
     def handle_read(self) -> None:
+        pieces: list[bytes] = []
         try:
-            chunk = self.socket.recv(self.ac_in_buffer_size)
-        except (BlockingIOError, SSL.WantReadError):
-            return
-        except SSL.ZeroReturnError:
-            chunk = b""
+            end = self._receive(pieces)
         except (OSError, SSL.Error):
-            # pyftpdlib takes a reset for the end of the file.
-            self._cut_off("426 Connection lost; transfer aborted.")
-            return
-        if not chunk:
-            self.handle_close()
-            return
-        self.tot_bytes_received += len(chunk)
-        self._take(chunk)
+            end = self._cut_off_as_lost
+        if pieces:
+            chunk = b"".join(pieces) if len(pieces) > 1 else pieces[0]
+            self.tot_bytes_received += len(chunk)
+            self._take(chunk)
+        if end is not None and not self._closed:
+            end()
 
     handle_read_event = handle_read
+
+    def _receive(self, pieces: list[bytes]) -> Callable[[], None] | None:
+        """Take in what has arrived, up to CHUNK_BYTES; gives what to do at the stream's end.
+
+        TLS gives a record at a time, so it is asked again and again: what comes after it may be
+        the end, which the socket tells but once.
+        """
+        sealed = isinstance(self.socket, SSL.Connection)
+        asked = RECORD_BYTES if sealed else CHUNK_BYTES
+        for _ in range(CHUNK_BYTES // asked):
+            try:
+                piece = self.socket.recv(asked)
+            except (BlockingIOError, SSL.WantReadError):
+                return None
+            except SSL.ZeroReturnError:
+                piece = b""
+            if not piece:
+                return self.handle_close
+            pieces.append(piece)
+        return None
+
+    def _cut_off_as_lost(self) -> None:
+        # pyftpdlib takes a reset for the end of the file.
+        self._cut_off("426 Connection lost; transfer aborted.")
 
     def _take(self, chunk: bytes) -> None:
         self.cmd_channel.room.drain()
@@ -103,7 +128,8 @@ class _Bytes(DTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
 class Transfer(TLS_DTPHandler, _Bytes):  # type: ignore[misc]  # pyftpdlib has no types
     """One data connection."""
 
-    def push_with_producer(self, producer: object) -> None:
+    def push_with_producer(self, producer: FileProducer) -> None:
+        producer.buffer_size = CHUNK_BYTES
         super().push_with_producer(producer)
         if self._is_shaking_hands():
             # The socket takes bytes all the while, so a loop that waits to write would spin.
@@ -117,11 +143,19 @@ class Transfer(TLS_DTPHandler, _Bytes):  # type: ignore[misc]  # pyftpdlib has n
         if self._is_shaking_hands():
             # pyftpdlib would shake hands within, and know no answer to a failure.
             return 0
-        try:
+        if not self._ssl_established:
             return int(super().send(data))
+        view, sent = memoryview(data), 0
+        try:
+            # OpenSSL takes a record at a time; pyftpdlib would poll, and copy the rest, for each.
+            while sent < len(view):
+                taken = super().send(view[sent : sent + RECORD_BYTES])
+                if not taken:
+                    break
+                sent += taken
         except SSL.Error:
-            self._cut_off("426 Connection lost; transfer aborted.")
-            return 0
+            self._cut_off_as_lost()
+        return sent
 
     def _is_shaking_hands(self) -> bool:
         return not self._closed and self._ssl_requested and not self._ssl_established

@@ -178,10 +178,13 @@ class FtpSession:
         target: Path,
         expect_bytes: int | None = None,
         on_bytes: OnBytes | None = None,
+        *,
+        hashed: bool = True,
     ) -> str:
         """Fetch the grant's path into the new file ``target``; give the hex SHA-256 of it.
 
-        ``target`` must not exist and is removed again on any failure. Raises GrantRefused,
+        Without ``hashed`` give "", for a caller who checks the content in another way, as a
+        scene's files are: hashing takes as long as receiving. ``target`` must not exist and is removed again on any failure. Raises GrantRefused,
         StagingFault (also if it is not ``expect_bytes`` long), or LocalFault if ``target`` cannot
         be written.
         """
@@ -190,7 +193,7 @@ class FtpSession:
             file = target.open("xb", buffering=0)
         except OSError as error:
             raise _unwritable(target, error) from None
-        puller = _Puller(file, target, expect_bytes, on_bytes)
+        puller = _Puller(file, target, expect_bytes, on_bytes, hashlib.sha256() if hashed else None)
         try:
             with file:
                 self._transfer(grant, f"RETR {grant.path}", puller.pull)
@@ -374,24 +377,31 @@ class _Puller:
     """Writes what a data connection brings into a file, counting and hashing it."""
 
     def __init__(
-        self, file: BinaryIO, target: Path, expect_bytes: int | None, on_bytes: OnBytes | None
+        self,
+        file: BinaryIO,
+        target: Path,
+        expect_bytes: int | None,
+        on_bytes: OnBytes | None,
+        digest: hashlib._Hash | None,
     ) -> None:
         self._file, self._target = file, target
         self._expect, self._on_bytes = expect_bytes, on_bytes
-        self._size, self._digest = 0, hashlib.sha256()
+        self._size, self._digest = 0, digest
 
     @property
     def sha256(self) -> str:
-        return self._digest.hexdigest()
+        return "" if self._digest is None else self._digest.hexdigest()
 
     def pull(self, data: socket.socket) -> None:
-        while block := data.recv(_CHUNK):
+        room = memoryview(bytearray(_CHUNK))
+        while block := room[: _fill(data, room)]:
             self._size += len(block)
             if self._expect is not None and self._size > self._expect:
                 raise StagingFault(
                     f"the head sends more than the {self._expect} bytes it announced"
                 )
-            self._digest.update(block)
+            if self._digest is not None:
+                self._digest.update(block)
             self._write(block)
             if self._on_bytes is not None:
                 self._on_bytes(len(block))
@@ -400,13 +410,20 @@ class _Puller:
         if self._expect is not None and self._size != self._expect:
             raise StagingFault(f"{self._size} bytes arrived of {self._expect}")
 
-    def _write(self, block: bytes) -> None:
-        view = memoryview(block)
+    def _write(self, view: memoryview) -> None:
         try:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
             raise _unwritable(self._target, error) from None
+
+
+def _fill(data: socket.socket, room: memoryview) -> int:
+    """Receive until ``room`` is full or the stream ends: TLS gives but a record at a time."""
+    filled = 0
+    while filled < len(room) and (count := data.recv_into(room[filled:])):
+        filled += count
+    return filled
 
 
 def _unreadable(path: Path, error: OSError) -> LocalFault:
