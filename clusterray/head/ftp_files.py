@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,13 +18,16 @@ from pyftpdlib.filesystems import AbstractedFS, FilesystemError
 
 from clusterray.head.grants import FileGrant
 
+_RANGE = re.compile(r"([0-9]{1,15})-([0-9]{1,15})", re.ASCII)
+
 
 class OneFile(AbstractedFS):  # type: ignore[misc]  # pyftpdlib has no types
-    """The file system of a session: the one file of its grant."""
+    """The file system of a session: the files of its grant."""
 
-    def open(self, filename: str, mode: str) -> Upload | BinaryIO:
+    def open(self, filename: str, mode: str) -> Upload | Slices | BinaryIO:
         grant: FileGrant | None = self.cmd_channel.grant
-        if grant is None or filename != str(grant.real):
+        real = Path(filename)
+        if grant is None or real not in (grant.real, *(beside for _, beside in grant.beside)):
             raise FilesystemError("Not your file")
         if mode == "wb":
             try:
@@ -29,7 +35,9 @@ class OneFile(AbstractedFS):  # type: ignore[misc]  # pyftpdlib has no types
             except OSError as error:
                 self.cmd_channel.room.unwritable(grant, error)
                 raise
-        return _open_to_read(grant.real)
+        file = _open_to_read(real)
+        ranges = self.cmd_channel.take_ranges()
+        return Slices(file, ranges) if ranges else file
 
 
 def _open_to_read(real: Path) -> BinaryIO:
@@ -39,6 +47,50 @@ def _open_to_read(real: Path) -> BinaryIO:
         os.close(fd)
         raise FilesystemError("Not a regular file")
     return os.fdopen(fd, "rb", buffering=0)
+
+
+def parse_ranges(words: str) -> list[tuple[int, int]]:
+    """Read half-open ranges of bytes, "0-512,2048-4096"; raises ValueError."""
+    ranges = []
+    for word in words.split(","):
+        match = _RANGE.fullmatch(word)
+        if match is None or not int(match[1]) < int(match[2]):
+            raise ValueError(f"{word!r:.40} is no range of bytes")
+        ranges.append((int(match[1]), int(match[2])))
+    return ranges
+
+
+class Slices:
+    """Ranges of a file as if they were a file, one after the other; it ends at the file's end.
+
+    Without a ``fileno``, or pyftpdlib would send the file itself.
+    """
+
+    def __init__(self, file: BinaryIO, ranges: Sequence[tuple[int, int]]) -> None:
+        self.name = file.name
+        self._file = file
+        self._ranges = deque(ranges)
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether it has been closed."""
+        return self._file.closed
+
+    def read(self, count: int) -> bytes:
+        """Give up to ``count`` bytes, none at the end."""
+        pieces = []
+        while count and self._ranges:
+            start, end = self._ranges.popleft()
+            piece = os.pread(self._file.fileno(), min(count, end - start), start)
+            if piece and start + len(piece) < end:
+                self._ranges.appendleft((start + len(piece), end))
+            pieces.append(piece)
+            count -= len(piece)
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class Upload:

@@ -36,12 +36,15 @@ from pyftpdlib.ioloop import IOLoop
 
 from clusterray.head.ftp_data import tls_context
 from clusterray.head.ftp_loop import Listener, Waker, route_log
-from clusterray.head.ftp_session import TLS_COMMANDS, Authorizer, Session
+from clusterray.head.ftp_session import IDLE_SECONDS, TLS_COMMANDS, Authorizer, Session
 from clusterray.head.grants import FileGrant
 from clusterray.head.listening import bind
 
 LOGIN_SECONDS: Final = 30.0
-"""A session that shows no valid login for so long is closed."""
+"""A session that shows no valid login for so long is closed.
+
+One that has shown a valid one before has IDLE_SECONDS: its node renders, and comes with the next.
+"""
 _SWEEP_S: Final = 5.0
 
 _log = logging.getLogger("clusterray.head.ftp")
@@ -143,7 +146,7 @@ class FtpServer:
 
         After this call no transfer under the login begins or is reported as complete. A session in
         the middle of one is closed and what it stored so far deleted; a session between transfers
-        is logged out and closed unless it brings another login within LOGIN_SECONDS, so that a
+        is logged out and closed unless it brings another login within IDLE_SECONDS, so that a
         node can go on to its next tile without connecting anew.
         """
         self._notes.append(_Revoke(user))
@@ -255,7 +258,8 @@ class FtpServer:
     def _sweep(self) -> None:
         now = time.monotonic()
         for session in list(self._sessions):
-            if session.grant is None and now - session.unknown_since > LOGIN_SECONDS:
+            patience = IDLE_SECONDS if session.was_known else LOGIN_SECONDS
+            if session.grant is None and now - session.unknown_since > patience:
                 session.close()
 
     def _close_all(self) -> None:

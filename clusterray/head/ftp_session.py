@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, Protocol
 
 from OpenSSL import SSL
@@ -16,7 +17,7 @@ from pyftpdlib.handlers import FTPHandler, TLS_FTPHandler
 
 from clusterray.head.doorkeeper import site_of
 from clusterray.head.ftp_data import DataListener, Transfer, say_farewell
-from clusterray.head.ftp_files import OneFile, Upload
+from clusterray.head.ftp_files import OneFile, Upload, parse_ranges
 from clusterray.head.grants import FileGrant
 
 IDLE_SECONDS: Final = 300
@@ -57,6 +58,7 @@ class Authorizer:
         if grant is None:
             raise AuthenticationFailed
         session.grant = grant
+        session.was_known = True
 
     def get_home_dir(self, user: str) -> str:
         return "/"
@@ -123,6 +125,8 @@ class Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
     def __init__(self, conn: socket.socket, server: object, ioloop: object = None) -> None:
         self.grant: FileGrant | None = None
         self.unknown_since = time.monotonic()
+        self.was_known = False
+        self._ranges: list[tuple[int, int]] = []
         super().__init__(conn, server, ioloop=ioloop)
         self._current_type = "i"
         self.site = site_of(getattr(self, "remote_ip", ""))
@@ -181,18 +185,33 @@ class Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
             self.respond("504 Binary transfers only.")
 
     def ftp_RETR(self, file: str) -> str | None:  # noqa: N802 - pyftpdlib's name
-        grant = self._granted(file, "read")
-        return None if grant is None else super().ftp_RETR(str(grant.real))
+        # "scene.tar;0-512,2048-4096": these bytes of it, one range after the other.
+        name, cut, words = file.partition(";")
+        real = self._granted(name, "read")
+        if real is None:
+            return None
+        try:
+            self._ranges = parse_ranges(words) if cut else []
+        except ValueError as error:
+            self.respond(f"501 {error}.")
+            return None
+        sent: str | None = super().ftp_RETR(str(real))
+        return sent
+
+    def take_ranges(self) -> list[tuple[int, int]]:
+        """Give the ranges of the file that the command at hand asks for, none for all of it."""
+        ranges, self._ranges = self._ranges, []
+        return ranges
 
     def ftp_STOR(self, file: str, mode: str = "w") -> str | None:  # noqa: N802 - pyftpdlib's name
-        grant = self._granted(file, "write")
-        return None if grant is None else super().ftp_STOR(str(grant.real), "w")
+        real = self._granted(file, "write")
+        return None if real is None else super().ftp_STOR(str(real), "w")
 
     def ftp_ABOR(self, line: str) -> None:  # noqa: N802 - pyftpdlib's name
         self._close_queued()
         super().ftp_ABOR(line)
 
-    def _granted(self, name: str, mode: str) -> FileGrant | None:
+    def _granted(self, name: str, mode: str) -> Path | None:
         grant = self.grant
         if grant is None or not self.room.is_current(grant):
             if not self._closed and self.grant is not None:
@@ -200,7 +219,8 @@ class Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
             if not self._closed:
                 self.respond("530 This login has ended.")
             return None
-        if mode != grant.mode or name not in (grant.path, f"/{grant.path}"):
+        real = grant.file_of(name)
+        if mode != grant.mode or real is None:
             _log.info("%s: %s of %.80r refused", self.remote_ip, mode, name)
             self.respond("550 Not granted.")
             return None
@@ -211,7 +231,7 @@ class Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
             self.respond("425 Use EPSV or PASV first.")
             return None
         self._close_queued()
-        return grant
+        return real
 
     # ------------------------------------------------------------ login
 

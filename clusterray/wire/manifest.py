@@ -103,6 +103,14 @@ def canonical_manifest(entries: Sequence[Entry]) -> bytes:
     return msgspec.json.encode(rows)
 
 
+def decode_manifest(data: bytes) -> list[Entry]:
+    """Read what ``canonical_manifest`` gives; raises msgspec.MsgspecError for anything else."""
+    rows = msgspec.json.decode(data, type=list[tuple[str, int, int, str]])
+    return [
+        Entry(path=path, mode=mode, size=size, sha256=sha256) for path, mode, size, sha256 in rows
+    ]
+
+
 def scene_id(entries: Sequence[Entry]) -> str:
     """Give the scene's id, the hex SHA-256 of its canonical manifest."""
     return hashlib.sha256(canonical_manifest(entries)).hexdigest()

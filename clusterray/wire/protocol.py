@@ -81,10 +81,14 @@ class Grant(Part, frozen=True):
 
 
 class SceneRef(Part, frozen=True):
-    """A scene to fetch: its id (hash of the manifest) and the size of its tar in bytes."""
+    """A scene to fetch: its id (hash of the manifest), the sizes of its tar and manifest in bytes.
+
+    ``manifest_bytes`` 0: the head offers the whole tar alone.
+    """
 
     id: Sha256
     tar_bytes: Count
+    manifest_bytes: Count = 0
 
 
 class LightRef(Part, frozen=True):

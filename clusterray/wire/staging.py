@@ -184,9 +184,9 @@ class FtpSession:
         """Fetch the grant's path into the new file ``target``; give the hex SHA-256 of it.
 
         Without ``hashed`` give "", for a caller who checks the content in another way, as a
-        scene's files are: hashing takes as long as receiving. ``target`` must not exist and is removed again on any failure. Raises GrantRefused,
-        StagingFault (also if it is not ``expect_bytes`` long), or LocalFault if ``target`` cannot
-        be written.
+        scene's files are: hashing takes as long as receiving. ``target`` must not exist and is
+        removed again on any failure. Raises GrantRefused, StagingFault (also if it is not
+        ``expect_bytes`` long), or LocalFault if ``target`` cannot be written.
         """
         try:
             # "x" is O_CREAT | O_EXCL, which does not follow a link either.
@@ -247,8 +247,9 @@ class FtpSession:
         fresh = self._control is None
         try:
             return self._ask(grant, command)
-        except (ConnectionError, EOFError, ftplib.Error) as error:
-            # A server closes a session that idles, or whose login was revoked meanwhile.
+        except (ConnectionError, EOFError, TimeoutError, ftplib.Error) as error:
+            # A server closes a session that idles, or whose login was revoked meanwhile; one that
+            # a network between has forgotten says nothing at all.
             stale = not isinstance(error, ftplib.Error) or str(error).startswith(_STALE_CODE)
             if fresh or not stale:
                 raise

@@ -17,6 +17,9 @@ from clusterray.wire.manifest import CHUNK, OnBytes, open_source, path_of, tell,
 from clusterray.wire.protocol import Entry
 
 BLOCK: Final = tarfile.BLOCKSIZE
+END_OF_TAR: Final = bytes(2 * BLOCK)
+_PLAIN_NAME, _PLAIN_SIZE = 100, 1 << 33
+"""A shorter name in ASCII and a smaller file have a header of one block."""
 
 
 class TarWriter:
@@ -70,7 +73,7 @@ class TarWriter:
 
     def finish(self) -> tuple[int, str]:
         """Write the end marker and give the archive's size in bytes and hex SHA-256."""
-        self._write(bytes(2 * BLOCK))
+        self._write(END_OF_TAR)
         try:
             self._file.close()
         except OSError as error:
@@ -93,6 +96,22 @@ def _header(entry: Entry) -> bytes:
     info = tarfile.TarInfo(entry.path)
     info.size, info.mode = entry.size, entry.mode
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def tar_layout(entries: Sequence[Entry]) -> tuple[list[tuple[int, int]], int]:
+    """Give where in the tar of these entries, sorted by path, each member begins and ends.
+
+    Half-open, in bytes, header and padding included; and the size of the whole tar.
+    """
+    places = []
+    at = 0
+    for entry in entries:
+        plain = len(entry.path) <= _PLAIN_NAME and entry.size < _PLAIN_SIZE and entry.path.isascii()
+        header = BLOCK if plain else len(_header(entry))
+        end = at + header + entry.size + -entry.size % BLOCK
+        places.append((at, end))
+        at = end
+    return places, at + len(END_OF_TAR)
 
 
 def _read_source(source: BinaryIO, count: int, name: str) -> bytes:

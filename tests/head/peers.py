@@ -123,6 +123,7 @@ class Peer:
             return scene
         wanted = [entries[i] for start, end in need.ranges for i in range(start, end)]
         tar = folder.parent / "upload.tar"
+        tar.unlink(missing_ok=True)
         tar_size, sha256 = write_tar(folder, wanted, tar)
         upload(self.head, need.write, tar)
         self.say(msg.Staged(request, tar_size, sha256))

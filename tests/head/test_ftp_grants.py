@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ftplib
 import os
 import socket
@@ -104,6 +105,61 @@ def test_links_and_folders_are_not_read(server: FtpServer, tmp_path: Path) -> No
         server.grant(grant)
         with login(server, grant) as client, pytest.raises(ftplib.error_perm, match="550"):
             fetch(client, "scene.tar")
+
+
+def test_a_reader_may_ask_for_ranges_of_its_file(server: FtpServer, tmp_path: Path) -> None:
+    content = os.urandom(1_000_000)
+    grant = read_grant(tmp_path, content)
+    server.grant(grant)
+    with login(server, grant) as client:
+        asked = "scene.tar;0-10,500000-999999,7-8"
+        assert fetch(client, asked) == content[:10] + content[500_000:999_999] + content[7:8]
+        assert fetch(client, "scene.tar;999990-2000000") == content[999_990:]
+        assert fetch(client, "scene.tar") == content, "the ranges were of one command"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "5",
+        "5-5",
+        "6-5",
+        "-5",
+        "5-",
+        "0-5;6-7",
+        "0-5,",
+        "a-b",
+        "0-1 ",
+        "\u0660-\u0661",
+        "0-" + "1" * 16,
+    ],
+)
+def test_what_is_no_range_is_refused(server: FtpServer, tmp_path: Path, words: str) -> None:
+    grant = read_grant(tmp_path, b"scene")
+    server.grant(grant)
+    with login(server, grant) as client:
+        with pytest.raises(ftplib.error_perm, match="501"):
+            fetch(client, f"scene.tar;{words}")
+        assert fetch(client, "scene.tar") == b"scene"
+
+
+def test_what_belongs_to_a_file_is_read_by_the_same_login(
+    server: FtpServer, tmp_path: Path
+) -> None:
+    beside = tmp_path / "manifest.json"
+    beside.write_bytes(b"[]")
+    plain = read_grant(tmp_path, b"scene")
+    grant = dataclasses.replace(plain, beside=(("manifest.json", beside),))
+    server.grant(grant)
+    with login(server, grant) as client:
+        assert fetch(client, "manifest.json") == b"[]"
+        assert fetch(client, "scene.tar") == b"scene"
+        with pytest.raises(ftplib.error_perm, match="550"):
+            store(client, "manifest.json", b"other")
+    server.grant(plain)
+    with login(server, plain) as client, pytest.raises(ftplib.error_perm, match="550"):
+        fetch(client, "manifest.json")
 
 
 # ---------------------------------------------------------------- what nobody may

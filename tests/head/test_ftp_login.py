@@ -164,3 +164,24 @@ def test_sessions_without_login_are_closed(
             client.getresp()
     finally:
         server.stop()
+
+
+def test_a_session_that_was_let_in_once_may_wait_for_its_next_login(
+    nothing_left: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftp_server, "LOGIN_SECONDS", 0.0)
+    server = FtpServer("127.0.0.1", 0)
+    first, second = write_grant(tmp_path, "w1"), write_grant(tmp_path, "w2")
+    server.grant(first)
+    server.start()
+    try:
+        with login(server, first) as client:
+            server.revoke(first.user)
+            assert refused(client, "NOOP") == "530"
+            server._sweep()
+            server.grant(second)
+            client.login(second.user, second.password)
+            store(client, "tile.png", b"two")
+        assert second.real.read_bytes() == b"two"
+    finally:
+        server.stop()

@@ -98,7 +98,7 @@ def test_a_new_scene_is_wanted_whole_and_stored(
     room.put(store)
     assert store.has(room.scene)
     assert store.missing(room.entries) == []
-    assert store.tar_bytes(room.scene) == store.tar_path(room.scene).stat().st_size
+    assert store.reference(room.scene).tar_bytes == store.tar_path(room.scene).stat().st_size
     check_tar(store, room, tmp_path / "out")
     manifest = store.tar_path(room.scene).with_name("manifest.json").read_bytes()
     assert hashlib.sha256(manifest).hexdigest() == room.scene
@@ -402,7 +402,7 @@ def test_a_restart_finds_what_is_whole(store: SceneStore, room: Client, hall: Cl
     again = reopened(store)
     assert again.has(room.scene)
     assert [hall.entries[index].path for index in again.missing(hall.entries)] == ["hall.pov"]
-    assert again.tar_bytes(room.scene) == store.tar_bytes(room.scene)
+    assert again.reference(room.scene) == store.reference(room.scene)
 
 
 def test_lowered_limits_do_not_drop_stored_scenes(store: SceneStore, room: Client) -> None:
@@ -524,7 +524,7 @@ def test_scenes_that_lend_content_to_an_offer_go_last(
 
 
 def test_an_unknown_scene_is_refused_in_words(store: SceneStore) -> None:
-    for question in (store.tar_path, store.tar_bytes):
+    for question in (store.tar_path, store.reference):
         with pytest.raises(SceneFault, match="no scene abc; submit it again"):
             question(SceneId("abc"))
 
