@@ -14,6 +14,7 @@ import hashlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import BinaryIO, Final, NoReturn, TypeAlias
 
 from clusterray.core.errors import LocalFault
 from clusterray.wire import tls
+from clusterray.wire.packing import PIECE_BYTES, Packer
 from clusterray.wire.protocol import Grant
 
 OnBytes: TypeAlias = Callable[[int], None]
@@ -159,18 +161,27 @@ class FtpSession:
 
     # ------------------------------------------------------------ the owner's thread
 
-    def upload(self, grant: Grant, source: Path, on_bytes: OnBytes | None = None) -> None:
-        """Store ``source`` under the grant's path.
+    def upload(
+        self,
+        grant: Grant,
+        source: Path,
+        on_bytes: OnBytes | None = None,
+        packer: Packer | None = None,
+    ) -> None:
+        """Store ``source`` under the grant's path, as it is or as ``packer`` packs it.
 
-        Returns once the server has said it has it, which does not prove that it does. Raises
-        GrantRefused, StagingFault, or LocalFault if ``source`` cannot be read.
+        ``on_bytes`` counts the source's bytes. Returns once the server has said it has it, which
+        does not prove that it does. Raises GrantRefused, StagingFault, or LocalFault if ``source``
+        cannot be read.
         """
         try:
             file = source.open("rb")
         except OSError as error:
             raise _unreadable(source, error) from None
         with file:
-            self._transfer(grant, f"STOR {grant.path}", lambda data: _push(data, file, on_bytes))
+            self._transfer(
+                grant, f"STOR {grant.path}", lambda data: _push(data, file, on_bytes, packer)
+            )
 
     def download(
         self,
@@ -346,9 +357,16 @@ class FtpSession:
         control.close()
 
 
-def _push(data: socket.socket, file: BinaryIO, on_bytes: OnBytes | None) -> None:
-    while block := _read(file):
-        data.sendall(block)
+def _push(
+    data: socket.socket, file: BinaryIO, on_bytes: OnBytes | None, packer: Packer | None
+) -> None:
+    while block := _read(file, _CHUNK if packer is None else PIECE_BYTES):
+        if packer is None:
+            data.sendall(block)
+        else:
+            packed, begun_at = packer.pack(block), time.perf_counter()
+            data.sendall(packed)
+            packer.sent(len(packed), time.perf_counter() - begun_at)
         if on_bytes is not None:
             on_bytes(len(block))
 
@@ -367,9 +385,9 @@ def _place(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _read(file: BinaryIO) -> bytes:
+def _read(file: BinaryIO, count: int) -> bytes:
     try:
-        return file.read(_CHUNK)
+        return file.read(count)
     except OSError as error:
         raise _unreadable(Path(file.name), error) from None
 

@@ -14,6 +14,7 @@ SOURCES: Final[dict[str, tuple[str, ...]]] = {
     "ini": ("povray/ini.py", "povray/options.py"),
     "progress": ("povray/progress.py",),
     "archive": ("wire/archive.py", "wire/scene_names.py"),
+    "packed": ("wire/packing.py",),
     "spec": ("povray/spec.py", "povray/wire_values.py"),
     "token": ("wire/trust.py",),
     "sdl": ("povray/sdl.py", "povray/statements.py", "povray/photons.py"),
