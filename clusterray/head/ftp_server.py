@@ -1,9 +1,9 @@
 """The head's FTP server: pyftpdlib wrapped in one typed room, which the ``ftp_`` modules are.
 
-Responsible for letting exactly one file per login in or out, as FileGrants say. The thread ``ftp``
-runs everything below the banner "ftp thread"; the five public methods of FtpServer may be called
-from any thread and only leave a note in a deque and wake that thread. Must not know what the files
-are: a received file proves nothing, whoever asked for it checks its size and hash.
+Responsible for letting the files of one purpose per login in or out, as FileGrants say. The thread
+``ftp`` runs everything below the banner "ftp thread"; the five public methods of FtpServer may be
+called from any thread and only leave a note in a deque and wake that thread. Must not know what the
+files are: a received file proves nothing, whoever asked for it checks its size and hash.
 
 What pyftpdlib 2 does by itself, and this room does not want:
 

@@ -1,4 +1,4 @@
-"""What an FTP login may do: one file, to read or to write, and nothing else.
+"""What an FTP login may do: the files of one purpose, to read or to write, and nothing else.
 
 Pure values; the ftp thread enforces them (``ftp_server``), any thread may make them.
 """
