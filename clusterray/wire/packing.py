@@ -48,13 +48,15 @@ def shrinks_to(files: Iterable[BinaryIO]) -> float:
 class Packer:
     """Packs a file's pieces in order, and decides for each whether it is worth it; one thread's.
 
-    ``size`` and ``sha256`` are those of what it has given so far.
+    ``size`` and ``sha256`` are those of what it has given so far. ``clock`` tells what packing
+    takes: the CPU's seconds, for one slow piece on a machine that was busy must not decide for all.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
         self._clock = clock
         self._digest = hashlib.sha256()
         self.size = 0
+        self._taken = 0
         self._line_rate = 0.0
         self._pack_rate = 0.0
         self._left = 0.5
@@ -72,6 +74,7 @@ class Packer:
         if worth_it:
             self._pack_rate = _mixed(self._pack_rate, len(piece), self._clock() - begun_at)
             self._left = _OLD_PART * self._left + (1 - _OLD_PART) * len(packed) / len(piece)
+        self._taken += len(piece)
         self._digest.update(packed)
         self.size += len(packed)
         return packed
@@ -81,7 +84,7 @@ class Packer:
         self._line_rate = _mixed(self._line_rate, count, seconds)
 
     def _is_worth_it(self) -> bool:
-        if self.size < UNKNOWN_BYTES or not self._pack_rate:
+        if self._taken < UNKNOWN_BYTES or not self._pack_rate:
             return True
         saved_s = (1 - self._left) / max(self._line_rate, 1.0)
         return saved_s > 1 / self._pack_rate + 1 / _UNPACK_RATE
