@@ -9,9 +9,10 @@ import dataclasses
 import queue
 import secrets
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from clusterray.core.errors import ClusterRayError, LocalFault, SceneFault
 from clusterray.core.model import Chance, JobRequest, SceneId
@@ -33,7 +34,7 @@ from clusterray.wire import protocol as msg
 from clusterray.wire.link import Link
 from clusterray.wire.manifest import missing_ranges, scene_id
 from clusterray.wire.packing import ZLIB, unpack
-from clusterray.wire.protocol import AnyMessage, Entry, Grant, ProtocolError
+from clusterray.wire.protocol import AnyMessage, Entry, Grant, Message, ProtocolError
 
 TAR_MEMBER_BYTES = 4096 + 1024
 """Room for the headers of one member of an uploaded tar, long names included."""
@@ -73,31 +74,6 @@ class ClientTalk(Conversation):
         self._ready: set[str] = set()
         self._may_ask = threading.BoundedSemaphore(MAX_QUESTIONS)
         self._partials = Partials(services.partials, services.ftp, number)
-        self._handlers = {
-            msg.Offer: self._offer,
-            msg.Manifest: self._manifest,
-            msg.Staged: self._staged,
-            msg.Submit: self._submit,
-            msg.ListTokens: self._list_tokens,
-            msg.MakeToken: self._make_token,
-            msg.RevokeToken: self._revoke_token,
-        }
-        for question in (
-            msg.Follow,
-            msg.Fetch,
-            msg.Logs,
-            msg.Cancel,
-            msg.Pause,
-            msg.Resume,
-            msg.Requeue,
-            msg.SetPriority,
-            msg.Delete,
-            msg.ListJobs,
-            msg.ListNodes,
-            msg.Forgive,
-            msg.Show,
-        ):
-            self._handlers[question] = self._ask
 
     def _open(self) -> None:
         self._post(ClientOpened(self._number, self, self._record.id))
@@ -334,6 +310,34 @@ class ClientTalk(Conversation):
         record = self._services.tokens.revoke(question.id)
         self._link.send(msg.Ok(question.request, f"token {record.id} ({record.name}) is revoked"))
         self._post(TokenRevoked(record.id))
+
+    handlers: ClassVar[Mapping[type[Message], Callable[[Any, Any], None]]] = {
+        msg.Offer: _offer,
+        msg.Manifest: _manifest,
+        msg.Staged: _staged,
+        msg.Submit: _submit,
+        msg.ListTokens: _list_tokens,
+        msg.MakeToken: _make_token,
+        msg.RevokeToken: _revoke_token,
+        **dict.fromkeys(
+            (
+                msg.Follow,
+                msg.Fetch,
+                msg.Logs,
+                msg.Cancel,
+                msg.Pause,
+                msg.Resume,
+                msg.Requeue,
+                msg.SetPriority,
+                msg.Delete,
+                msg.ListJobs,
+                msg.ListNodes,
+                msg.Forgive,
+                msg.Show,
+            ),
+            _ask,
+        ),
+    }
 
 
 def _size_of(file: Path) -> int | None:

@@ -157,6 +157,9 @@ class Transfer(TLS_DTPHandler, _Bytes):  # type: ignore[misc]  # pyftpdlib has n
             self._cut_off_as_lost()
         return sent
 
+    def handle_error(self) -> None:
+        _Bytes.handle_error(self)
+
     def _is_shaking_hands(self) -> bool:
         return not self._closed and self._ssl_requested and not self._ssl_established
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import BinaryIO, ClassVar, Final, Protocol
@@ -135,14 +136,23 @@ class Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
 
     def close(self) -> None:
         # First the files, then the control connection: who sees that closed finds no partial file.
-        if not self._closed:
-            if self.data_channel is not None:
-                self.data_channel.close()
-            self._close_queued()
-            if self._ssl_established:
-                say_farewell(self.socket)
-        FTPHandler.close(self)
-        self.room.closed(self)
+        try:
+            if not self._closed:
+                if self.data_channel is not None:
+                    self.data_channel.close()
+                self._close_queued()
+                if self._ssl_established:
+                    say_farewell(self.socket)
+            FTPHandler.close(self)
+        finally:
+            self.room.closed(self)
+
+    def handle_error(self) -> None:
+        if isinstance(sys.exc_info()[1], SSL.Error):
+            _log.info("%s: what came was no TLS; the session is closed", self.remote_ip)
+            self.close()
+        else:
+            FTPHandler.handle_error(self)
 
     @classmethod
     def get_ssl_context(cls) -> SSL.Context | None:

@@ -187,3 +187,17 @@ def test_one_address_has_so_many_sessions_and_no_more(
     store(sessions[0], "tile.png", b"still served")
     for session in sessions:
         session.quit()
+
+
+def test_a_fault_of_its_thread_is_told_and_leaves_no_socket(
+    nothing_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = threading.Event()
+    server = FtpServer("127.0.0.1", 0, on_crash=told.set)
+    monkeypatch.setattr(server, "drain", lambda: 1 / 0)
+    server.start()
+    server.revoke("nobody")
+    assert told.wait(10)
+    server.stop()
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=10).close()
