@@ -83,10 +83,14 @@ class Grant(Part, frozen=True):
 
 
 class SceneRef(Part, frozen=True):
-    """A scene to fetch: its id (hash of the manifest) and the size of its tar in bytes."""
+    """A scene to fetch: its id (hash of the manifest), the sizes of its tar and manifest in bytes.
+
+    ``manifest_bytes`` 0: the head offers the whole tar alone.
+    """
 
     id: Sha256
     tar_bytes: Count
+    manifest_bytes: Count = 0
 
 
 class LightRef(Part, frozen=True):
@@ -533,11 +537,15 @@ class Manifest(Message, frozen=True, tag="manifest"):
 
 
 class Staged(Message, frozen=True, tag="staged"):
-    """The tar of the files the head lacked has been stored by FTP."""
+    """The tar of the files the head lacked has been stored by FTP.
+
+    ``packing`` says how it was packed on its way, "" if it was not; size and hash are of what came.
+    """
 
     request: RequestId
     size: Count
     sha256: Sha256
+    packing: Literal["", "zlib"] = ""
 
 
 class Submit(Message, frozen=True, tag="submit"):
@@ -680,12 +688,14 @@ class RevokeToken(Message, frozen=True, tag="revoke_token"):
 class Need(Message, frozen=True, tag="need"):
     """Which entries of the offered manifest the head lacks, as half-open index ranges.
 
-    Empty: the head has them all and the scene is ready. Else store one tar of them by ``write``.
+    Empty: the head has them all and the scene is ready. Else store one tar of them by ``write``,
+    packed by one of ``packings`` if that is faster.
     """
 
     request: RequestId
     ranges: Annotated[list[tuple[Count, Count]], Meta(max_length=20_000)]
     write: Grant | None = None
+    packings: Annotated[list[Name], Meta(max_length=8)] = []
 
 
 class SceneReady(Message, frozen=True, tag="scene_ready"):
