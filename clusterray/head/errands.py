@@ -40,6 +40,7 @@ from clusterray.head.state_folder import StateFolder
 from clusterray.head.stitcher import Pair, Stitcher
 from clusterray.head.uploads import Expected, expected_file, upload_limit, upload_user
 from clusterray.head.verdicts import verdict_lines
+from clusterray.images.preview import LIVE_SIDE
 from clusterray.wire import protocol as msg
 from clusterray.wire.protocol import Grant, Message
 
@@ -140,6 +141,8 @@ class Errands:
             stage="final" if action.stage == "verify" else action.stage,
             lights=[self._grant_light(action, light) for light in action.lights],
             probe=action.probe,
+            scout=action.scout,
+            live=LIVE_SIDE,
         )
         rect = action.rect
         place = f"rows {rect.y0} to {rect.y1 - 1}, columns {rect.x0} to {rect.x1 - 1}"
