@@ -261,7 +261,9 @@ class Frame:
     def tile_classes(self) -> list[PovrayClass]:
         """The classes of the accepted tiles, each once; several only if the job lets them mix."""
         accepted = (band.accepted for band in self.bands.values())
-        return list(dict.fromkeys(each.povray_class for each in accepted if each is not None))
+        # First by identity: a class is a long thing to compare, and there are few.
+        kinds = {id(each.povray_class): each.povray_class for each in accepted if each is not None}
+        return list(dict.fromkeys(kinds.values()))
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
+from typing import Final
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
@@ -41,6 +42,9 @@ from clusterray.core.states import (
     advance,
 )
 from clusterray.core.trouble_rules import TroubleRules
+
+_QUIET: Final = frozenset({ev.AttemptProgress, ev.AttemptRendered, ev.TileVerified})
+"""What happens most, and gives a band to nobody but the node that has got a place by it."""
 
 
 class Farm(TroubleRules, Helping, RestartRules):
@@ -98,7 +102,8 @@ class Farm(TroubleRules, Helping, RestartRules):
 
     def handle(self, event: ev.Event, now: float) -> list[Action]:
         """Let ``event`` happen at ``now`` (monotonic seconds); give the actions, in order."""
-        self._now, self._out = now, []
+        self._now, self._out, self._fed = now, [], {}
+        self._stirred = type(event) not in _QUIET
         self._handlers[type(event)](event)
         self._let_time_pass()
         self._hand_out()
@@ -434,10 +439,17 @@ class Farm(TroubleRules, Helping, RestartRules):
         self._discard_old_files()
 
     def _hand_out(self) -> None:
-        """Give every node with a place the band that the policy says, while there is one."""
+        """Give every node with a place the band that the policy says, while there is one.
+
+        Those for which there was none are asked again only when something has changed for them.
+        """
+        asking = self.hungry if self._stirred else self._fed
+        if not asking or not (self.detached or any(job.has_waiting for job in self.open_jobs)):
+            return
         tries = self.patience.band_tries
         meant: dict[NodeId, Band] = {}
-        turn = policy.in_turn(self.hungry.values(), self.nodes.values())
+        hungry = [node for node in asking.values() if node.id in self.hungry]
+        turn = policy.in_turn(hungry, self.nodes.values())
         for place, node in enumerate(turn):
             if node.id not in meant:
                 band = policy.choose_band(node, self.open_jobs, self.nodes.values(), tries)
@@ -473,7 +485,7 @@ class Farm(TroubleRules, Helping, RestartRules):
         """Let a node with nothing to do have the band of one that is away."""
         if not self.detached or self._now < self.nodes_return_by:
             return None
-        attempt = policy.choose_detached(node, self.open_jobs)
+        attempt = policy.choose_detached(node, self.detached.values())
         if attempt is None:
             return None
         self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} is away, {node.name} is dry")

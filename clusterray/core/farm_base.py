@@ -50,6 +50,7 @@ class FarmBase(Ledger):
     def _feed(self, node: Node) -> None:
         """Let the node stand in the queue of those with a place, if it has one."""
         if node.has_place:
+            self._fed[node.id] = node
             if node.id not in self.hungry:
                 self.hungry[node.id], self.seek_at = node, self._now
         else:
@@ -72,6 +73,7 @@ class FarmBase(Ledger):
         if trigger is AttemptTrigger.ACCEPT:
             return
         band = attempt.band
+        self._stirred = True
         band.frame.job.wasted_pixels += attempt.done
         self._tell(band, f"{attempt.id} {attempt.state} on {attempt.node_name}: {reason}")
         probing.lose(
@@ -121,6 +123,7 @@ class FarmBase(Ledger):
 
     def _wait_again(self, band: Band) -> None:
         band.frame.waiting[band.id] = band
+        self._stirred = True
         self._changed(band.frame.job)
 
     # ---------------------------------------------------------------- jobs

@@ -1,4 +1,4 @@
-"""The conversation with a node: its reports become events, its uploads are checked here.
+"""The conversation with a node: its reports become events, its uploads go to the keeper.
 
 Runs on the connection's own thread.
 """
@@ -10,7 +10,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -20,20 +19,14 @@ from clusterray.core import events as ev
 from clusterray.core.bands import rest_of
 from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound, Rect
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
+from clusterray.head.keeper import Upload
 from clusterray.head.letters import Glimpsed, NodeOpened, Said, ScoutTold, Spent
-from clusterray.head.uploads import (
-    Announced,
-    Expected,
-    UploadFault,
-    arrived_whole,
-    take_in,
-    upload_user,
-)
+from clusterray.head.uploads import Announced, Expected, arrived_whole, upload_user
 from clusterray.head.views import NodeCard
 from clusterray.images.glimpse import read_glimpse
 from clusterray.images.tile import TileFault
 from clusterray.wire import protocol as msg
-from clusterray.wire.link import Link, LinkClosed
+from clusterray.wire.link import Link
 from clusterray.wire.protocol import Message, NodeInfo
 
 _log = logging.getLogger("clusterray.head.node_talk")
@@ -53,6 +46,7 @@ class NodeTalk(Conversation):
         self._expected: dict[str, Expected] = {}
         self._announced: dict[str, Announced] = {}
         self._glimpsed_at: deque[float] = deque(maxlen=MOST_GLIMPSES)
+        self._coming: dict[str, Upload] = {}
 
     def _open(self) -> None:
         info = self._hello.node
@@ -89,16 +83,24 @@ class NodeTalk(Conversation):
                 self._post(ev.Scouted(self._number, attempt, None, 0.0, reason))
         elif isinstance(message, msg.Drop | msg.Accepted):
             self._forget(message.attempt)
+            self._coming.pop(message.attempt, None)
 
     def _forget(self, attempt: str) -> None:
         self._expected.pop(attempt, None)
         self._announced.pop(attempt, None)
 
+    def _about(self, attempt: str) -> AttemptId:
+        """Let the farm hear what came of an upload before anything else of its attempt."""
+        upload = self._coming.pop(attempt, None)
+        if upload is not None:
+            upload.settle()
+        return AttemptId(attempt)
+
     def _progress(self, message: msg.Progress) -> None:
         self._post(
             ev.AttemptProgress(
                 self._number,
-                AttemptId(message.attempt),
+                self._about(message.attempt),
                 message.phase,
                 message.done,
                 message.moves,
@@ -114,7 +116,7 @@ class NodeTalk(Conversation):
         self._post(ev.AttemptCut(self._number, attempt, keep))
 
     def _uploading(self, message: msg.Uploading) -> None:
-        attempt = AttemptId(message.attempt)
+        attempt = self._about(message.attempt)
         self._announced[attempt] = Announced(message.size, message.sha256)
         if attempt in self._expected:
             self._services.ftp.announced(upload_user(attempt), message.size)
@@ -122,7 +124,7 @@ class NodeTalk(Conversation):
         self._post(ev.AttemptRendered(self._number, attempt, message.size, message.sha256))
 
     def _done(self, message: msg.Done) -> None:
-        attempt = AttemptId(message.attempt)
+        attempt = self._about(message.attempt)
         self._post(Spent(attempt, message.seconds, message.gathers, frozenset(message.used)))
         self._post(Said(attempt, message.text))
         expected, announced = self._expected.get(attempt), self._announced.get(attempt)
@@ -130,41 +132,17 @@ class NodeTalk(Conversation):
             # Not one of this connection's: the farm answers DROP, or ACCEPTED once more.
             self._post(ev.AttemptRendered(self._number, attempt))
             return
-        self._take_in(attempt, expected, announced, self._keep_alive)
-
-    def _keep_alive(self) -> None:
-        """Let heartbeats flow; that the node is gone meanwhile takes nothing from its tile."""
-        with suppress(LinkClosed):
-            self._link.service()
-
-    def _take_in(
-        self,
-        attempt: AttemptId,
-        expected: Expected,
-        announced: Announced,
-        tick: Callable[[], None],
-    ) -> None:
         self._forget(attempt)
-        try:
-            take_in(expected, announced, tick)
-        except UploadFault as fault:
-            self._post(ev.UploadDamaged(attempt, str(fault)))
-        except TileFault as fault:
-            self._post(ev.TileRefused(attempt, str(fault)))
-        except OSError as error:
-            reason = f"the head cannot keep the tile {expected.tile}: {error.strerror}"
-            _log.error("%s", reason)
-            self._post(ev.TileNotKept(attempt, reason))
-        else:
-            self._post(ev.TileVerified(attempt))
+        self._coming[attempt] = self._services.keeper.take_in(attempt, expected, announced)
 
     def _failed(self, message: msg.Failed) -> None:
-        self._forget(message.attempt)
-        self._post(Said(AttemptId(message.attempt), message.text))
+        attempt = self._about(message.attempt)
+        self._forget(attempt)
+        self._post(Said(attempt, message.text))
         self._post(
             ev.AttemptFailed(
                 self._number,
-                AttemptId(message.attempt),
+                attempt,
                 message.fault,
                 message.message,
                 message.file,
@@ -174,8 +152,9 @@ class NodeTalk(Conversation):
         )
 
     def _handback(self, message: msg.HandBack) -> None:
-        self._forget(message.attempt)
-        self._post(ev.AttemptHandedBack(self._number, AttemptId(message.attempt), message.reason))
+        attempt = self._about(message.attempt)
+        self._forget(attempt)
+        self._post(ev.AttemptHandedBack(self._number, attempt, message.reason))
 
     def _probed(self, message: msg.Probed) -> None:
         view = message.found
@@ -243,7 +222,11 @@ class NodeTalk(Conversation):
         for attempt, announced in list(self._announced.items()):
             expected = self._expected.get(attempt)
             if expected is not None and arrived_whole(expected.upload, announced, _no_tick):
-                self._take_in(AttemptId(attempt), expected, announced, _no_tick)
+                taken = self._services.keeper.take_in(AttemptId(attempt), expected, announced)
+                self._coming[attempt] = taken
+        # That the connection is closed is the last that the farm hears of it.
+        for upload in self._coming.values():
+            upload.settle()
 
 
 def _rect(said: msg.RectTuple) -> Rect:

@@ -165,7 +165,7 @@ class Stitcher:
         self._on_joined = on_joined
         self._on_compared = on_compared
         self._clock = clock
-        self._inbox: queue.Queue[_Note] = queue.Queue()
+        self._inbox: queue.SimpleQueue[_Note] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stitcher")
         self._frames: dict[tuple[JobId, int], _Frame] = {}

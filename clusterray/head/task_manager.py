@@ -25,6 +25,7 @@ from clusterray.core.model import SceneId
 from clusterray.core.states import JobState
 from clusterray.head.answers import Answers
 from clusterray.head.bulletin import Bulletin
+from clusterray.head.chores import Chores
 from clusterray.head.disk_room import DiskRoom, room_for
 from clusterray.head.errands import Errands, Rooms
 from clusterray.head.ftp_server import FtpServer
@@ -84,6 +85,7 @@ class TaskManager:
         ftp: FtpServer,
         scenes: SceneStore,
         stitcher: Stitcher,
+        chores: Chores,
         *,
         on_crash: Callable[[], None],
         disk_bytes: int = 100 << 30,
@@ -105,7 +107,7 @@ class TaskManager:
         self._thread = threading.Thread(target=self._run, name="task-manager")
         self._outlets: dict[int, Outlet] = {}
         self._tokens: dict[int, str] = {}
-        self._logs = JobLogs(folder.logs)
+        self._logs = JobLogs(folder.logs, chores)
         self._room = DiskRoom(
             disk_bytes,
             farm,
@@ -138,6 +140,7 @@ class TaskManager:
             self._known,
             self._logs,
             self._room,
+            chores,
             self._bulletin,
             self._outlets,
             self._submits,
@@ -473,7 +476,7 @@ class TaskManager:
         bands = job.frames[event.frame].light_bands.values()
         attempts = [attempt.id for band in bands for attempt in band.attempts]
         for attempt in attempts:
-            self._later.append(partial(self._folder.discard_attempt, attempt))
+            self._later.append(partial(self._errands.discard_attempt, attempt))
         _log.info("light of %s: %s", job.id, light_view(job, self._known.gathers))
 
     def _picture_written(self, letter: PictureWritten) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from clusterray.core.bands import holes
 from clusterray.core.model import FileFormat, Rect
+from clusterray.images.cover import Cover
 from clusterray.images.formats import RESULT_KEYWORD, as_seen, colour_of_none, preview_colour
 from clusterray.images.gathered import GatheredRows, gather
 from clusterray.images.hatch import hatch_rows
@@ -47,14 +48,14 @@ class FrameWriter:
         self._folder = folder
         self._rows: GatheredRows | None = None
         self._colour: Colour = ()
-        self._taken: list[Rect] = []
+        self._taken = Cover()
         self._preview = Preview(region.width, region.height)
         self._seeing_step = seeing_step(region.width, region.height)
 
     @property
     def covered(self) -> int:
         """Number of the region's pixels that are there."""
-        return sum(rect.area for rect in self._taken)
+        return self._taken.area
 
     def add(self, path: Path, rect: Rect) -> None:
         """Take the tile of the whole picture's pixels ``rect``; what sticks out is cut off.
@@ -65,16 +66,16 @@ class FrameWriter:
         inside = self.region.intersection(rect)
         if inside is None:
             raise TileFault(f"the tile {rect.as_tuple()} lies outside {self.region.as_tuple()}")
-        for other in self._taken:
-            if other.intersection(inside) is not None:
-                raise TileFault(f"the tile {rect.as_tuple()} overlaps {other.as_tuple()}")
+        other = self._taken.overlapped_by(inside)
+        if other is not None:
+            raise TileFault(f"the tile {rect.as_tuple()} overlaps {other.as_tuple()}")
         tile, place = open_tile(path, rect, self._format)
-        if self._taken and tile.colour != self._colour:
+        if self._taken.rects and tile.colour != self._colour:
             raise TileFault(f"the tile {rect.as_tuple()} has other colour chunks than the rest")
         x, y = place.x0 - rect.x0, place.y0 - rect.y0
         part = _moved(inside, x, y)
         self._gathered().take(tile, part, self._in_region(inside), self._see)
-        self._taken.append(inside)
+        self._taken.add(inside)
         self._colour = tile.colour
 
     def _gathered(self) -> GatheredRows:
@@ -109,12 +110,12 @@ class FrameWriter:
         there any more, TileFault; what has been written by then stays. Tiles may still come.
         """
         gathered = self._gathered()
-        for hole in holes(self.region, self._taken):
+        for hole in holes(self.region, self._taken.rects):
             for y in range(hole.y0, hole.y1, _HATCH_ROWS):
                 rows = Rect(hole.x0, y, hole.x1, min(y + _HATCH_ROWS, hole.y1))
                 gathered.put(self._in_region(rows), hatch_rows(rows, self._format))
                 tick()
-        colour = self._colour if self._taken else colour_of_none(self._format)
+        colour = self._colour if self._taken.rects else colour_of_none(self._format)
         return gathered.write(target, colour, tick)
 
     def finish(self, target: Path) -> Written:
