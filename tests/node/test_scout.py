@@ -20,7 +20,17 @@ from clusterray.node.beside import Task
 from clusterray.node.renderer import RenderFailed
 from clusterray.node.scout import Scouter
 from clusterray.povray import scout as povray_scout
-from clusterray.wire.protocol import Blocks, Done, Drop, Failed, Lease, Message, Scouted
+from clusterray.wire.protocol import (
+    Blocks,
+    Bye,
+    Done,
+    Draining,
+    Drop,
+    Failed,
+    Lease,
+    Message,
+    Scouted,
+)
 from tests.node import stand_ins
 from tests.node.doubles import (
     ANSWER_S,
@@ -31,7 +41,7 @@ from tests.node.doubles import (
     make_scene,
     walled,
 )
-from tests.node.test_daemon import StartNode, finish_band, start_node
+from tests.node.test_daemon import StartNode, start_node
 from tests.node.test_probe import heard
 
 __all__ = ["start_node"]
@@ -191,15 +201,14 @@ def test_a_fault_of_the_scene_is_told_once_whoever_finds_it(
     head: HeadDouble, start_node: StartNode, tmp_path: Path
 ) -> None:
     scene = make_scene(tmp_path, SPHERES + "sphere { oops }\n", width=320, height=240)
-    start_node()
+    node = start_node()
     talk = head.meet()
     talk.send(asked(head, scene))
     assert talk.expect(Failed).fault == "scene"
-    good = make_scene(tmp_path / "good", SPHERES)
-    # Both are staged under one name.
-    (head.stage.folder / good.tar.name).unlink()
-    talk.send(head.lease(good, (0, 0, 48, 32)))
-    finish_band(talk)
+    node.stop.request()
+    talk.expect(Draining)
+    talk.expect(Bye)
+    assert node.end() == 0
 
 
 def test_a_band_that_is_dropped_takes_its_scout_with_it(
