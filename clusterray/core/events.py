@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from clusterray.core.costs import CostMap
 from clusterray.core.model import (
     AttemptId,
     BandId,
@@ -35,7 +36,8 @@ class NodeJoined:
     ``instance`` names the run of the daemon, or else the address it comes from: two that are alive
     with one uuid have two. ``place`` tells a person where it is. ``unfit`` is why it cannot take
     bands now, "" if it can. ``kept`` is what the node agreed to keep of bands that were cut.
-    ``cuts`` tells whether it can be asked for that.
+    ``cuts`` tells whether it can be asked for that. ``canary_cpu_s`` is what the canary took one of
+    its threads, 0 if that is not known.
     """
 
     conn: int
@@ -50,6 +52,7 @@ class NodeJoined:
     unfit: str = ""
     kept: Mapping[AttemptId, Rect] = field(default_factory=dict)
     cuts: bool = False
+    canary_cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,21 @@ class Probed:
     conn: int
     attempt: AttemptId
     found: ProbeFound | None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scouted:
+    """What the scout saw that was asked for with ``attempt``: CPU seconds of parsing and costs.
+
+    Without a ``reason`` it is an answer, though no costs could be told; a finer one may follow.
+    With one nothing came of it, and that is why.
+    """
+
+    conn: int
+    attempt: AttemptId
+    costs: CostMap | None
+    parse_s: float
     reason: str = ""
 
 
@@ -336,6 +354,7 @@ Event: TypeAlias = (
     | AttemptFailed
     | AttemptHandedBack
     | Probed
+    | Scouted
     | JobSubmitted
     | JobCancelled
     | JobPaused

@@ -15,7 +15,7 @@ from itertools import islice
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
-from clusterray.core import policy, probing
+from clusterray.core import policy, probing, scouting
 from clusterray.core.actions import Action
 from clusterray.core.blame import hopeless
 from clusterray.core.changes import Changes
@@ -24,6 +24,7 @@ from clusterray.core.farm_base import RandomBits
 from clusterray.core.helping import Helping
 from clusterray.core.invariants import check_farm, tell_story
 from clusterray.core.model import AttemptId, BandId, JobId, NodeId
+from clusterray.core.pace import guessed
 from clusterray.core.patience import Patience
 from clusterray.core.restart_rules import RestartRules
 from clusterray.core.sharing import Leaf
@@ -76,6 +77,7 @@ class Farm(TroubleRules, Helping, RestartRules):
             ev.AttemptFailed: self._attempt_failed,
             ev.AttemptHandedBack: self._attempt_handed_back,
             ev.Probed: self._probed,
+            ev.Scouted: self._scouted,
             ev.JobSubmitted: self._job_submitted,
             ev.JobCancelled: self._job_cancelled,
             ev.JobPaused: self._job_paused,
@@ -140,6 +142,7 @@ class Farm(TroubleRules, Helping, RestartRules):
         node = self.nodes.get(event.node)
         if node is None:
             node = Node(event.node, event.name, event.threads, event.povray_class)
+            node.thread_speed = guessed(event.canary_cpu_s)
             self.nodes[node.id] = node
         if node.conn is not None:
             if self._is_twin(node, event):
@@ -221,6 +224,7 @@ class Farm(TroubleRules, Helping, RestartRules):
             self._tell(attempt.band, f"{attempt.id} detached: {node.name} is away")
         for frame in probing.lose_all_of(self, node):
             self._fidelity_changed(frame.job)
+        scouting.lose_all_of(self, node)
 
     def _node_draining(self, event: ev.NodeDraining) -> None:
         node = self._by_conn.get(event.conn)
@@ -303,6 +307,7 @@ class Farm(TroubleRules, Helping, RestartRules):
             self._out.append(act.SendAccepted(node.conn, attempt.id))
         else:
             probing.lose(self, attempt.id, f"{node.name} is away")
+            scouting.lose(self, attempt.id)
         self._tell(band, f"{attempt.id} accepted from {node.name}")
         self._changed(frame.job)
         if band.stage != "verify":
@@ -360,6 +365,17 @@ class Farm(TroubleRules, Helping, RestartRules):
             known = probing.tell(self, attempt, event.found)
         if known:
             self._fidelity_changed(job)
+
+    def _scouted(self, event: ev.Scouted) -> None:
+        attempt, node = self.attempts.get(event.attempt), self._by_conn.get(event.conn)
+        if attempt is None or node is None or attempt.node != node.id:
+            return
+        frame = attempt.band.frame
+        if event.reason:
+            scouting.lose(self, attempt.id)
+        elif scouting.tell(self, frame, event.costs, event.parse_s):
+            self._weigh_anew(frame)
+            self._changed(frame.job)
 
     def _fidelity_changed(self, job: Job) -> None:
         for frame in job.frames:
@@ -481,7 +497,7 @@ class Farm(TroubleRules, Helping, RestartRules):
         self.hungry.pop(node.id)
         self._believe(attempt)
         self._start(job)
-        probe = probing.ask(self, attempt)
+        probe, scout = probing.ask(self, attempt), scouting.ask(self, attempt)
         self._tell(band, f"{attempt.id} leased to {node.name}")
         self._out.append(
             act.SendLease(
@@ -496,6 +512,7 @@ class Farm(TroubleRules, Helping, RestartRules):
                 frame.lights,
                 probe,
                 node.name,
+                scout,
             )
         )
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
-from clusterray.core import probing
+from clusterray.core import probing, scouting
 from clusterray.core.blame import clocks_of
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.ledger import Ledger
@@ -79,6 +79,7 @@ class FarmBase(Ledger):
             attempt.id,
             f"the band that it came with was {attempt.state} ({attempt.node_name})",
         )
+        scouting.lose(self, attempt.id)
         if band.state is BandState.RUNNING and not band.live_attempts:
             band.state = advance(BAND_TABLE, band.state, BandTrigger.RETURN)
             self._wait_again(band)
@@ -149,6 +150,8 @@ class FarmBase(Ledger):
             frame.waiting.clear()
             self._stop_verifying(frame)
             self._stop_probe(frame)
+            if frame.scout is not None:
+                scouting.lose(self, frame.scout)
         self._close_accounts(job)
         self._out.append(act.AbandonJob(job.id))
         self._changed(job)
@@ -196,6 +199,7 @@ class FarmBase(Ledger):
         for attempt_id in gone:
             del self.attempts[attempt_id]
             self.probing.pop(attempt_id, None)
+            scouting.lose(self, attempt_id)
         for band in bands:
             del self.bands[band.id]
             band.take_apart()

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from PIL import Image
+
 from clusterray.core import events as ev
 from clusterray.core.bands import rest_of
 from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound, Rect
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
-from clusterray.head.letters import NodeOpened, Said, Spent
+from clusterray.head.letters import Glimpsed, NodeOpened, Said, ScoutTold, Spent
 from clusterray.head.uploads import (
     Announced,
     Expected,
@@ -26,12 +30,15 @@ from clusterray.head.uploads import (
     upload_user,
 )
 from clusterray.head.views import NodeCard
+from clusterray.images.glimpse import read_glimpse
 from clusterray.images.tile import TileFault
 from clusterray.wire import protocol as msg
 from clusterray.wire.link import Link, LinkClosed
 from clusterray.wire.protocol import Message, NodeInfo
 
 _log = logging.getLogger("clusterray.head.node_talk")
+MOST_GLIMPSES, GLIMPSES_S = 8, 2.0
+"""So many pictures of blocks a node may show in so many seconds; what is more is forgotten."""
 
 
 class NodeTalk(Conversation):
@@ -45,6 +52,7 @@ class NodeTalk(Conversation):
         self._povray = povray_class(card.hello.node)
         self._expected: dict[str, Expected] = {}
         self._announced: dict[str, Announced] = {}
+        self._glimpsed_at: deque[float] = deque(maxlen=MOST_GLIMPSES)
 
     def _open(self) -> None:
         info = self._hello.node
@@ -63,6 +71,7 @@ class NodeTalk(Conversation):
             unfit=info.unfit,
             kept={AttemptId(held): _rect(keep) for held, keep in info.kept.items()},
             cuts=self._protocol >= msg.CUT_SINCE,
+            canary_cpu_s=info.canary_cpu_s,
         )
         card = NodeCard(self._link.peer, self._hello.version, info.cores, info.memory_bytes)
         self._post(NodeOpened(self._number, self, self._record.id, joined, card))
@@ -70,6 +79,14 @@ class NodeTalk(Conversation):
     def _expect(self, message: Message, expected: Expected | None) -> None:
         if isinstance(message, msg.Lease | msg.Keep) and expected is not None:
             self._expected[message.attempt] = expected
+            if (
+                isinstance(message, msg.Lease)
+                and message.scout
+                and self._protocol < msg.SCOUT_SINCE
+            ):
+                reason = "this node's ClusterRay is too old for scouts"
+                attempt = AttemptId(message.attempt)
+                self._post(ev.Scouted(self._number, attempt, None, 0.0, reason))
         elif isinstance(message, msg.Drop | msg.Accepted):
             self._forget(message.attempt)
 
@@ -168,6 +185,39 @@ class NodeTalk(Conversation):
             found = ProbeFound(view.pixels, differing, view.largest, view.levels)
         self._post(ev.Probed(self._number, AttemptId(message.attempt), found, message.reason))
 
+    def _scouted(self, message: msg.Scouted) -> None:
+        picture = self._seen(message.picture, message.attempt) if message.picture else None
+        self._post(
+            ScoutTold(
+                self._number,
+                AttemptId(message.attempt),
+                picture,
+                message.columns,
+                tuple(message.costs),
+                message.parse_s,
+                message.reason,
+            )
+        )
+
+    def _blocks(self, message: msg.Blocks) -> None:
+        now, shown_at = time.monotonic(), self._glimpsed_at
+        if len(shown_at) == MOST_GLIMPSES and now - shown_at[0] < GLIMPSES_S:
+            return
+        shown_at.append(now)
+        picture = self._seen(message.picture, message.attempt)
+        x0, y0, x1, y1 = message.rect
+        if picture is not None and x0 < x1 and y0 < y1:
+            self._post(
+                Glimpsed(self._number, AttemptId(message.attempt), Rect(x0, y0, x1, y1), picture)
+            )
+
+    def _seen(self, glimpse: bytes, attempt: str) -> Image.Image | None:
+        try:
+            return read_glimpse(glimpse)
+        except TileFault as fault:
+            _log.warning("what %s shows of %s: %s", self._hello.name, attempt, fault)
+            return None
+
     def _draining(self, _: msg.Draining) -> None:
         self._post(ev.NodeDraining(self._number))
 
@@ -182,6 +232,8 @@ class NodeTalk(Conversation):
         msg.Failed: _failed,
         msg.HandBack: _handback,
         msg.Probed: _probed,
+        msg.Scouted: _scouted,
+        msg.Blocks: _blocks,
         msg.Draining: _draining,
         msg.Unfit: _unfit,
     }

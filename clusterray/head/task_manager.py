@@ -33,6 +33,7 @@ from clusterray.head.letters import (
     Asked,
     ClientOpened,
     Closed,
+    Glimpsed,
     Hold,
     Letter,
     NewJob,
@@ -41,6 +42,7 @@ from clusterray.head.letters import (
     PartialPlan,
     PictureWritten,
     Said,
+    ScoutTold,
     Spent,
     Stop,
     TokenRevoked,
@@ -48,6 +50,7 @@ from clusterray.head.letters import (
 from clusterray.head.memory import Known, Memory, StoredResult
 from clusterray.head.restart import look_through
 from clusterray.head.scene_store import SceneStore
+from clusterray.head.sketches import Sketches
 from clusterray.head.state_folder import StateFolder
 from clusterray.head.stitcher import Stitcher
 from clusterray.head.store import Report, Store, StoreFault
@@ -90,6 +93,7 @@ class TaskManager:
         self._farm = farm
         self._folder = folder
         self._scenes = scenes
+        self._sketches = Sketches(farm, stitcher)
         self._on_crash = on_crash
         self._jobs_per_token = jobs_per_token
         self._clock = clock
@@ -154,6 +158,8 @@ class TaskManager:
             Closed: self._closed,
             Spent: self._spent,
             Said: self._said,
+            Glimpsed: self._glimpsed,
+            ScoutTold: self._scout_told,
             Asked: self._asked,
             NewJob: self._new_job,
             Hold: self._hold,
@@ -389,6 +395,14 @@ class TaskManager:
         attempt = self._farm.attempts.get(letter.attempt)
         if attempt is not None:
             self._logs.keep(attempt.band.frame.job.id, attempt.id, letter.text)
+
+    def _glimpsed(self, letter: Glimpsed) -> None:
+        self._sketches.blocks(letter)
+
+    def _scout_told(self, letter: ScoutTold) -> None:
+        event = self._sketches.scout(letter)
+        if event is not None:
+            self._happen(event)
 
     def _asked(self, letter: Asked) -> None:
         letter.taken()

@@ -115,10 +115,17 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         fidelity=fidelity.kind,
         fidelity_reason=fidelity.reason[:MAX_TEXT],
         making=_making(job),
+        parse_s=next((each.parse_s for each in job.frames if each.parse_s is not None), None),
+        previewed=any(_is_previewed(frame) for frame in job.frames),
         gone=job.gone[:MAX_TEXT],
         wasted_pixels=job.wasted_pixels,
         dropped_results=job.dropped_results,
     )
+
+
+def _is_previewed(frame: Frame) -> bool:
+    """Tell whether a scout's picture is shown where tiles will be."""
+    return frame.job.open and frame.scouted and not frame.complete
 
 
 def _seconds_left(job: Job, pixels: int, speed: float) -> float | None:

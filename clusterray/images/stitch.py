@@ -13,13 +13,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from PIL import Image
+
 from clusterray.core.bands import holes
 from clusterray.core.model import FileFormat, Rect
 from clusterray.images.formats import RESULT_KEYWORD, as_seen, colour_of_none, preview_colour
 from clusterray.images.gathered import GatheredRows, gather
 from clusterray.images.hatch import hatch_rows
 from clusterray.images.measured import Written
-from clusterray.images.preview import Preview
+from clusterray.images.preview import Layer, Preview
 from clusterray.images.rows import Colour, TileFault, seeing_step
 from clusterray.images.tile import cannot_write, open_tile
 
@@ -81,6 +83,18 @@ class FrameWriter:
             self._rows = gather(self._format, size, self._folder, _PACKERS)
         return self._rows
 
+    def sketch(self, picture: Image.Image, rect: Rect | None, layer: Layer) -> None:
+        """Have the preview show what the pixels ``rect``, None for the region, will be like.
+
+        Only where nothing better is there; ``picture`` is RGB, or RGBA with holes.
+        """
+        inside = self.region if rect is None else self.region.intersection(rect)
+        if inside is None:
+            return
+        if rect is not None and inside != rect:
+            picture = _part(picture, rect, inside)
+        self._preview.sketch(picture, self._in_region(inside), layer)
+
     def _in_region(self, rect: Rect) -> Rect:
         return _moved(rect, -self.region.x0, -self.region.y0)
 
@@ -135,6 +149,15 @@ class FrameWriter:
     def preview(self, max_side: int) -> bytes:
         """Give a PNG of what is there, at most ``max_side`` pixels wide and high, holes hatched."""
         return self._preview.png(max_side, preview_colour(self._colour, self._format))
+
+
+def _part(picture: Image.Image, rect: Rect, inside: Rect) -> Image.Image:
+    """Cut what shows ``inside`` out of a small picture of ``rect``."""
+    across, down = picture.width / rect.width, picture.height / rect.height
+    x0, y0 = int((inside.x0 - rect.x0) * across), int((inside.y0 - rect.y0) * down)
+    x1 = max(x0 + 1, round((inside.x1 - rect.x0) * across))
+    y1 = max(y0 + 1, round((inside.y1 - rect.y0) * down))
+    return picture.crop((x0, y0, x1, y1))
 
 
 def _moved(rect: Rect, x: int, y: int) -> Rect:

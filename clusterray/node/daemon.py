@@ -86,7 +86,8 @@ def run_node(
         _say_wall(sandbox)
         watch = PovrayWatch(povray, settings.work, sandbox, canary=settings.canary)
         try:
-            identity = _identity(settings, watch.povray_class(lambda: stop.draining))
+            povray_class = watch.povray_class(lambda: stop.draining)
+            identity = _identity(settings, povray_class, watch.canary_cpu_s)
         except CanaryStopped:
             return 0
         _Node(settings, stop, environ, home, povray, sandbox, watch, identity).run(ready)
@@ -117,7 +118,7 @@ class _Node:
         self._backoff = Backoff(RECONNECT_FIRST_S, RECONNECT_MOST_S, rng)
         self._said = ""
         attempts, scenes = settings.work / "attempts", settings.work / "scenes"
-        probes = settings.work / "probes"
+        probes, scouts = settings.work / "probes", settings.work / "scouts"
         self._cache = SceneCache(scenes, settings.scene_cache_bytes)
         light = LightCache(settings.work / "light")
         self._salvage = Salvage(settings.work / "blocks", _blocks_of(identity.povray))
@@ -126,7 +127,8 @@ class _Node:
                 log.info("kept the finished blocks of %d killed renders", kept)
             if leftovers := empty_folder(attempts):
                 log.info("removed %d unfinished attempts of an earlier run", leftovers)
-            empty_folder(probes)
+            for beside in (probes, scouts):
+                empty_folder(beside)
             self._cache.open()
             light.open()
         except OSError as error:
@@ -145,6 +147,7 @@ class _Node:
             watch=watch,
             fitness=self._fitness,
             probes=probes,
+            scouts=scouts,
         )
         self._worker.look()
         self._drain = Drain(stop, self._holdings, settings.drain_s)
@@ -198,7 +201,8 @@ class _Node:
             return False
         except CanaryStopped:
             return True
-        self._identity = replace(self._identity, povray=povray)
+        took_s = self._watch.canary_cpu_s
+        self._identity = replace(self._identity, povray=povray, canary_cpu_s=took_s)
         self._salvage.povray_is(_blocks_of(povray))
         self._holdings.povray_tested()
         return True
@@ -349,7 +353,7 @@ def find_povray(name: str) -> str:
     raise LocalFault(f"{name} was not found: apt install povray")
 
 
-def _identity(settings: NodeSettings, povray: PovrayClass) -> Identity:
+def _identity(settings: NodeSettings, povray: PovrayClass, canary_cpu_s: float) -> Identity:
     cores = usable_cores()
     return Identity(
         uuid=_kept_uuid(settings.work / "uuid"),
@@ -358,6 +362,7 @@ def _identity(settings: NodeSettings, povray: PovrayClass) -> Identity:
         threads=settings.threads or cores,
         memory_bytes=memory_bytes(),
         povray=povray,
+        canary_cpu_s=canary_cpu_s,
         instance=uuid.uuid4().hex,
     )
 

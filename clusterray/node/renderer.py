@@ -100,7 +100,8 @@ class RenderTimes:
     """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process.
 
     ``gathers`` counts the radiosity samples that POV-Ray added in its final pass, ``used`` is the
-    light that its statistics say it used, ``text`` the tail of what it wrote.
+    light that its statistics say it used, ``text`` the tail of what it wrote, ``trace_cpu_s`` what
+    its threads computed while they rendered.
     """
 
     parse_s: float
@@ -108,6 +109,7 @@ class RenderTimes:
     gathers: int = 0
     used: tuple[LightKind, ...] = ()
     text: str = ""
+    trace_cpu_s: float = 0.0
 
 
 class _Cancel(IntEnum):
@@ -138,6 +140,10 @@ class Render:
 
     _yields = False
     """Whether the bands' POV-Ray goes first."""
+    _spare = False
+    """Whether it goes before the bands' POV-Ray when memory runs out."""
+    _tick_s = _TICK_S
+    """At least so often ``on_progress`` is called."""
 
     def __init__(
         self,
@@ -246,7 +252,14 @@ class Render:
     def _times(self, began_at: float) -> RenderTimes:
         parser = self._parser
         spent_s = max(0.0, time.monotonic() - began_at - parser.parse_s)
-        return RenderTimes(parser.parse_s, spent_s, parser.gathers, parser.used, parser.text_tail)
+        return RenderTimes(
+            parser.parse_s,
+            spent_s,
+            parser.gathers,
+            parser.used,
+            parser.text_tail,
+            parser.trace_cpu_s,
+        )
 
     def _blocks_begun(self) -> int:
         """Count the blocks that POV-Ray has begun, as far as is known: called by any thread.
@@ -307,6 +320,7 @@ class Render:
                 threads=self._threads,
                 pixels=self._pixels,
                 yields=self._yields,
+                spare=self._spare,
             ) as launch,
             subprocess.Popen(
                 launch.argv,
@@ -366,7 +380,7 @@ class Render:
         with selectors.DefaultSelector() as selector:
             selector.register(stderr, selectors.EVENT_READ)
             selector.register(heard, selectors.EVENT_READ)
-            tick_s = _TICK_S
+            tick_s = self._tick_s
             while not _has_ended(process):
                 for key, _events in selector.select(tick_s):
                     if key.fileobj is heard:
@@ -374,7 +388,7 @@ class Render:
                     elif self._read(stderr) is _Output.ENDED:
                         # That it closed its stderr does not mean that it will end.
                         selector.unregister(stderr)
-                        tick_s = _ENDING_TICK_S
+                        tick_s = min(tick_s, _ENDING_TICK_S)
                 asked = self._cancel, self._enough()
                 if asked > heeded:
                     heeded = asked

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
+from clusterray.core.costs import MAX_CELLS
 from clusterray.core.fidelity import FidelityKind
 from clusterray.core.model import MAX_BANDS, LightKind, Mix
 
@@ -26,11 +27,17 @@ PROTOCOL_MIN = 1
 PROTOCOL_MAX = 2
 CUT_SINCE = 2
 """The protocol that brought CUT: a peer of an older one is not asked."""
+SCOUT_SINCE = 2
+"""The protocol that brought SCOUTED: of a node of an older one no answer is expected."""
 
 MAX_FRAME_BYTES = 1 << 20
 """Largest frame either side accepts; a manifest travels in parts that stay below it."""
 MAX_HELLO_BYTES = 1 << 18
 """Largest frame accepted from a peer that has not yet shown its secret."""
+MAX_SCOUT_BYTES = 1 << 18
+"""Largest picture of a scout."""
+MAX_BLOCKS_BYTES = 48_000
+"""Largest picture of finished blocks: with base64 around it the message stays below 64 KiB."""
 MANIFEST_PART_BYTES = 1 << 18
 """A sender closes a manifest part before its entries' encoded size passes this."""
 
@@ -45,6 +52,7 @@ RelPath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 RequestId: TypeAlias = Annotated[int, Meta(ge=0, le=2**31)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
+Columns: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_CELLS)]
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Pixel: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 ExitCode: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
@@ -83,10 +91,14 @@ class Grant(Part, frozen=True):
 
 
 class SceneRef(Part, frozen=True):
-    """A scene to fetch: its id (hash of the manifest) and the size of its tar in bytes."""
+    """A scene to fetch: its id (hash of the manifest), the sizes of its tar and manifest in bytes.
+
+    ``manifest_bytes`` 0: the head offers the whole tar alone.
+    """
 
     id: Sha256
     tar_bytes: Count
+    manifest_bytes: Count = 0
 
 
 class LightRef(Part, frozen=True):
@@ -130,7 +142,8 @@ class NodeInfo(Part, frozen=True):
     ``canary`` are the pixels of the small picture that the node rendered as it started, 64x48 RGB,
     ``canary_sha256`` their hash, ``includes_sha256`` that of POV-Ray's include files and fonts.
     ``unfit`` is why it cannot take bands now, "" if it can. ``kept`` is what it agreed to keep of
-    bands that were cut, by the attempt.
+    bands that were cut, by the attempt. ``canary_cpu_s`` is what the canary took one thread, 0 if
+    nobody knows.
     """
 
     cores: Annotated[int, Meta(ge=1, le=4096)]
@@ -145,6 +158,7 @@ class NodeInfo(Part, frozen=True):
     canary: Annotated[bytes, Meta(max_length=9216)] = b""
     unfit: Text = ""
     kept: Annotated[dict[Ident, RectTuple], Meta(max_length=256)] = {}
+    canary_cpu_s: Seconds = 0.0
 
 
 class PhaseSeconds(Part, frozen=True):
@@ -184,7 +198,9 @@ class JobView(Part, frozen=True):
     again; ``verified`` is what came of it, None before the picture is covered.
     ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why.
     ``wasted_pixels`` were rendered in vain, ``dropped_results`` counts the whole tiles among them.
-    ``making`` says so if its light is still being made.
+    ``making`` says so if its light is still being made. ``parse_s`` is how long its scene takes to
+    parse, None while nobody knows; ``previewed``: where its bands are not there a preview of the
+    picture is shown.
     """
 
     id: Ident
@@ -226,6 +242,8 @@ class JobView(Part, frozen=True):
     wasted_pixels: Count = 0
     dropped_results: Count = 0
     making: Text = ""
+    parse_s: Seconds | None = None
+    previewed: bool = False
 
 
 class AttemptView(Part, frozen=True):
@@ -373,7 +391,9 @@ class Lease(Message, frozen=True, tag="lease"):
     ``stage`` "photons": shoot the scene's photons instead, "light": gather the band's radiosity
     samples; the file of these takes the tile's place. ``lights``: load these, and make none of
     their kinds. ``probe``: find out besides whether the frame depends on threads, and answer
-    PROBED, at leisure.
+    PROBED, at leisure. ``scout``: have a quick look at the whole frame, and answer SCOUTED. While
+    it renders, finished blocks are wanted as BLOCKS, of a picture whose longer side has ``live``
+    pixels; 0: none.
     """
 
     attempt: Ident
@@ -388,6 +408,8 @@ class Lease(Message, frozen=True, tag="lease"):
     stage: LeaseStage = "final"
     lights: Annotated[list[LightRef], Meta(max_length=2)] = []
     probe: bool = False
+    scout: bool = False
+    live: Pixel = 0
 
 
 class Keep(Message, frozen=True, tag="keep"):
@@ -477,6 +499,33 @@ class Probed(Message, frozen=True, tag="probed"):
     reason: Text = ""
 
 
+class Scouted(Message, frozen=True, tag="scouted"):
+    """What the scout saw that was asked for with ``attempt``; a finer one may follow.
+
+    ``picture`` is the frame's region, small, as images.glimpse packs it. ``costs`` are those of the
+    cells of a grid over the whole picture, row by row, ``columns`` in each; none while they are not
+    known. ``parse_s`` are CPU seconds. With a ``reason`` nothing came of it.
+    """
+
+    attempt: Ident
+    picture: Annotated[bytes, Meta(max_length=MAX_SCOUT_BYTES)] = b""
+    columns: Columns = 0
+    costs: Annotated[list[Seconds], Meta(max_length=MAX_CELLS)] = []
+    parse_s: Seconds = 0.0
+    reason: Text = ""
+
+
+class Blocks(Message, frozen=True, tag="blocks"):
+    """Blocks that POV-Ray has finished in an attempt that it still renders, to look at alone.
+
+    ``picture`` is ``rect`` of the frame, small, packed as in SCOUTED.
+    """
+
+    attempt: Ident
+    rect: RectTuple
+    picture: Annotated[bytes, Meta(max_length=MAX_BLOCKS_BYTES)]
+
+
 class Failed(Message, frozen=True, tag="failed"):
     """The attempt failed. ``fault``: the scene's own (no retry) or this node's.
 
@@ -531,11 +580,15 @@ class Manifest(Message, frozen=True, tag="manifest"):
 
 
 class Staged(Message, frozen=True, tag="staged"):
-    """The tar of the files the head lacked has been stored by FTP."""
+    """The tar of the files the head lacked has been stored by FTP.
+
+    ``packing`` says how it was packed on its way, "" if it was not; size and hash are of what came.
+    """
 
     request: RequestId
     size: Count
     sha256: Sha256
+    packing: Literal["", "zlib"] = ""
 
 
 class Submit(Message, frozen=True, tag="submit"):
@@ -678,12 +731,14 @@ class RevokeToken(Message, frozen=True, tag="revoke_token"):
 class Need(Message, frozen=True, tag="need"):
     """Which entries of the offered manifest the head lacks, as half-open index ranges.
 
-    Empty: the head has them all and the scene is ready. Else store one tar of them by ``write``.
+    Empty: the head has them all and the scene is ready. Else store one tar of them by ``write``,
+    packed by one of ``packings`` if that is faster.
     """
 
     request: RequestId
     ranges: Annotated[list[tuple[Count, Count]], Meta(max_length=20_000)]
     write: Grant | None = None
+    packings: Annotated[list[Name], Meta(max_length=8)] = []
 
 
 class SceneReady(Message, frozen=True, tag="scene_ready"):
@@ -815,6 +870,8 @@ FromNode: TypeAlias = (
     | Uploading
     | Done
     | Probed
+    | Scouted
+    | Blocks
     | Failed
     | HandBack
     | Draining

@@ -82,6 +82,24 @@ def test_costs_decide_where_the_middle_is() -> None:
     assert keep.y1 >= 32 * 26
 
 
+def test_what_a_scout_saw_turns_what_was_believed_of_a_band() -> None:
+    """The upper half is done and was cheap: nearly all is still to come, and it is not even."""
+    world = World()
+    pi = world.join("pi")
+    world.submit(request(shape=picture(64, 32 * ROWS)))
+    (attempt,) = world.rendering(pi)
+    world.renders(pi, attempt, 0)
+    for second in range(1, 9):
+        world.now += 1
+        world.renders(pi, attempt, round(second / 8 * 64 * 32 * ROWS / 2))
+    seen = CostMap.of(64, 32 * ROWS, 1, [1.0, 1.0, 8.0, 30.0])
+    world.do(ev.Scouted(pi, attempt, seen, 0.1))
+    assert world.farm.attempts[attempt].pace.done == pytest.approx(64 * 32 * ROWS / 20, rel=0.01)
+    world.join("desk")
+    assert 32 * 26 <= world.answer(pi, attempt).y1 <= 32 * 29
+    end_well(world)
+
+
 def test_the_band_that_would_end_last_is_cut() -> None:
     world = World()
     conns = {name: world.join(name) for name in ("slow", "fast", "dry")}
@@ -368,3 +386,20 @@ def test_a_node_is_known_to_be_faster_after_it_has_shown_it() -> None:
         world.finish(conn, first[name])
     speeds = {node.name: node.thread_speed for node in world.farm.nodes.values()}
     assert speeds["fast"] > 1.3 * speeds["slow"]
+
+
+def test_what_the_canary_took_is_the_first_guess_of_a_nodes_speed() -> None:
+    world = World()
+    slow, fast = world.join("slow", canary_cpu_s=0.3), world.join("fast", canary_cpu_s=0.1)
+    world.submit(request(shape=picture(64, 32 * 64)))
+    heights = {conn: band_of(world, world.rendering(conn)[0]).height for conn in (slow, fast)}
+    assert heights[fast] == 3 * heights[slow]
+
+
+def test_what_was_learned_of_a_node_outlives_the_head() -> None:
+    world = World()
+    world.join("slow", canary_cpu_s=0.4)
+    world.restart()
+    world.join("slow", canary_cpu_s=0.1)
+    (node,) = world.farm.nodes.values()
+    assert node.thread_speed == 0.25

@@ -13,7 +13,8 @@ SOURCES: Final[dict[str, tuple[str, ...]]] = {
     "params_cfg": ("povray/job_file.py", "povray/options.py"),
     "ini": ("povray/ini.py", "povray/options.py"),
     "progress": ("povray/progress.py",),
-    "archive": ("wire/archive.py",),
+    "archive": ("wire/archive.py", "wire/scene_names.py"),
+    "packed": ("wire/packing.py",),
     "spec": ("povray/spec.py", "povray/wire_values.py"),
     "token": ("wire/trust.py",),
     "sdl": ("povray/sdl.py", "povray/statements.py", "povray/photons.py"),
@@ -21,4 +22,5 @@ SOURCES: Final[dict[str, tuple[str, ...]]] = {
     "light": ("povray/light_file.py",),
     "tile": ("images/tile.py", "images/png_reader.py", "images/plain.py"),
     "segment": ("images/png_reader.py", "images/segments.py", "images/joined.py"),
+    "glimpse": ("images/glimpse.py",),
 }

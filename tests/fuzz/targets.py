@@ -20,6 +20,7 @@ from typing import Final
 from clusterray.core.errors import NoHead, SceneFault, UsageFault
 from clusterray.core.model import FileFormat, Rect
 from clusterray.images.formats import write_tile
+from clusterray.images.glimpse import MOST_PIXELS, read_glimpse
 from clusterray.images.png import FORMATS, write_head, write_tail
 from clusterray.images.png_reader import read_png
 from clusterray.images.segments import EMPTY_FINAL, chunk
@@ -41,7 +42,8 @@ from clusterray.povray.state_file import (
     read_origin,
 )
 from clusterray.povray.statements import read_statements
-from clusterray.wire.archive import ArchiveFault, ArchiveLimits, index_tar, unpack_tar
+from clusterray.wire.archive import index_tar, unpack_tar
+from clusterray.wire.packing import unpack
 from clusterray.wire.protocol import (
     MAX_FRAME_BYTES,
     MAX_HELLO_BYTES,
@@ -50,6 +52,7 @@ from clusterray.wire.protocol import (
     ProtocolError,
     encode,
 )
+from clusterray.wire.scene_names import ArchiveFault, ArchiveLimits
 from clusterray.wire.trust import JoinToken
 
 _LIMITS: Final = ArchiveLimits(max_bytes=1 << 16, max_files=20, max_depth=8, max_name=300)
@@ -265,6 +268,14 @@ def try_light(data: bytes, folder: Path) -> None:
         assert check_light("radiosity", path) == samples, "seating breaks a sample"
 
 
+def try_glimpse(data: bytes, folder: Path) -> None:
+    """Read a small picture of a node's making: it is of a kind that can be drawn, and no larger."""
+    with suppress(TileFault):
+        image = read_glimpse(data)
+        assert image.mode in ("RGB", "RGBA")
+        assert image.width * image.height <= MOST_PIXELS
+
+
 def try_tile(data: bytes, folder: Path) -> None:
     """Check a tile; the first byte says of which format it is to be."""
     how, body = (data[0], data[1:]) if data else (0, b"")
@@ -337,6 +348,16 @@ def try_archive(data: bytes, folder: Path) -> None:
     assert [each.name for each in room.iterdir()] == ["scene"]
 
 
+def try_packed(data: bytes, folder: Path) -> None:
+    """Unpack what came packed; it never gives more than it may."""
+    source, target = folder / "packed", folder / "plain"
+    source.write_bytes(data)
+    target.unlink(missing_ok=True)
+    with suppress(ArchiveFault):
+        unpack(source, target, _LIMITS.max_bytes, lambda: None)
+    assert target.stat().st_size <= _LIMITS.max_bytes
+
+
 def _mended(data: bytes) -> bytes:
     """Mend the checksum of each block that looks like a header, or few inputs would pass it.
 
@@ -360,6 +381,7 @@ TARGETS: Final = {
         Target("ini", try_ini, 2048),
         Target("progress", try_progress),
         Target("archive", try_archive, 8192),
+        Target("packed", try_packed),
         Target("spec", try_spec),
         Target("token", try_token, 1024),
         Target("sdl", try_sdl),
@@ -367,5 +389,6 @@ TARGETS: Final = {
         Target("light", try_light),
         Target("tile", try_tile),
         Target("segment", try_segment, 512),
+        Target("glimpse", try_glimpse, 2048),
     )
 }
