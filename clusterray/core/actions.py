@@ -56,6 +56,15 @@ class SendKeep:
 
 
 @dataclass(frozen=True, slots=True)
+class SendCut:
+    """Ask a node to render only ``keep`` of its attempt's band, or a little more."""
+
+    conn: int
+    attempt: AttemptId
+    keep: Rect
+
+
+@dataclass(frozen=True, slots=True)
 class SendDrop:
     """Tell a node that the attempt counts no more."""
 
@@ -222,6 +231,7 @@ class RefuseSubmit:
 Action: TypeAlias = (
     SendLease
     | SendKeep
+    | SendCut
     | SendDrop
     | SendAccepted
     | CloseConnection

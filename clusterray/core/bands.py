@@ -37,24 +37,37 @@ def render_area(picture: Picture) -> Rect:
 
 
 def cut_rows(rect: Rect, step: int) -> range:
-    """Give the rows at which ``rect`` may be cut: multiples of ``step`` strictly inside it."""
-    return range((rect.y0 // step + 1) * step, rect.y1, step)
+    """Give the rows at which ``rect`` may be cut: whole steps below its top, strictly inside it.
 
-
-def cut_row_for_share(rect: Rect, step: int, share: float) -> int | None:
-    """Give the row to cut at so that the upper part is about ``share`` (0..1) of the rows.
-
-    The upper part is at least one step high. None where ``rect`` should stay whole: no cut lies
-    inside, or the nearest one is its end.
+    Where cuts must fall on multiples of the block size, every band's top is one.
     """
-    rows = cut_rows(rect, step)
-    if not rows:
+    return range(rect.y0 + step, rect.y1, step)
+
+
+def cut_columns(rect: Rect, step: int) -> range:
+    """Give the columns at which ``rect`` may be cut, as ``cut_rows`` does the rows."""
+    return range(rect.x0 + step, rect.x1, step)
+
+
+def rest_of(rect: Rect, keep: Rect) -> Rect | None:
+    """Give what a cut takes from ``rect`` if it leaves ``keep``; None if that is no cut.
+
+    A cut goes along a row or down a column, and leaves the upper or the left part.
+    """
+    if (keep.x0, keep.y0) != (rect.x0, rect.y0) or not rect.contains(keep):
         return None
-    wanted = rect.y0 + share * rect.height
-    nearest = round((wanted - rows[0]) / step)
-    if nearest >= len(rows):
-        return None
-    return rows[max(0, nearest)]
+    if keep.x1 == rect.x1 and keep.y1 < rect.y1:
+        return Rect(rect.x0, keep.y1, rect.x1, rect.y1)
+    if keep.y1 == rect.y1 and keep.x1 < rect.x1:
+        return Rect(keep.x1, rect.y0, rect.x1, rect.y1)
+    return None
+
+
+def may_cut(rect: Rect, keep: Rect, step: int) -> bool:
+    """Tell whether ``rect`` may be cut so that ``keep`` is left."""
+    if rest_of(rect, keep) is None:
+        return False
+    return keep.y1 in cut_rows(rect, step) or keep.x1 in cut_columns(rect, step)
 
 
 def equal_bands(rect: Rect, step: int, count: int) -> list[Rect]:

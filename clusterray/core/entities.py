@@ -10,6 +10,8 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from clusterray.core.costs import CostMap
+from clusterray.core.ends import Ends
 from clusterray.core.events import Fault
 from clusterray.core.model import (
     STAGE_OF,
@@ -25,6 +27,7 @@ from clusterray.core.model import (
     Rect,
     Stage,
 )
+from clusterray.core.pace import START_S, Pace, work_of
 from clusterray.core.patience import Patience
 from clusterray.core.states import (
     LIVE_ATTEMPT,
@@ -64,7 +67,8 @@ class Attempt:
     for another. ``lights`` is the shared light it was leased with. ``late``: its result came too
     late and was dropped. ``rendered_at`` is when its node had the tile, ``ended_at`` when it was no
     longer live. ``sha256`` and ``size`` are those of the file that its node announced
-    last; what was accepted is that one.
+    last; what was accepted is that one. ``pace`` is how it gets on, ``phase_at`` when its phase
+    began. ``uncut``: its node said that it is too late to cut it.
     """
 
     id: AttemptId
@@ -89,6 +93,9 @@ class Attempt:
     ended_at: float | None = None
     sha256: str = ""
     size: int = 0
+    pace: Pace = field(default_factory=Pace)
+    phase_at: float = 0.0
+    uncut: bool = False
 
     @property
     def live(self) -> bool:
@@ -158,6 +165,9 @@ class Frame:
     ``verify_bands`` are made when the picture is covered, and then ``waiting`` is theirs;
     ``give_up_at`` is when those that wait will be given up, None while a node may take them.
     ``probe`` is None where light is shared, or made by the one POV-Ray that renders all.
+    ``costs`` is what its pixels are believed to cost, None while nothing is known, ``parse_s`` how
+    long its scene takes to parse. ``work_done`` was done by all who render it in ``speed_s``
+    seconds, each counted as often as its node's speed (``core.pace``).
     """
 
     job: Job
@@ -176,8 +186,10 @@ class Frame:
     uncovered: int = 0
     stitched: bool = False
     run: int = 0
-    rendered_pixels: int = 0
-    rendered_thread_s: float = 0.0
+    costs: CostMap | None = None
+    parse_s: float | None = None
+    work_done: float = 0.0
+    speed_s: float = 0.0
 
     @property
     def stage(self) -> Stage:
@@ -185,9 +197,18 @@ class Frame:
         return "final" if self.state is FrameState.FINAL else STAGE_OF[self.passes[0]]
 
     @property
-    def pixels_per_thread_s(self) -> float:
-        """How fast a thread renders it, from lease to rendered; 0 while nothing is known."""
-        return self.rendered_pixels / self.rendered_thread_s if self.rendered_thread_s else 0.0
+    def rate(self) -> float:
+        """The work a second of a node of speed 1; 0 while nothing is known."""
+        return self.work_done / self.speed_s if self.speed_s else 0.0
+
+    @property
+    def start_s(self) -> float:
+        """Seconds before a POV-Ray that is started for it renders."""
+        return START_S + (self.parse_s or 0.0)
+
+    def work(self, rect: Rect) -> float:
+        """Give what the pixels of ``rect`` are believed to cost."""
+        return work_of(self.costs, rect)
 
     @property
     def complete(self) -> bool:
@@ -239,6 +260,7 @@ class Job:
     it. ``gone`` says why nothing of its files is left, "" while they are kept.
     ``wasted_pixels`` were rendered for nothing: by attempts that failed, were lost or dropped.
     ``dropped_results`` counts whole tiles among them, which came after another had been asked.
+    ``ends`` says when the attempts at its pictures that are being rendered are believed to end.
     """
 
     id: JobId
@@ -258,6 +280,7 @@ class Job:
     gone: str = ""
     wasted_pixels: int = 0
     dropped_results: int = 0
+    ends: Ends = field(default_factory=Ends)
 
     @property
     def open(self) -> bool:
@@ -308,7 +331,8 @@ class Node:
     ``unfit`` is why it cannot take bands though it is there. ``standing`` is what the whole farm
     holds against it, ``standings`` what open jobs do, see ``core.blame``. ``instance`` names the
     run of the daemon that holds the connection, ``place`` where it is; ``ousted`` are the runs that
-    lost the connection to another.
+    lost the connection to another. ``thread_speed`` is what one of its threads is worth beside the
+    usual one; ``cuts`` tells whether it knows how to shrink a running band.
     """
 
     id: NodeId
@@ -328,6 +352,13 @@ class Node:
     instance: str = ""
     place: str = ""
     ousted: tuple[str, ...] = ()
+    thread_speed: float = 1.0
+    cuts: bool = False
+
+    @property
+    def speed(self) -> float:
+        """How fast it is believed to be: threads of the usual speed."""
+        return self.threads * self.thread_speed
 
     @property
     def kept_off(self) -> bool:
@@ -353,6 +384,15 @@ class Node:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A node was asked to keep only ``keep`` of a band, so that ``wanted_by`` gets the rest."""
+
+    keep: Rect
+    wanted_by: NodeId
+    at: float
+
+
 @dataclass(slots=True)
 class FarmState:
     """All that a farm holds; ``core.farm`` changes it, ``core.invariants`` checks it.
@@ -362,9 +402,11 @@ class FarmState:
     that were deleted by whom. ``hungry`` are the nodes with a place for a band, the longest waiting
     first; ``detached`` the live attempts whose node is away, in the order in which they will be
     lost; ``verifying`` the frames with an open verify band; ``probing`` those whose probe is asked,
-    by the attempt. ``look_at`` is when the next of all else that time decides may be due, None if
-    nothing is waited for; ``patience`` says how long it is. Until ``nodes_return_by`` nodes are on
-    their way back to a head that was started again.
+    by the attempt; ``asks`` the cuts asked for and not answered, by the attempt. ``seek_at`` is
+    when those with nothing to do look again for a running band to help with, None if nobody would.
+    ``look_at`` is when the next of all else that time decides may be due, None if nothing is waited
+    for; ``patience`` says how long it is. Until ``nodes_return_by`` nodes are on their way back to
+    a head that was started again.
     """
 
     jobs: dict[JobId, Job] = field(default_factory=dict)
@@ -378,6 +420,8 @@ class FarmState:
     detached: dict[AttemptId, Attempt] = field(default_factory=dict)
     verifying: dict[tuple[JobId, int], Frame] = field(default_factory=dict)
     probing: dict[AttemptId, Frame] = field(default_factory=dict)
+    asks: dict[AttemptId, Ask] = field(default_factory=dict)
+    seek_at: float | None = None
     look_at: float | None = None
     nodes_return_by: float = -math.inf
     patience: Patience = field(default_factory=Patience)

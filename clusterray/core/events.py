@@ -6,7 +6,8 @@ connection that was superseded is known by its number and changes nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from clusterray.core.model import (
@@ -19,6 +20,7 @@ from clusterray.core.model import (
     NodeId,
     PovrayClass,
     ProbeFound,
+    Rect,
 )
 from clusterray.core.verify import Comparison
 
@@ -32,7 +34,8 @@ class NodeJoined:
 
     ``instance`` names the run of the daemon, or else the address it comes from: two that are alive
     with one uuid have two. ``place`` tells a person where it is. ``unfit`` is why it cannot take
-    bands now, "" if it can.
+    bands now, "" if it can. ``kept`` is what the node agreed to keep of bands that were cut.
+    ``cuts`` tells whether it can be asked for that.
     """
 
     conn: int
@@ -45,6 +48,8 @@ class NodeJoined:
     instance: str = ""
     place: str = ""
     unfit: str = ""
+    kept: Mapping[AttemptId, Rect] = field(default_factory=dict)
+    cuts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,15 @@ class AttemptProgress:
     phase: str
     done: int
     moves: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptCut:
+    """The answer to a cut: the node renders only ``keep``; all of its band if it is too late."""
+
+    conn: int
+    attempt: AttemptId
+    keep: Rect
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +327,7 @@ Event: TypeAlias = (
     | NodeUnfit
     | NodeForgiven
     | AttemptProgress
+    | AttemptCut
     | AttemptRendered
     | TileVerified
     | TileRefused

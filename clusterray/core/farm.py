@@ -5,7 +5,7 @@ passed in. What it holds is described in ``entities``, its states in ``states``,
 ``policy``, its invariants in ``invariants``. It stands on ``ledger`` and ``farm_base``, what all
 duties share, ``lighting``, how a frame's light is made first, ``verifying``, how bands are rendered
 again and a job ends, ``life_rules``, what people do to jobs, ``restart_rules``, how a stored farm
-goes on, and ``trouble_rules``, what fails.
+goes on, ``helping``, who cuts whose band, and ``trouble_rules``, what fails.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from clusterray.core.blame import hopeless
 from clusterray.core.changes import Changes
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.farm_base import RandomBits
+from clusterray.core.helping import Helping
 from clusterray.core.invariants import check_farm, tell_story
 from clusterray.core.model import AttemptId, BandId, JobId
 from clusterray.core.patience import Patience
@@ -40,7 +41,7 @@ from clusterray.core.states import (
 from clusterray.core.trouble_rules import TroubleRules
 
 
-class Farm(TroubleRules, RestartRules):
+class Farm(TroubleRules, Helping, RestartRules):
     """Jobs, bands, attempts and nodes, and the rules by which they change.
 
     The files of jobs that have ended are kept for ``keep_s`` seconds, None for ever.
@@ -58,6 +59,7 @@ class Farm(TroubleRules, RestartRules):
         super().__init__(random, detached_s=detached_s, max_jobs=max_jobs)
         self.patience = patience or self.patience
         self._keep_s = keep_s
+        self._shares = policy.Shares(())
         self._handlers: dict[type, Callable[..., None]] = {
             ev.NodeJoined: self._node_joined,
             ev.NodeGone: self._node_gone,
@@ -65,6 +67,7 @@ class Farm(TroubleRules, RestartRules):
             ev.NodeUnfit: self._node_unfit,
             ev.NodeForgiven: self._node_forgiven,
             ev.AttemptProgress: self._attempt_progress,
+            ev.AttemptCut: self._attempt_cut,
             ev.AttemptRendered: self._attempt_rendered,
             ev.TileVerified: self._tile_verified,
             ev.TileRefused: self._tile_refused,
@@ -97,6 +100,7 @@ class Farm(TroubleRules, RestartRules):
         self._handlers[type(event)](event)
         self._let_time_pass()
         self._hand_out()
+        self._seek()
         self._watch_verifying()
         return self._out
 
@@ -107,7 +111,8 @@ class Farm(TroubleRules, RestartRules):
 
     def next_deadline(self) -> float | None:
         """Give when a Tick is due, None if nothing is waited for."""
-        moments = [self.look_at, *(frame.give_up_at for frame in self.verifying.values())]
+        moments = [self.look_at, self.seek_at]
+        moments += [*(frame.give_up_at for frame in self.verifying.values())]
         moments += [attempt.detached_until for attempt in islice(self.detached.values(), 1)]
         moments += [self._keep_until(job) for job in islice(self.kept.values(), 1)]
         return min((moment for moment in moments if moment is not None), default=None)
@@ -144,6 +149,7 @@ class Farm(TroubleRules, RestartRules):
         node.name, node.threads = event.name, event.threads
         node.povray_class = event.povray_class
         node.instance, node.place, node.unfit = event.instance, event.place, event.unfit
+        node.cuts = event.cuts
         node.conn, node.draining, node.reason = event.conn, False, ""
         self._note_node(node)
         self._by_conn[event.conn] = node
@@ -157,6 +163,13 @@ class Farm(TroubleRules, RestartRules):
         """
         place_taken = False
         for attempt in list(node.attempts.values()):
+            keep = event.kept.get(attempt.id, attempt.band.rect)
+            if keep != attempt.band.rect:
+                if not self._may_be_cut(attempt, keep):
+                    self._end(attempt, AttemptTrigger.DROP, "its node renders another part")
+                    continue
+                # Its answer was lost on the way, or by the head.
+                self._take_cut(attempt, keep)
             if attempt.id in event.rendered:
                 self._reattach(attempt, rendered=True)
             elif attempt.id in event.rendering and not place_taken:
@@ -179,6 +192,7 @@ class Farm(TroubleRules, RestartRules):
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
             attempt.phase, attempt.done = "uploading", attempt.band.rect.area
             attempt.rendered_at = self._now
+            self._expect_no_end(attempt)
         elif not rendered and attempt.state is AttemptState.UPLOADING:
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RERENDER)
             attempt.phase, attempt.done, attempt.rendered_at = "waiting", 0, None
@@ -201,6 +215,7 @@ class Farm(TroubleRules, RestartRules):
         node.conn = None
         self.hungry.pop(node.id, None)
         for attempt in node.attempts.values():
+            self.asks.pop(attempt.id, None)
             attempt.detached_until = self._now + self._detached_s
             self.detached[attempt.id] = attempt
             self._tell(attempt.band, f"{attempt.id} detached: {node.name} is away")
@@ -229,10 +244,14 @@ class Farm(TroubleRules, RestartRules):
         attempt = self._live(event.conn, event.attempt)
         if attempt is None:
             return
+        if (attempt.phase, event.phase) == ("parsing", "rendering"):
+            self._time_parse(attempt)
         self._hear(attempt, event.phase, event.done, event.moves)
         if attempt.state is AttemptState.RENDERING:
             done = event.done if event.phase == "rendering" else 0
             attempt.done = min(done, attempt.band.rect.area)
+            if event.phase == "rendering":
+                self._pace(attempt, attempt.done)
         self._changed(attempt.band.frame.job)
 
     def _attempt_rendered(self, event: ev.AttemptRendered) -> None:
@@ -247,9 +266,9 @@ class Farm(TroubleRules, RestartRules):
         attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RENDERED)
         self._hear(attempt, "uploading", 0, 0)
         attempt.done, attempt.rendered_at = attempt.band.rect.area, self._now
-        frame, node = attempt.band.frame, self.nodes[attempt.node]
-        frame.rendered_pixels += attempt.band.rect.area
-        frame.rendered_thread_s += (self._now - attempt.leased_at) * node.threads
+        node = self.nodes[attempt.node]
+        self._expect_no_end(attempt)
+        self._learn_speed(attempt)
         self._tell(attempt.band, f"{attempt.id} rendered by {attempt.node_name}, uploading")
         self._feed(node)
 
@@ -401,6 +420,7 @@ class Farm(TroubleRules, RestartRules):
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
         tries = self.patience.band_tries
+        self._shares = policy.Shares(self.hungry.values())
         for node in policy.in_turn(self.hungry.values(), self.nodes.values()):
             band = policy.choose_band(node, self.open_jobs, self.nodes.values(), tries)
             if band is None:
@@ -432,14 +452,16 @@ class Farm(TroubleRules, RestartRules):
         assert node.conn is not None
         frame, job = band.frame, band.frame.job
         if frame.povray_class is None:
-            # Before the cut, which counts the threads of those who may share the frame.
+            # Before the cut, which counts those who may share the frame.
             frame.povray_class = node.povray_class
-        row = policy.cut_row(node, band, self.nodes.values())
-        if row is not None:
-            self._cut(band, row)
+        if band.state is BandState.WAITING:
+            for keep in self._shares.keeps(node, band):
+                self._cut(band, keep)
         attempt = self._make_attempt(node, band)
-        del frame.waiting[band.id]
+        frame.waiting.pop(band.id, None)
         self.hungry.pop(node.id)
+        self._shares.served(node)
+        self._believe(attempt)
         self._start(job)
         probe = probing.ask(self, attempt)
         self._tell(band, f"{attempt.id} leased to {node.name}")
@@ -467,19 +489,7 @@ class Farm(TroubleRules, RestartRules):
         self._begin_waiting(attempt)
         self.attempts[attempt_id] = node.attempts[attempt_id] = attempt
         band.attempts.append(attempt)
-        band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
+        if band.state is BandState.WAITING:
+            band.state = advance(BAND_TABLE, band.state, BandTrigger.LEASE)
         self._note_attempt(attempt)
         return attempt
-
-    def _cut(self, band: Band, row: int) -> Band:
-        """Cut a waiting band: it keeps what is above ``row``, a new band gets the rest.
-
-        What failed with the whole may fail with a part, so the rest has its failures too.
-        """
-        band.rect, rect = band.rect.split_at_row(row)
-        self._tell(band, f"{band.id} cut at row {row}")
-        lower = self._add_band(band.frame, rect)
-        lower.failed_on, lower.stalls = band.failed_on, band.stalls
-        if band.failed_on:
-            self._tell(lower, f"{lower.id} was part of {band.id}, which failed")
-        return lower

@@ -50,7 +50,8 @@ class FarmBase(Ledger):
     def _feed(self, node: Node) -> None:
         """Let the node stand in the queue of those with a place, if it has one."""
         if node.has_place:
-            self.hungry.setdefault(node.id, node)
+            if node.id not in self.hungry:
+                self.hungry[node.id], self.seek_at = node, self._now
         else:
             self.hungry.pop(node.id, None)
 
@@ -61,6 +62,7 @@ class FarmBase(Ledger):
         attempt.reason, attempt.ended_at = reason, self._now
         self._note_attempt(attempt)
         self.detached.pop(attempt.id, None)
+        self._expect_no_end(attempt)
         node = self.nodes[attempt.node]
         del node.attempts[attempt.id]
         self._out.append(act.RevokeGrants(attempt.id))
@@ -83,6 +85,11 @@ class FarmBase(Ledger):
         if not band.frame.has_pixels:
             band.frame.povray_class = None
         self._note_band(band)
+
+    def _expect_no_end(self, attempt: Attempt) -> None:
+        """An attempt renders no more: there is nothing to cut or to wait for."""
+        self.asks.pop(attempt.id, None)
+        attempt.band.frame.job.ends.drop(attempt.id)
 
     def _answer_stale(self, conn: int, held: AttemptId, *, rendered: bool = False) -> None:
         """Answer a node that holds an attempt which is no longer its own live one."""

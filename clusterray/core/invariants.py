@@ -136,13 +136,16 @@ def _indexes(farm: FarmState) -> Complaints:
 
 
 def _one_place(farm: FarmState) -> Complaints:
-    """9. A node renders at most one attempt at a time, and a band has at most one live attempt."""
+    """9. A node renders at most one attempt at a time, and a band has at most one live attempt, but
+    one of the picture up to two, on two nodes.
+    """
     for node in farm.nodes.values():
         states = [attempt.state for attempt in node.attempts.values()]
         if states.count(AttemptState.RENDERING) > 1:
             yield f"{node.name} renders several", [a.band for a in node.attempts.values()]
     for band in farm.bands.values():
-        if len(band.live_attempts) > 1:
+        live = [attempt.node for attempt in band.live_attempts]
+        if len(live) > (2 if band.stage == "final" else 1) or len(set(live)) < len(live):
             yield f"{band.id} has several live attempts", [band]
 
 
@@ -274,6 +277,26 @@ def _accounts(farm: FarmState) -> Complaints:
                 yield f"{node.name} still has an account on {job}", []
 
 
+def _asks(farm: FarmState) -> Complaints:
+    """18. A cut is asked for of an attempt that renders the picture, of a node that is there; only
+    such attempts are believed to end.
+    """
+    for attempt_id in farm.asks:
+        attempt = farm.attempts[attempt_id]
+        there = farm.nodes[attempt.node].conn is not None
+        if not (there and _renders_picture(attempt)):
+            yield f"{attempt.id} is {attempt.state}, but to be cut", [attempt.band]
+    for job in farm.jobs.values():
+        for attempt_id in job.ends.latest(len(job.ends)):
+            attempt = farm.attempts[attempt_id]
+            if not _renders_picture(attempt) or attempt.band.frame.job is not job:
+                yield f"{attempt.id} is {attempt.state}, but to end", [attempt.band]
+
+
+def _renders_picture(attempt: Attempt) -> bool:
+    return attempt.state is AttemptState.RENDERING and attempt.band.stage == "final"
+
+
 def _frames(farm: FarmState) -> Iterator[Frame]:
     for job in farm.jobs.values():
         yield from job.frames
@@ -297,4 +320,5 @@ INVARIANTS: tuple[Callable[[FarmState], Complaints], ...] = (
     _kept,
     _clocks,
     _accounts,
+    _asks,
 )

@@ -119,7 +119,7 @@ class Lighting(FarmBase):
             self._note_band(band)
         frame.light_bands |= frame.bands
         frame.bands, frame.povray_class = {}, None
-        frame.rendered_pixels, frame.rendered_thread_s = 0, 0.0
+        frame.work_done = frame.speed_s = 0.0
 
 
 def _with_readers(light: Light, frame: Frame) -> Light:

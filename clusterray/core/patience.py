@@ -64,7 +64,7 @@ def hear(
     """Take what a node says of its attempt, and give it time again if it has moved on."""
     moved = phase != attempt.phase or _moved(attempt, phase, done, moves)
     if phase != attempt.phase:
-        attempt.phase, attempt.heard = phase, (0, 0)
+        attempt.phase, attempt.phase_at, attempt.heard = phase, now, (0, 0)
     if phase in _BYTES:
         done = max(done, attempt.heard[0])
     attempt.heard = done, moves

@@ -74,7 +74,8 @@ class RestartRules(LifeRules):
         for held in (*(getattr(self, each.name) for each in fields(FarmState)), *indexes):
             if isinstance(held, dict | list):
                 held.clear()
-        self.look_at, self.nodes_return_by = None, -math.inf
+        self.look_at = self.seek_at = None
+        self.nodes_return_by = -math.inf
         self._jobs_made = self._bands_made = self._attempts_made = 0
         self._changes = Changes()
 

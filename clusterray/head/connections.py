@@ -107,7 +107,7 @@ class Connection(threading.Thread):
             raise Refusal(f"this is a token for {record.role}, not for {hello.role}", retry=False)
         self.stranger = False
         self._link.trust_peer()
-        talk = self._conversation(Introduction(hello, record))
+        talk = self._conversation(Introduction(hello, record, protocol))
         self._link.send(
             msg.Welcome(
                 protocol=protocol,

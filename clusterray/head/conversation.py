@@ -53,10 +53,11 @@ class Refusal(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """What a peer said of itself and the token it showed."""
+    """What a peer said of itself, the token it showed, and the protocol that both speak."""
 
     hello: Hello
     record: TokenRecord
+    protocol: int
 
 
 class Conversation:
@@ -70,6 +71,7 @@ class Conversation:
         self._services = services
         self._hello = card.hello
         self._record = card.record
+        self._protocol = card.protocol
         self._orders: deque[tuple[Message, Expected | None] | PartialPlan] = deque()
         self._leaving: Refusal | None = None
         self._handlers: dict[type[Message], Callable[[Any], None]] = {}

@@ -86,6 +86,7 @@ class Errands:
         self._actions: dict[type, Callable[[Any], None]] = {
             act.SendLease: self._send_lease,
             act.SendKeep: self._send_keep,
+            act.SendCut: lambda a: self._send(a.conn, msg.Cut(a.attempt, a.keep.as_tuple())),
             act.SendDrop: lambda a: self._send(a.conn, msg.Drop(a.attempt, a.reason)),
             act.SendAccepted: lambda a: self._send(a.conn, msg.Accepted(a.attempt)),
             act.CloseConnection: self._close_connection,

@@ -9,9 +9,11 @@ import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from clusterray.core import events as ev
-from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound
+from clusterray.core.bands import rest_of
+from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound, Rect
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
 from clusterray.head.letters import NodeOpened, Said, Spent
 from clusterray.head.uploads import (
@@ -44,6 +46,7 @@ class NodeTalk(Conversation):
         self._announced: dict[str, Announced] = {}
         self._handlers = {
             msg.Progress: self._progress,
+            msg.CutTo: self._cut_to,
             msg.Uploading: self._uploading,
             msg.Done: self._done,
             msg.Failed: self._failed,
@@ -68,6 +71,8 @@ class NodeTalk(Conversation):
             instance=self._hello.instance or self._link.peer.rpartition(":")[0],
             place=self._link.peer,
             unfit=info.unfit,
+            kept={AttemptId(held): _rect(keep) for held, keep in info.kept.items()},
+            cuts=self._protocol >= msg.CUT_SINCE,
         )
         card = NodeCard(self._link.peer, self._hello.version, info.cores, info.memory_bytes)
         self._post(NodeOpened(self._number, self, self._record.id, joined, card))
@@ -92,6 +97,14 @@ class NodeTalk(Conversation):
                 message.moves,
             )
         )
+
+    def _cut_to(self, message: msg.CutTo) -> None:
+        """From now on the node's tile is of what it keeps, so what is expected of it is, too."""
+        attempt, keep = AttemptId(message.attempt), _rect(message.keep)
+        expected = self._expected.get(attempt)
+        if expected is not None and rest_of(expected.rect, keep) is not None:
+            self._expected[attempt] = replace(expected, rect=keep)
+        self._post(ev.AttemptCut(self._number, attempt, keep))
 
     def _uploading(self, message: msg.Uploading) -> None:
         attempt = AttemptId(message.attempt)
@@ -171,6 +184,14 @@ class NodeTalk(Conversation):
             expected = self._expected.get(attempt)
             if expected is not None and arrived_whole(expected.upload, announced, _no_tick):
                 self._take_in(AttemptId(attempt), expected, announced, _no_tick)
+
+
+def _rect(said: msg.RectTuple) -> Rect:
+    """Give a rectangle that a node named; raises ProtocolError if it is none."""
+    try:
+        return Rect(*said)
+    except ValueError as error:
+        raise msg.ProtocolError(str(error)) from None
 
 
 def povray_class(info: NodeInfo) -> PovrayClass:

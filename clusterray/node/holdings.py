@@ -21,9 +21,12 @@ from pathlib import Path
 from clusterray.core.errors import SceneFault
 from clusterray.core.model import LightKind, Rect
 from clusterray.node.backoff import Backoff
+from clusterray.node.cut_line import CutLine
 from clusterray.node.folders import AttemptFolder
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
+    Cut,
+    CutTo,
     Done,
     Draining,
     Failed,
@@ -35,6 +38,7 @@ from clusterray.wire.protocol import (
     Phase,
     PhaseSeconds,
     Progress,
+    RectTuple,
     Uploading,
 )
 
@@ -111,6 +115,15 @@ class Seconds:
         return PhaseSeconds(self.fetch, self.parse, self.render, self.crop, self.upload)
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The attempts still to be rendered, those whose tile waits, and what is left of cut bands."""
+
+    rendering: list[str]
+    rendered: list[str]
+    kept: dict[str, RectTuple]
+
+
 @dataclass(slots=True, eq=False)
 class Held:
     """One attempt on this node.
@@ -119,14 +132,14 @@ class Held:
     work; all else is guarded by the lock of Holdings. ``gone``: it counts no more, and a
     thread that is at work on it removes its folder when it lets go. ``leased_in`` is the number of
     the connection whose LEASE or KEEP vouches for it, None once its write grant was refused;
-    ``announced_in`` the one that has been told UPLOADING.
+    ``announced_in`` the one that has been told UPLOADING. ``line`` has a lock of its own.
     """
 
     attempt: str
     words: str
     lease: Lease
     spec: RenderSpec
-    rect: Rect
+    line: CutLine
     folder: AttemptFolder
     backoff: Backoff
 
@@ -148,6 +161,11 @@ class Held:
     used: tuple[LightKind, ...] = ()
     probe_begun: bool = False
     text: str = ""
+
+    @property
+    def rect(self) -> Rect:
+        """What is left of its band."""
+        return self.line.rect
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +224,15 @@ class Holdings:
             self._connection = None
             self._changed.notify_all()
 
-    def names(self) -> tuple[list[str], list[str]]:
-        """Give the attempts still to be rendered and those whose tile waits, for HELLO."""
+    def names(self) -> Names:
+        """Give what is held, for HELLO."""
         with self._changed:
             rendered = [name for name, held in self._held.items() if held.stage in _WITH_TILE]
             rendering = [name for name in self._held if name not in rendered]
-        return rendering, rendered
+            rects = {name: held.rect.as_tuple() for name, held in self._held.items()}
+            leased = {name: held.lease.rect for name, held in self._held.items()}
+        kept = {name: rect for name, rect in rects.items() if rect != leased[name]}
+        return Names(rendering, rendered, kept)
 
     @property
     def empty(self) -> bool:
@@ -276,7 +297,7 @@ class Holdings:
                 words=f"band {lease.band} of job {lease.job}",
                 lease=lease,
                 spec=spec,
-                rect=rect,
+                line=CutLine(rect, spec, closed=lease.stage != "final"),
                 folder=AttemptFolder(
                     self._attempts / lease.attempt, spec.file_format.tile.extension
                 ),
@@ -303,6 +324,20 @@ class Holdings:
             self.tell(HandBack(keep.attempt, "the node no longer holds this attempt"))
         elif held.failure is not None:
             self.fail(held, held.failure)
+
+    def cut(self, cut: Cut) -> None:
+        """Keep only a part of a band, as far as that can be, and say which."""
+        held = self._find(cut.attempt)
+        if held is None:
+            # What it was ended by is on its way to the head.
+            return
+
+        def agreed(keep: Rect) -> None:
+            log.info("%s: %dx%d of it are left here", held.words, keep.width, keep.height)
+            self.tell(CutTo(cut.attempt, keep.as_tuple()))
+
+        # The head must hear of it before it hears of a tile of this size.
+        held.line.cut(Rect(*cut.keep), agreed)
 
     def drop(self, attempt: str, reason: str) -> None:
         """The attempt counts no more: stop it and forget it; nothing is reported."""

@@ -25,13 +25,14 @@ from typing import IO, Literal
 
 from clusterray.core.model import LightKind, Rect
 from clusterray.node import launcher
+from clusterray.node.cut_line import CutLine
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.machine import process_cpu_s, process_written
 from clusterray.node.sandbox import Sandbox
 from clusterray.povray.command import environment, prepare_home, render_argv
 from clusterray.povray.progress import ProgressParser, RenderProblem
 from clusterray.povray.spec import RenderSpec
-from clusterray.povray.state_file import BlockGrid, keep_blocks
+from clusterray.povray.state_file import PIXEL_BYTES, BlockGrid, NoStateFile, StateReader
 
 TERMINATE_S = 2.0
 """How long POV-Ray may take to end after SIGTERM before SIGKILL follows (DESIGN 6)."""
@@ -40,6 +41,8 @@ STOP_S = 20.0
 _TICK_S = 0.25
 _ENDING_TICK_S = 0.02
 """Between the end of POV-Ray's output and its own lies a moment that no event marks."""
+_CUT_TICK_S = 0.05
+"""So soon it is seen that a band has come to the line at which it was cut."""
 _LOOK_S = 1.0
 """How often it is looked whether POV-Ray keeps to what it may write."""
 _CHUNK_BYTES = 1 << 16
@@ -83,6 +86,14 @@ class RenderFailed(Exception):
         self.killed = killed
 
 
+class RenderCut(Exception):
+    """The render has reached the line at which its band was cut, and was ended there."""
+
+    def __init__(self, times: RenderTimes) -> None:
+        super().__init__("cut")
+        self.times = times
+
+
 @dataclass(frozen=True, slots=True)
 class RenderTimes:
     """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process.
@@ -119,7 +130,8 @@ class Render:
 
     ``kept_pixels``: so many pixels' blocks are done already and lie in ``folder.blocks``, which
     ``keep_blocks`` has made for this very rectangle; 0: it is rendered from nothing. ``lit``: the
-    folder's ``samples`` are to be rendered with, and the scene has the footer for it. ``sandbox``
+    folder's ``samples`` are to be rendered with, and the scene has the footer for it. ``line``
+    says what is left of the band, if it can be cut meanwhile. ``sandbox``
     must let POV-Ray read what the links in ``scene`` lead to.
     """
 
@@ -138,8 +150,13 @@ class Render:
         on_progress: OnProgress,
         kept_pixels: int = 0,
         lit: bool = False,
+        line: CutLine | None = None,
     ) -> None:
         self._lit = lit
+        self._line = line
+        self._grid = BlockGrid(rect, spec.block_size)
+        self._blocks = StateReader(folder.blocks)
+        self._finished: set[int] = set()
         self._povray = povray
         self._sandbox = sandbox
         self._threads = threads
@@ -152,6 +169,7 @@ class Render:
         self._pid = 0
         self._excess = ""
         self._cancel = _Cancel.NO
+        self._reached = False
         # Written by cancel(): a socket, because a send to a closed one is an error, where a write
         # to a closed pipe's number could hit another file.
         self._bell: socket.socket | None = None
@@ -178,36 +196,11 @@ class Render:
         parsed_s = self._parser.parse_cpu_s
         return parsed_s, max(0.0, process_cpu_s(self._pid) - parsed_s)
 
-    def above(self, row: int) -> Render:
-        """Give the render of the rows above ``row`` alone, which goes on from this one's blocks.
-
-        For a render that was cancelled, even if POV-Ray had ended before it heard of that. What
-        lies below ``row`` is lost, nothing above it that was finished is done again, and little is
-        left but to start, parse and write; before it runs, have ``folder.keep_only_blocks`` and
-        the scene's links made anew. Exact if the band may be cut at ``row`` (core.bands). Raises
-        ValueError if ``row`` is not inside the band, NoStateFile or OSError if its blocks cannot
-        be used.
-        """
-        upper, _rest = self._rect.split_at_row(row)
-        blocks = self._folder.blocks
-        grid = BlockGrid(upper, self._spec.block_size)
-        kept = keep_blocks([blocks], blocks, grid)
-        return Render(
-            povray=self._povray,
-            sandbox=self._sandbox,
-            threads=self._threads,
-            spec=self._spec,
-            rect=upper,
-            folder=self._folder,
-            on_progress=self._on_progress,
-            kept_pixels=grid.area(kept),
-            lit=self._lit,
-        )
-
     def run(self) -> RenderTimes:
         """Render into ``folder.picture``.
 
-        Raises RenderCancelled, RenderFailed, or OSError or LocalFault if the folder cannot be used.
+        Raises RenderCut once all that is left of a band that was cut is done; RenderCancelled,
+        RenderFailed, or OSError or LocalFault if the folder cannot be used.
         In every case no process of the render is left.
         """
         heard, bell = socket.socketpair()
@@ -233,17 +226,57 @@ class Render:
             self._folder.picture.unlink(missing_ok=True)
         self._name_blocks()
         began_at = time.monotonic()
+        if self._line is not None:
+            self._line.begins(self._blocks_begun)
         status = self._run_process(start, heard)
         if self._cancel:
             raise RenderCancelled
+        if self._reached and status != 0:
+            raise RenderCut(self._times(began_at))
         if self._excess:
             raise RenderFailed("scene", self._excess, text=self._parser.text_tail)
         self._check(status)
         self._check_files()
-        parse_s = self._parser.parse_s
-        spent_s = max(0.0, time.monotonic() - began_at - parse_s)
+        return self._times(began_at)
+
+    def _times(self, began_at: float) -> RenderTimes:
         parser = self._parser
-        return RenderTimes(parse_s, spent_s, parser.gathers, parser.used, parser.text_tail)
+        spent_s = max(0.0, time.monotonic() - began_at - parser.parse_s)
+        return RenderTimes(parser.parse_s, spent_s, parser.gathers, parser.used, parser.text_tail)
+
+    def _blocks_begun(self) -> int:
+        """Count the blocks that POV-Ray has begun, as far as is known: called by any thread.
+
+        It takes them in order, and each of its threads has one.
+        """
+        if self._parser.phase == "parsing":
+            return 0
+        size = self._spec.block_size
+        try:
+            written = self._folder.blocks.stat().st_size
+        except OSError:
+            written = 0
+        finished = max(written, 0) // (PIXEL_BYTES * size * size)
+        said = (self._kept_pixels + self._parser.done) // (size * size)
+        return min(max(finished, said) + self._threads, self._grid.count)
+
+    @property
+    def _is_cut(self) -> bool:
+        """Tell whether less than the whole rectangle is wanted by now."""
+        return self._line is not None and self._line.rect != self._rect
+
+    def _at_line(self) -> bool:
+        """Tell whether all that is left of a band that was cut is done."""
+        if self._line is None:
+            return False
+        try:
+            self._finished.update(block.serial for block in self._blocks.new_blocks())
+        except (OSError, NoStateFile):
+            # It goes on to its end then, and the tile is what is left of it.
+            return False
+        # What is left are the first blocks of the whole.
+        left = BlockGrid(self._line.rect, self._spec.block_size)
+        return self._finished.issuperset(range(left.count))
 
     def _name_blocks(self) -> None:
         """Have the blocks that POV-Ray finishes kept."""
@@ -333,6 +366,10 @@ class Render:
                     kill_at = time.monotonic() + (TERMINATE_S if self._cancel else STOP_S)
                     _signal_group(process, _SIGNALS[max(self._cancel, _Cancel.TERMINATE)])
                 now = time.monotonic()
+                if self._is_cut and not self._reached:
+                    tick_s = min(tick_s, _CUT_TICK_S)
+                    self._reached = self._at_line()
+                    kill_at = now if self._reached else kill_at
                 if now >= look_at and not self._excess:
                     look_at = now + _LOOK_S
                     self._excess = self._find_excess(late=now >= ends_at)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from clusterray import __version__
 from clusterray.core.model import PovrayClass
 from clusterray.node.fitness import Fitness
-from clusterray.node.holdings import POVRAY_CHANGED, Holdings
+from clusterray.node.holdings import POVRAY_CHANGED, Holdings, Names
 from clusterray.node.stop import StopFlag
 from clusterray.wire.link import Link, LinkClosed
 from clusterray.wire.protocol import (
@@ -23,6 +23,7 @@ from clusterray.wire.protocol import (
     Accepted,
     AnyMessage,
     Bye,
+    Cut,
     Draining,
     Drop,
     Hello,
@@ -60,7 +61,7 @@ class Identity:
     instance: str
     """Made anew at each start, so that the head can tell a copy of this node from this one."""
 
-    def hello(self, secret: str, rendering: list[str], rendered: list[str], unfit: str) -> Hello:
+    def hello(self, secret: str, names: Names, unfit: str) -> Hello:
         """Give the first message of a connection."""
         node = NodeInfo(
             cores=self.cores,
@@ -68,12 +69,13 @@ class Identity:
             memory_bytes=self.memory_bytes,
             povray_version=self.povray.version,
             povray_build=self.povray.build,
-            rendering=rendering,
-            rendered=rendered,
+            rendering=names.rendering,
+            rendered=names.rendered,
             canary_sha256=self.povray.canary or None,
             includes_sha256=self.povray.includes or None,
             canary=self.povray.pixels,
             unfit=unfit[:_TEXT_CHARACTERS],
+            kept=names.kept,
         )
         protocol = (PROTOCOL_MIN, PROTOCOL_MAX)
         name, version = self.name, __version__
@@ -165,9 +167,8 @@ class Session:
     def _greet(self) -> Welcome | None:
         """Say HELLO and wait for WELCOME; None if the node is to leave meanwhile."""
         self._link.trust_peer()
-        rendering, rendered = self._holdings.names()
         unfit = self._fitness.for_hello()
-        self._link.send(self._identity.hello(self._token.secret, rendering, rendered, unfit))
+        self._link.send(self._identity.hello(self._token.secret, self._holdings.names(), unfit))
         until = time.monotonic() + WELCOME_S
         while not self._drain.over():
             message = self._link.receive(min(_RECEIVE_S, self._drain.left_s()))
@@ -210,6 +211,8 @@ class Session:
                 self._holdings.lease(message)
             case Keep():
                 self._holdings.keep(message)
+            case Cut():
+                self._holdings.cut(message)
             case Drop():
                 self._holdings.drop(message.attempt, message.reason)
             case Accepted():

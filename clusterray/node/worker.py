@@ -25,7 +25,13 @@ from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.light_cache import LightCache, LightDamaged
 from clusterray.node.light_pass import LightRender, PhotonRender
 from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, Task, is_due
-from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
+from clusterray.node.renderer import (
+    Render,
+    RenderCancelled,
+    RenderCut,
+    RenderFailed,
+    RenderTimes,
+)
 from clusterray.node.salvage import Salvage
 from clusterray.node.sandbox import Sandbox
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
@@ -241,7 +247,9 @@ class RenderLoop:
         folder, stage = held.folder, held.lease.stage
         if stage == "final":
             size = (held.spec.width, held.spec.height)
-            crop_tile(folder.picture, held.rect, folder.tile, held.spec.file_format, size=size)
+            crop_tile(
+                folder.picture, held.line.close(), folder.tile, held.spec.file_format, size=size
+            )
             return
         if stage == "light":
             seat_samples(folder.made_light)
@@ -270,21 +278,28 @@ class RenderLoop:
             add_light_footer(held.folder.scene, held.spec)
 
     def _render(self, held: Held, scene: Path) -> None:
-        """Render, from its finished blocks on if POV-Ray is killed by a signal of somebody else's.
+        """Render what is left of the band; from its finished blocks on where it was cut, or if
+        POV-Ray is killed by a signal of somebody else's.
 
         Not if it got no further than the time before: then it would die there again.
         """
         kept = self._salvage.begin(held)
-        for tries_left in range(RESUMES, -1, -1):
+        tries_left = RESUMES
+        while True:
             began_at = time.monotonic()
             try:
                 self._run_povray(held, scene, kept)
                 return
+            except RenderCut as cut:
+                held.line.close()
+                self._count(held, cut.times)
+                kept = self._salvage.finished(held)
             except RenderFailed as failure:
                 held.seconds.render += time.monotonic() - began_at
                 finished = self._salvage.finished(held) if failure.killed and tries_left else 0
                 if finished <= kept:
                     raise
+                tries_left -= 1
                 log.warning(
                     "%s: %s; going on from what it had finished, %.0f %%",
                     held.words,
@@ -292,8 +307,12 @@ class RenderLoop:
                     100 * finished / held.rect.area,
                 )
                 kept = finished
-                held.folder.keep_only_blocks()
-                self._furnish(held, scene)
+            held.folder.keep_only_blocks()
+            self._furnish(held, scene)
+
+    def _count(self, held: Held, times: RenderTimes) -> None:
+        held.seconds.parse += times.parse_s
+        held.seconds.render += times.render_s
 
     def _run_povray(self, held: Held, scene: Path, kept_pixels: int) -> None:
         kind = _RENDERS[held.lease.stage]
@@ -314,11 +333,11 @@ class RenderLoop:
             on_progress=look,
             kept_pixels=kept_pixels,
             lit=any(light.kind == "radiosity" for light in held.lease.lights),
+            line=held.line,
         )
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             times = render.run()
-        held.seconds.parse = times.parse_s
-        held.seconds.render += times.render_s
+        self._count(held, times)
         held.gathers, held.used = times.gathers, times.used
         held.text = times.text[-_TEXT_CHARACTERS:]
 

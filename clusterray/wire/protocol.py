@@ -23,7 +23,9 @@ from clusterray.core.fidelity import FidelityKind
 from clusterray.core.model import MAX_BANDS, LightKind, Mix
 
 PROTOCOL_MIN = 1
-PROTOCOL_MAX = 1
+PROTOCOL_MAX = 2
+CUT_SINCE = 2
+"""The protocol that brought CUT: a peer of an older one is not asked."""
 
 MAX_FRAME_BYTES = 1 << 20
 """Largest frame either side accepts; a manifest travels in parts that stay below it."""
@@ -127,7 +129,8 @@ class NodeInfo(Part, frozen=True):
 
     ``canary`` are the pixels of the small picture that the node rendered as it started, 64x48 RGB,
     ``canary_sha256`` their hash, ``includes_sha256`` that of POV-Ray's include files and fonts.
-    ``unfit`` is why it cannot take bands now, "" if it can.
+    ``unfit`` is why it cannot take bands now, "" if it can. ``kept`` is what it agreed to keep of
+    bands that were cut, by the attempt.
     """
 
     cores: Annotated[int, Meta(ge=1, le=4096)]
@@ -141,6 +144,7 @@ class NodeInfo(Part, frozen=True):
     includes_sha256: Sha256 | None = None
     canary: Annotated[bytes, Meta(max_length=9216)] = b""
     unfit: Text = ""
+    kept: Annotated[dict[Ident, RectTuple], Meta(max_length=256)] = {}
 
 
 class PhaseSeconds(Part, frozen=True):
@@ -393,6 +397,13 @@ class Keep(Message, frozen=True, tag="keep"):
     write: Grant
 
 
+class Cut(Message, frozen=True, tag="cut"):
+    """Render only ``keep`` of this attempt's band, its upper or left part, or a little more."""
+
+    attempt: Ident
+    keep: RectTuple
+
+
 class Drop(Message, frozen=True, tag="drop"):
     """This attempt counts no more: stop it and forget it, whatever its state."""
 
@@ -420,6 +431,16 @@ class Progress(Message, frozen=True, tag="progress"):
     done: Count = 0
     total: Count = 0
     moves: Count = 0
+
+
+class CutTo(Message, frozen=True, tag="cut_to"):
+    """The answer to CUT: the node renders ``keep``, and nothing else of the band from now on.
+
+    At least what has begun; all of the band if it is too late.
+    """
+
+    attempt: Ident
+    keep: RectTuple
 
 
 class Uploading(Message, frozen=True, tag="uploading"):
@@ -786,9 +807,20 @@ class Refused(Message, frozen=True, tag="refused"):
 
 
 FromNode: TypeAlias = (
-    Hello | Bye | Beat | Progress | Uploading | Done | Probed | Failed | HandBack | Draining | Unfit
+    Hello
+    | Bye
+    | Beat
+    | Progress
+    | CutTo
+    | Uploading
+    | Done
+    | Probed
+    | Failed
+    | HandBack
+    | Draining
+    | Unfit
 )
-ToNode: TypeAlias = Welcome | Bye | Beat | Lease | Keep | Drop | Accepted
+ToNode: TypeAlias = Welcome | Bye | Beat | Lease | Keep | Cut | Drop | Accepted
 FromClient: TypeAlias = (
     Hello
     | Bye

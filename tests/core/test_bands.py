@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from clusterray.core.bands import (
     are_disjoint,
     covers,
-    cut_row_for_share,
+    cut_columns,
     cut_rows,
     equal_bands,
+    may_cut,
     render_area,
+    rest_of,
     row_step,
 )
 from clusterray.core.model import Picture, Rect
@@ -47,7 +49,8 @@ def test_equal_bands_cover_every_pixel_once_on_allowed_rows(shape: Picture, coun
     assert are_disjoint(bands)
     assert covers(area, bands)
     assert len(bands) == min(count, len(cut_rows(area, step)) + 1)
-    assert all(band.y0 % step == 0 for band in bands[1:])
+    assert all((band.y0 - area.y0) % step == 0 for band in bands[1:])
+    assert shape.block is None or all(band.y0 % step == 0 for band in bands)
 
 
 @given(pictures(), st.integers(2, 40))
@@ -58,33 +61,33 @@ def test_equal_bands_differ_by_little(shape: Picture, count: int) -> None:
     assert not inner or max(inner) - min(inner) <= step
 
 
-@given(pictures(), st.floats(0, 2))
-def test_a_share_is_cut_on_an_allowed_row_strictly_inside(shape: Picture, share: float) -> None:
+@given(st.data(), pictures())
+def test_a_cut_leaves_two_rectangles_on_allowed_lines(data: st.DataObject, shape: Picture) -> None:
     area, step = render_area(shape), row_step(shape)
-    row = cut_row_for_share(area, step, share)
-    if row is None:
+    keeps = [Rect(area.x0, area.y0, area.x1, row) for row in cut_rows(area, step)]
+    keeps += [Rect(area.x0, area.y0, x, area.y1) for x in cut_columns(area, step)]
+    if not keeps:
         return
-    assert area.y0 < row < area.y1
-    assert row % step == 0
-    if row != cut_rows(area, step)[0]:
-        assert abs(row - area.y0 - share * area.height) <= step
+    keep = data.draw(st.sampled_from(keeps))
+    rest = rest_of(area, keep)
+    assert rest is not None and may_cut(area, keep, step)
+    assert are_disjoint([keep, rest]) and covers(area, [keep, rest])
+    assert shape.block is None or (rest.x0 % step, rest.y0 % step) == (0, 0)
 
 
 @pytest.mark.parametrize(
-    ("rect", "share", "row"),
+    "keep",
     [
-        (Rect(0, 0, 10, 320), 0.5, 160),
-        (Rect(0, 0, 10, 320), 0.0, 32),
-        (Rect(0, 0, 10, 320), 1.0, None),
-        (Rect(0, 0, 10, 320), 0.96, None),
-        (Rect(0, 0, 10, 32), 0.5, None),
-        (Rect(0, 0, 10, 33), 0.1, 32),
-        (Rect(0, 64, 10, 96), 0.5, None),
-        (Rect(0, 0, 1, 1), 0.5, None),
+        Rect(0, 0, 96, 96),
+        Rect(0, 0, 96, 40),
+        Rect(0, 0, 40, 96),
+        Rect(0, 0, 64, 64),
+        Rect(0, 32, 96, 96),
+        Rect(0, 0, 96, 128),
     ],
 )
-def test_shares_by_table(rect: Rect, share: float, row: int | None) -> None:
-    assert cut_row_for_share(rect, 32, share) == row
+def test_what_is_no_cut(keep: Rect) -> None:
+    assert not may_cut(Rect(0, 0, 96, 96), keep, 32)
 
 
 def test_overlaps_and_holes_are_seen() -> None:

@@ -44,14 +44,6 @@ def test_one_node_renders_a_job_from_top_to_bottom() -> None:
     assert sum(rect.area for rect in world.tiles[job]) == 64 * 256
 
 
-def test_a_node_that_joins_in_the_middle_gets_work_at_once() -> None:
-    world = World()
-    world.join("first")
-    world.submit(request())
-    late = world.join("late")
-    assert len(world.rendering(late)) == 1
-
-
 def test_the_stronger_node_gets_the_larger_band() -> None:
     world = World()
     strong, weak = world.join("desktop", threads=8), world.join("pi", threads=1)
@@ -63,27 +55,24 @@ def test_the_stronger_node_gets_the_larger_band() -> None:
     assert heights[strong] >= 4 * heights[weak]
 
 
-def test_no_pieces_are_made_that_take_less_than_a_start_of_povray_is_worth() -> None:
-    """At 40 rows a second three seconds' worth is 120 rows, more than a third of what is left."""
+def test_a_share_of_less_than_a_row_of_blocks_is_a_part_of_the_row() -> None:
     world = World()
-    conn = world.join("fast")
-    job = world.submit(request(shape=picture(64, 32 * 12)))
-    (first,) = world.rendering(conn)
-    world.now += 128 / 40
-    world.finish(conn, first)
-    assert [band.rect.height for band in bands(world, job)] == [128, 128, 128]
+    for name in range(8):
+        world.join(f"n{name}")
+    job = world.submit(request(shape=picture(32 * 40, 64)))
+    rects = [band.rect for band in bands(world, job)]
+    assert len(rects) == 8
+    assert all(8 * 32 <= rect.width <= 12 * 32 and rect.height == 32 for rect in rects)
 
 
-def test_the_least_piece_never_takes_the_share_of_another_node() -> None:
+def test_a_piece_of_a_row_has_blocks_for_every_thread_several_times() -> None:
     world = World()
-    fast = world.join("fast")
-    job = world.submit(request(shape=picture(64, 32 * 12)))
-    world.join("other")
-    (first,) = world.rendering(fast)
-    world.now += 0.01
-    world.finish(fast, first)
-    left = [band.rect.height for band in bands(world, job) if band.state is BandState.WAITING]
-    assert sum(left) > 0
+    for name in range(8):
+        world.join(f"n{name}", threads=4)
+    job = world.submit(request(shape=picture(32 * 40, 64)))
+    rects = [band.rect for band in bands(world, job)]
+    assert len(rects) > 2
+    assert all(rect.width >= 16 * 32 or rect.x1 == 32 * 40 for rect in rects)
 
 
 def test_a_wished_number_of_bands_is_kept() -> None:
@@ -293,7 +282,7 @@ def test_a_second_upload_of_an_accepted_tile_does_not_cost_the_first(late: Any) 
 def test_an_upload_frees_the_place_for_the_next_band() -> None:
     world = World()
     conn = world.join("pi")
-    world.submit(request())
+    world.submit(request(wish_bands=2))
     (attempt,) = world.rendering(conn)
     world.rendered(conn, attempt)
     assert len(world.rendering(conn)) == 1

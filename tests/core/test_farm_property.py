@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clusterray.core import events as ev
+from clusterray.core.bands import cut_rows, row_step
 from clusterray.core.entities import Band, Job, Node
 from clusterray.core.fidelity import fidelity_of
 from clusterray.core.model import (
@@ -24,6 +25,7 @@ from clusterray.core.model import (
     NodeId,
     PovrayClass,
     ProbeFound,
+    Rect,
     VerifyBands,
 )
 from clusterray.core.patience import KEPT_OFF_MOST_S, Patience
@@ -157,6 +159,33 @@ class AnyOrder(RuleBasedStateMachine):
         for attempt in self.world.rendering(conn):
             self.world.rendered(conn, attempt)
 
+    @rule(data=st.data(), seconds=st.floats(0.1, 4), share=st.floats(0, 1))
+    def render_on(self, data: st.DataObject, seconds: float, share: float) -> None:
+        """Time passes, and a node says how far it is; others have nothing to do by then."""
+        conn = self._conn(data)
+        self.world.now += seconds
+        for attempt in [] if conn is None else self.world.rendering(conn):
+            done = round(share * self.world.rects[attempt].area)
+            self.world.renders(conn or 0, attempt, done)
+
+    @rule(data=st.data(), lost=st.booleans())
+    def answer_a_cut(self, data: st.DataObject, lost: bool) -> None:
+        """To what was asked, to more, or not at all; the answer may be lost with its connection."""
+        world = self.world
+        asks = [(conn, each) for conn in sorted(world.conns) for each in world.asked(conn)]
+        if not asks:
+            return
+        conn, attempt = data.draw(st.sampled_from(asks))
+        asked, whole = world.held[world.conns[conn]].asked[attempt], world.rects[attempt]
+        step = row_step(world.leases[attempt].request.picture)
+        rows = [Rect(whole.x0, whole.y0, whole.x1, row) for row in cut_rows(whole, step)]
+        keep = data.draw(st.sampled_from([asked, whole, *rows]))
+        if lost:
+            world.agree(conn, attempt, keep)
+            world.gone(conn)
+        else:
+            world.answer(conn, attempt, keep)
+
     @rule(light=st.sampled_from(LIGHTS), mix=st.sampled_from(MIXES), verify=st.sampled_from(VERIFY))
     def a_picture_is_covered(self, light: Lights, mix: Mix, verify: VerifyBands) -> None:
         """And its bands are to be verified next, unless nobody is there to render it."""
@@ -188,6 +217,9 @@ class AnyOrder(RuleBasedStateMachine):
             ev.NodeDraining(conn),
         ]
         word = data.draw(st.sampled_from(words))
+        if isinstance(word, ev.AttemptRendered) and attempt in self.world.rendering(conn):
+            self.world.rendered(conn, attempt)
+            return
         if not isinstance(word, ev.AttemptProgress | ev.AttemptRendered | ev.NodeDraining):
             self.world.forget(conn, attempt)
         self.world.do(word)

@@ -37,7 +37,7 @@ def test_the_first_lease_of_the_picture_asks_and_no_other() -> None:
     world = World()
     world.join("pi")
     world.join("desk", threads=4)
-    job = world.submit(request(shape=TALL))
+    job = world.submit(request(shape=TALL, wish_bands=8))
     world.work_off()
     assert probed(world) == [next(iter(world.leases))]
     assert len(world.leases) > 4
@@ -77,7 +77,7 @@ def test_light_that_one_node_makes_for_all_is_not_made_again_for_a_probe(word: C
 def test_the_next_lease_asks_when_the_node_is_lost_with_its_band() -> None:
     world = World()
     pi = world.join("pi")
-    world.submit(request(shape=TALL))
+    world.submit(request(shape=TALL, wish_bands=8))
     desk = world.join("desk")
     assert len(probed(world)) == 1
     world.gone(pi, killed=True)
@@ -92,7 +92,7 @@ def test_the_next_lease_asks_when_the_node_is_lost_with_its_band() -> None:
 def test_the_next_lease_asks_when_the_node_is_lost_after_its_band() -> None:
     world = World()
     pi = world.join("pi")
-    job = world.submit(request(shape=TALL))
+    job = world.submit(request(shape=TALL, wish_bands=8))
     first = world.rendering(pi)[0]
     world.finish(pi, first)
     assert probe_of(world, job).attempt == first
@@ -104,7 +104,7 @@ def test_the_next_lease_asks_when_the_node_is_lost_after_its_band() -> None:
 def test_a_band_that_counts_while_its_node_is_away_takes_the_question_back() -> None:
     world = World()
     pi = world.join("pi")
-    job = world.submit(request(shape=TALL))
+    job = world.submit(request(shape=TALL, wish_bands=8))
     attempt = world.rendering(pi)[0]
     world.rendered(pi, attempt)
     world.gone(pi)
@@ -115,7 +115,7 @@ def test_a_band_that_counts_while_its_node_is_away_takes_the_question_back() -> 
 def test_a_node_that_cannot_tell_hands_the_question_on_three_times() -> None:
     world = World()
     pi = world.join("pi")
-    job = world.submit(request(shape=TALL))
+    job = world.submit(request(shape=TALL, wish_bands=8))
     for _ in range(MAX_ASKED + 2):
         attempt = world.rendering(pi)[0]
         world.do(ev.Probed(pi, attempt, None, "its band was over first"))
@@ -132,7 +132,7 @@ def test_a_node_that_cannot_tell_hands_the_question_on_three_times() -> None:
 def test_the_first_answer_counts_even_of_a_node_that_was_thought_lost() -> None:
     world = World()
     pi = world.join("pi")
-    job = world.submit(request(shape=TALL))
+    job = world.submit(request(shape=TALL, wish_bands=8))
     first = world.rendering(pi)[0]
     world.finish(pi, first)
     world.gone(pi)
@@ -163,7 +163,7 @@ def test_another_nodes_word_on_it_is_none() -> None:
     world = World()
     pi = world.join("pi")
     desk = world.join("desk")
-    job = world.submit(request(shape=TALL))
+    job = world.submit(request(shape=TALL, wish_bands=8))
     (asked,) = probed(world)
     other = desk if asked in world.rendering(pi) else pi
     assert world.do(ev.Probed(other, asked, NOISY)) == []
@@ -174,7 +174,7 @@ def test_another_nodes_word_on_it_is_none() -> None:
 def test_a_node_that_probes_for_a_cancelled_job_is_told_to_stop() -> None:
     world = World()
     pi = world.join("pi")
-    job = world.submit(request(shape=TALL))
+    job = world.submit(request(shape=TALL, wish_bands=8))
     first = world.rendering(pi)[0]
     world.finish(pi, first)
     actions = world.do(ev.JobCancelled(job, "ann"))
@@ -281,7 +281,7 @@ def test_light_that_the_text_did_not_show_and_each_band_made_anew_is_noise() -> 
 
 def test_a_job_says_how_far_it_is_with_finding_out() -> None:
     world = World()
-    job = world.submit(request(shape=TALL, chance=(CRAND,)))
+    job = world.submit(request(shape=TALL, wish_bands=8, chance=(CRAND,)))
     assert fidelity_of(world.farm.jobs[job], {}).reason == "no band of it has begun"
     pi = world.join("pi")
     assert fidelity_of(world.farm.jobs[job], {}).kind == "being probed"

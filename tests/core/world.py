@@ -86,6 +86,10 @@ class Held:
 
     rendering: set[AttemptId] = field(default_factory=set)
     rendered: set[AttemptId] = field(default_factory=set)
+    kept: dict[AttemptId, Rect] = field(default_factory=dict)
+    """What it agreed to keep of bands that were cut."""
+    asked: dict[AttemptId, Rect] = field(default_factory=dict)
+    """What it was asked to keep and has not answered."""
 
 
 WALL = 0.0
@@ -142,6 +146,8 @@ class World:
         self.joining: list[tuple[act.JoinLight, int]] = []
         self.comparing: list[act.CompareTiles] = []
         self.leases: dict[AttemptId, act.SendLease] = {}
+        self.rects: dict[AttemptId, Rect] = {}
+        """What the node of each attempt renders."""
         self.runs: dict[tuple[JobId, int], int] = {}
         self.tiles: dict[JobId, list[Rect]] = {}
         self.disk: set[AttemptId] = set()
@@ -224,7 +230,12 @@ class World:
                 for light in action.lights:
                     assert (action.job, action.frame, light.kind) in self.lights
                 self.leases[attempt] = action
+                self.rects[attempt] = action.rect
                 self.held[self.conns[conn]].rendering.add(attempt)
+            case act.SendCut(conn=conn, attempt=attempt, keep=keep):
+                self.held[self.conns[conn]].asked[attempt] = keep
+            case act.SendKeep(attempt=attempt, rect=rect):
+                assert rect == self.rects[attempt], "head and node disagree on what is rendered"
             case (
                 act.SendDrop(conn=conn, attempt=attempt)
                 | act.SendAccepted(conn=conn, attempt=attempt)
@@ -250,6 +261,7 @@ class World:
                 self.comparing.append(action)
             case act.AddTile(job=job, rect=rect, attempt=attempt):
                 assert attempt in self.disk
+                assert rect == self.rects[attempt], "the tile is of another rectangle"
                 self.tiles[job].append(rect)
             case act.AbandonJob(job=job) | act.DiscardResult(job=job) | act.ForgetJob(job=job):
                 self.pictures.discard(job)
@@ -266,6 +278,8 @@ class World:
         held = self.held[self.conns[conn]]
         held.rendering.discard(attempt)
         held.rendered.discard(attempt)
+        held.kept.pop(attempt, None)
+        held.asked.pop(attempt, None)
 
     def join(
         self,
@@ -275,6 +289,7 @@ class World:
         povray_class: str | PovrayClass = "3.7",
         instance: str = "",
         unfit: str = "",
+        cuts: bool = True,
     ) -> int:
         if isinstance(povray_class, str):
             povray_class = PovrayClass(povray_class)
@@ -293,12 +308,15 @@ class World:
                 instance,
                 f"{name}'s place",
                 unfit,
+                dict(held.kept),
+                cuts,
             )
         )
         return conn
 
     def gone(self, conn: int, *, killed: bool = False, silent: bool = False) -> None:
         name = self.conns.pop(conn)
+        self.held[name].asked.clear()
         if killed:
             self.held[name] = Held()
         self.do(ev.NodeGone(conn, "closed", silent))
@@ -315,7 +333,31 @@ class World:
         held = self.held[self.conns[conn]]
         held.rendering.discard(attempt)
         held.rendered.add(attempt)
+        held.asked.pop(attempt, None)
         self.do(ev.AttemptRendered(conn, attempt))
+
+    def asked(self, conn: int) -> list[AttemptId]:
+        """Give the attempts of which a node was asked to keep only a part."""
+        return sorted(self.held[self.conns[conn]].asked)
+
+    def renders(self, conn: int, attempt: AttemptId, done: int) -> None:
+        """Let a node say how many pixels of an attempt are done."""
+        self.do(ev.AttemptProgress(conn, attempt, "rendering", done))
+
+    def answer(self, conn: int, attempt: AttemptId, keep: Rect | None = None) -> Rect:
+        """Let a node agree to a cut, to what was asked unless told otherwise."""
+        keep = self.agree(conn, attempt, keep)
+        self.do(ev.AttemptCut(conn, attempt, keep))
+        return keep
+
+    def agree(self, conn: int, attempt: AttemptId, keep: Rect | None = None) -> Rect:
+        """Let a node agree to a cut without the farm's hearing of it."""
+        held = self.held[self.conns[conn]]
+        asked = held.asked.pop(attempt)
+        keep = keep or asked
+        if keep != self.rects[attempt]:
+            self.rects[attempt] = held.kept[attempt] = keep
+        return keep
 
     def finish(self, conn: int, attempt: AttemptId) -> None:
         """Render, upload and verify one attempt."""

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from clusterray.node.holdings import Gone, Holdings, Stage
+from clusterray.core.model import Rect
+from clusterray.node.holdings import Gone, Holdings, Names, Stage
 from clusterray.wire.protocol import (
+    Cut,
+    CutTo,
     Done,
     Failed,
     Grant,
@@ -87,7 +90,7 @@ def test_an_attempt_goes_from_its_lease_to_accepted(holdings: Holdings, scene: S
     holdings.stored(upload.held, upload.connection)
     holdings.let_go(upload.held)
     assert head.kinds() == [Uploading, Done]
-    assert holdings.names() == ([], ["a1"])
+    assert holdings.names() == Names([], ["a1"], {})
     assert upload.held.folder.tile.exists()
     holdings.accepted("a1")
     assert holdings.empty and not upload.held.folder.root.exists()
@@ -158,7 +161,7 @@ def test_a_tile_waits_for_the_next_connection_to_want_it(holdings: Holdings, sce
     holdings.detach()
     holdings.rendered(held)
     holdings.let_go(held)
-    assert holdings.names() == ([], ["a1"])
+    assert holdings.names() == Names([], ["a1"], {})
     head = joined(holdings)
     taken: list[str] = []
     waiter = threading.Thread(target=lambda: taken.append(_next_path(holdings)))
@@ -229,7 +232,7 @@ def test_a_failure_without_a_connection_is_told_to_the_next_one(
     holdings.fail(held, Failed("a1", "scene", "no such colour"))
     holdings.let_go(held)
     holdings.detach()
-    assert holdings.names() == (["a1"], [])
+    assert holdings.names() == Names(["a1"], [], {})
     head = joined(holdings)
     holdings.keep(Keep("a1", Grant("w2", "p", "a1.again")))
     (failed,) = head.heard
@@ -242,7 +245,7 @@ def test_attempts_of_another_farm_are_dropped(holdings: Holdings, scene: Scene) 
     with_tile(holdings, scene)
     holdings.detach()
     joined(holdings, "one")
-    assert holdings.names() == ([], ["a1"])
+    assert holdings.names() == Names([], ["a1"], {})
     holdings.detach()
     head = joined(holdings, "two")
     assert holdings.empty and head.heard == []
@@ -263,7 +266,7 @@ def test_draining_hands_back_what_has_not_begun(holdings: Holdings, scene: Scene
     holdings.lease(lease(scene, "a4"))
     back = [message.attempt for message in head.heard if isinstance(message, HandBack)]
     assert back == ["a2", "a3", "a4"]
-    assert holdings.names() == (["a1"], [])
+    assert holdings.names() == Names(["a1"], [], {})
     holdings.hand_back_all("it took too long")
     assert holdings.empty and head.kinds() == [HandBack] * 4
 
@@ -306,3 +309,21 @@ def test_a_stopped_node_has_nothing_to_do(holdings: Holdings, scene: Scene) -> N
 def test_a_thread_that_ends_by_itself_is_a_fault_of_ours(holdings: Holdings) -> None:
     holdings.thread_ended()
     assert holdings.broken
+
+
+def test_a_cut_is_answered_and_told_again_in_hello(holdings: Holdings, scene: Scene) -> None:
+    head = joined(holdings)
+    holdings.lease(lease(scene, rect=(0, 0, 48, 96)))
+    holdings.cut(Cut("a1", (0, 0, 48, 64)))
+    assert head.heard == [CutTo("a1", (0, 0, 48, 64))]
+    head.there = False
+    holdings.cut(Cut("a1", (0, 0, 48, 32)))
+    assert holdings.names() == Names(["a1"], [], {"a1": (0, 0, 48, 32)})
+    held = holdings.next_to_render()
+    assert held is not None and held.rect == Rect(0, 0, 48, 32)
+
+
+def test_a_cut_of_what_is_over_is_not_answered(holdings: Holdings) -> None:
+    head = joined(holdings)
+    holdings.cut(Cut("a1", (0, 0, 48, 64)))
+    assert head.heard == []

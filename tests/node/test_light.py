@@ -18,7 +18,7 @@ from clusterray.node.renderer import Render, RenderCancelled, RenderFailed, Rend
 from clusterray.node.scene_cache import link_tree
 from clusterray.povray.command import add_light_footer
 from clusterray.povray.light_file import check_light, seat_samples
-from clusterray.povray.state_file import read_blocks
+from clusterray.povray.state_file import BlockGrid, keep_blocks, read_blocks
 from clusterray.wire.protocol import Grant, LightRef
 from tests.node.doubles import POVRAY, Scene, make_scene, open_field, sandbox_for
 
@@ -171,26 +171,32 @@ def test_a_band_goes_on_with_the_light_that_it_began_with(tmp_path: Path) -> Non
         if done:
             render.cancel()
 
+    def running(part: Rect, kept_pixels: int = 0) -> Render:
+        return Render(
+            povray=POVRAY,
+            sandbox=sandbox_for(POVRAY, scene),
+            threads=1,
+            spec=scene.spec,
+            rect=part,
+            folder=attempt,
+            on_progress=notice if part == rect else quiet,
+            kept_pixels=kept_pixels,
+            lit=True,
+        )
+
     lit()
-    render = Render(
-        povray=POVRAY,
-        sandbox=sandbox_for(POVRAY, scene),
-        threads=1,
-        spec=scene.spec,
-        rect=rect,
-        folder=attempt,
-        on_progress=notice,
-        lit=True,
-    )
+    render = running(rect)
     # However fast it is: a cancelled one that had ended can be gone on from as well.
     with contextlib.suppress(RenderCancelled):
         render.run()
     assert list(read_blocks(attempt.blocks))
-    upper = render.above(192)
+    upper = Rect(0, 0, 256, 192)
+    grid = BlockGrid(upper, scene.spec.block_size)
+    kept = keep_blocks([attempt.blocks], attempt.blocks, grid)
     attempt.keep_only_blocks()
     link_tree(scene.root, attempt.scene)
     lit()
-    gathers = upper.run().gathers + times.gathers
+    gathers = running(upper, grid.area(kept)).run().gathers + times.gathers
     with Image.open(attempt.picture) as picture:
         place = (0, 0, 256, 192)
         found = ImageChops.difference(picture.convert("RGB").crop(place), plain.crop(place))

@@ -21,10 +21,11 @@ from PIL import Image, ImageChops
 
 from clusterray.core.model import FileFormat, Rect
 from clusterray.images.tile import crop_tile
+from clusterray.node.cut_line import CutLine
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.holdings import Held, Holdings
 from clusterray.node.machine import boot_id
-from clusterray.node.renderer import Render, RenderCancelled
+from clusterray.node.renderer import Render, RenderCancelled, RenderCut
 from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import link_tree
 from clusterray.povray.state_file import (
@@ -557,7 +558,10 @@ def test_blocks_of_several_attempts_are_put_together(
 
 
 def running(
-    scene: Scene, folder: AttemptFolder, on_progress: Callable[[str, int, int], None]
+    scene: Scene,
+    folder: AttemptFolder,
+    on_progress: Callable[[str, int, int], None],
+    line: CutLine | None = None,
 ) -> Render:
     folder.create()
     link_tree(scene.root, folder.scene)
@@ -569,38 +573,45 @@ def running(
         rect=WHOLE,
         folder=folder,
         on_progress=on_progress,
+        line=line,
     )
 
 
-def test_a_stopped_band_is_cut_and_its_upper_part_becomes_the_tile_at_once(
+def test_a_running_band_is_cut_and_what_is_left_becomes_the_tile_at_once(
     tmp_path: Path, slowish: tuple[Scene, Image.Image, Path]
 ) -> None:
     scene, plain, _state = slowish
     folder = AttemptFolder(tmp_path / "a1")
+    line = CutLine(WHOLE, scene.spec)
 
     def notice(_phase: str, done: int, _total: int) -> None:
         if done:
-            render.cancel()
+            line.cut(Rect(0, 0, WIDTH, 64), lambda _keep: None)
 
-    render = running(scene, folder, notice)
-    with pytest.raises(RenderCancelled):
+    render = running(scene, folder, notice, line)
+    with pytest.raises(RenderCut):
         render.run()
-    finished = {block.serial for block in read_blocks(folder.blocks)}
-    assert 0 < len(finished) < GRID.count
-    upper = render.above(64)
+    kept = line.close()
+    assert kept.y1 % 32 == 0 and 64 <= kept.y1 < HEIGHT
+    grid = BlockGrid(kept, 32)
+    assert keep_blocks([folder.blocks], folder.blocks, grid) == set(range(grid.count))
     folder.keep_only_blocks()
     link_tree(scene.root, folder.scene)
     second = tmp_path / "second"
     os.link(folder.blocks, second)
-    missing = set(range(8)) - finished
-    upper.run()
-    crop_tile(folder.picture, Rect(0, 0, WIDTH, 64), folder.tile, FileFormat())
-    assert same(folder.tile, plain, Rect(0, 0, WIDTH, 64))
-    serials = [block.serial for block in read_blocks(second)]
-    assert sorted(serials) == list(range(8)) and set(serials[8 - len(missing) :]) == missing
-    upper.above(32).run()
-    crop_tile(folder.picture, Rect(0, 0, WIDTH, 32), folder.tile, FileFormat())
-    assert same(folder.tile, plain, Rect(0, 0, WIDTH, 32)), "also of a render that had ended"
+    Render(
+        povray=POVRAY,
+        sandbox=sandbox_for(POVRAY, scene),
+        threads=1,
+        spec=scene.spec,
+        rect=kept,
+        folder=folder,
+        on_progress=lambda _phase, _done, _total: None,
+        kept_pixels=kept.area,
+    ).run()
+    assert len(list(read_blocks(second))) == grid.count, "nothing is rendered twice"
+    crop_tile(folder.picture, kept, folder.tile, FileFormat())
+    assert same(folder.tile, plain, kept)
 
 
 def test_the_blocks_of_a_running_band_are_drawn(

@@ -67,7 +67,8 @@ def values(kind: Any, meta: Meta | None = None) -> st.SearchStrategy[Any]:
         return st.lists(values(arguments[0]), max_size=min(3, longest))
     if origin is dict:
         held = json_values if arguments[1] is Any else values(arguments[1])
-        return st.dictionaries(st.text(letters, max_size=8), held, max_size=4)
+        keys = st.text(letters, max_size=8) if arguments[0] is str else values(arguments[0])
+        return st.dictionaries(keys, held, max_size=4)
     return plain_values(kind, meta or Meta())
 
 

@@ -1,0 +1,219 @@
+"""The farm's part that lets nodes without work help with bands that are being rendered.
+
+A floor of ``farm``. A node with nothing to do gets the lower part of the band that would end last:
+the band's owner is asked to keep the upper one, and says what it keeps; what it says is done, so
+that no pixel is ever two nodes'. Until it has answered nothing has changed. Where a cut helps no
+more, or its owner does not answer or has become slow, the node renders the band too: the first tile
+is taken, the other attempt dropped. What learns how fast nodes get on is here as well. Owned by the
+task-manager thread. Pure.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from clusterray.core import actions as act
+from clusterray.core import events as ev
+from clusterray.core.bands import may_cut, rest_of, row_step
+from clusterray.core.cutting import (
+    TOO_SLOW,
+    Helper,
+    best_cut,
+    helper,
+    seconds_left,
+)
+from clusterray.core.entities import Ask, Attempt, Band, Node
+from clusterray.core.lighting import Lighting
+from clusterray.core.model import AttemptId, Rect
+from clusterray.core.pace import LEAST_LESSON_S, learned, work_of_first
+from clusterray.core.policy import may_render, may_still_take
+from clusterray.core.states import AttemptState, AttemptTrigger
+
+ANSWER_S = 3.0
+"""How long a node may take to answer a cut before its band is rendered by another one too."""
+SEEK_S = 0.25
+"""Nodes for which nothing was found to help with look again after that."""
+LOOKED_AT = 4
+"""So many bands of each job, those that end last, are looked at for a node."""
+JOBS_LOOKED_AT = 64
+NODES_LOOKED_FOR = 3
+"""If nothing was found for so many nodes one after the other, nothing is for the others."""
+
+
+class Helping(Lighting):
+    """Cuts running bands, has them rendered twice at the end, and learns how fast nodes are."""
+
+    def _lease(self, node: Node, band: Band) -> None:
+        """Hand a band to a node; how is the farm's to say."""
+        raise NotImplementedError
+
+    def _live(self, conn: int, attempt_id: AttemptId, *, rendered: bool = False) -> Attempt | None:
+        """Find a live attempt of the node that speaks; how is the farm's to say."""
+        raise NotImplementedError
+
+    def _fail_here(self, attempt: Attempt, reason: str) -> None:
+        """Fail an attempt of which its node does not know that it failed."""
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------- cuts
+
+    def _cut(self, band: Band, keep: Rect) -> Band:
+        """Cut a band: it keeps ``keep``, a new band that waits gets the rest.
+
+        What failed with the whole may fail with a part, so the rest has its failures too.
+        """
+        rest = rest_of(band.rect, keep)
+        assert rest is not None
+        band.rect = keep
+        self._tell(band, f"{band.id} cut: it keeps {_words(keep)}")
+        other = self._add_band(band.frame, rest)
+        other.failed_on, other.stalls = band.failed_on, band.stalls
+        if band.failed_on:
+            self._tell(other, f"{other.id} was part of {band.id}, which failed")
+        return other
+
+    def _attempt_cut(self, event: ev.AttemptCut) -> None:
+        """Take the answer to a cut, whatever was asked: what the node says is what it does."""
+        attempt = self._live(event.conn, event.attempt)
+        if attempt is None or attempt.state is not AttemptState.RENDERING:
+            return
+        self.asks.pop(attempt.id, None)
+        if event.keep == attempt.band.rect:
+            attempt.uncut = True
+            self._seek_soon()
+        elif self._may_be_cut(attempt, event.keep):
+            self._take_cut(attempt, event.keep)
+        else:
+            self._fail_here(attempt, f"its node cut its band to {_words(event.keep)}")
+
+    def _may_be_cut(self, attempt: Attempt, keep: Rect) -> bool:
+        band = attempt.band
+        step = row_step(band.frame.job.request.picture)
+        return _is_cuttable(band) and may_cut(band.rect, keep, step)
+
+    def _take_cut(self, attempt: Attempt, keep: Rect) -> None:
+        band = attempt.band
+        for other in band.live_attempts:
+            if other is not attempt:
+                self._end(other, AttemptTrigger.DROP, "the band was cut after all")
+        attempt.done = min(attempt.done, keep.area)
+        self._cut(band, keep)
+        self._changed(band.frame.job)
+        self._believe(attempt)
+
+    # ---------------------------------------------------------------- who helps with what
+
+    def _seek_soon(self) -> None:
+        self.seek_at = self._now
+
+    def _seek(self) -> None:
+        """Let the nodes with a place, for which no band waits, help with those that run."""
+        if self.seek_at is None or self.seek_at > self._now:
+            return
+        awaiting = {ask.wanted_by for ask in self.asks.values() if self._is_fresh(ask)}
+        idle = [node for node in self.hungry.values() if node.id not in awaiting]
+        in_vain = 0
+        for node in sorted(idle, key=lambda node: -node.speed):
+            in_vain = 0 if self._help(node) else in_vain + 1
+            if in_vain == NODES_LOOKED_FOR:
+                break
+        runs = any(job.ends for job in islice(self.open_jobs, JOBS_LOOKED_AT))
+        self.seek_at = self._now + SEEK_S if self.hungry and runs else None
+
+    def _is_fresh(self, ask: Ask) -> bool:
+        return self._now - ask.at < ANSWER_S
+
+    def _help(self, node: Node) -> bool:
+        """Find something for a node to help with; tells whether there was."""
+        for job in islice(self.open_jobs, JOBS_LOOKED_AT):
+            if job.ends and job.takes_leases and not node.kept_off_job(job.id):
+                for attempt_id in job.ends.latest(LOOKED_AT):
+                    if self._help_with(self.attempts[attempt_id], node):
+                        return True
+        return False
+
+    def _help_with(self, attempt: Attempt, node: Node) -> bool:
+        band, owner = attempt.band, self.nodes[attempt.node]
+        frame = band.frame
+        tries = self.patience.band_tries
+        alone = len(band.live_attempts) == 1 and owner.conn is not None and owner is not node
+        if not (alone and frame.rate and may_render(node, frame)):
+            return False
+        if band.reluctance(node.id) or not may_still_take(node, band, tries):
+            return False
+        other, ask = helper(node, frame), self.asks.get(attempt.id)
+        if ask is not None:
+            return not self._is_fresh(ask) and self._double(attempt, node, other)
+        if owner.cuts and not attempt.uncut and _is_cuttable(band):
+            cut = best_cut(attempt, owner, other, self._now)
+            if cut is not None:
+                self._ask(attempt, cut.keep, node)
+                return True
+        return self._double(attempt, node, other)
+
+    def _ask(self, attempt: Attempt, keep: Rect, node: Node) -> None:
+        conn = self.nodes[attempt.node].conn
+        assert conn is not None
+        self.asks[attempt.id] = Ask(keep, node.id, self._now)
+        self._out.append(act.SendCut(conn, attempt.id, keep))
+
+    def _double(self, attempt: Attempt, node: Node, other: Helper) -> bool:
+        """Have a band rendered a second time, if that is much sooner done than the first."""
+        band, owner = attempt.band, self.nodes[attempt.node]
+        anew_s = other.ends_in_s(band.frame, band.rect)
+        if seconds_left(attempt, owner, self._now) < TOO_SLOW * anew_s:
+            return False
+        self._tell(band, f"{attempt.id} is slow: {node.name} renders {band.id} too")
+        self._lease(node, band)
+        return True
+
+    # ---------------------------------------------------------------- how fast they are
+
+    def _believe(self, attempt: Attempt) -> None:
+        """Note when an attempt at the picture is believed to end."""
+        band, job = attempt.band, attempt.band.frame.job
+        if band.stage != "final" or not band.frame.rate:
+            return
+        left_s = seconds_left(attempt, self.nodes[attempt.node], self._now)
+        job.ends.put(attempt.id, self._now + left_s)
+        if self.hungry and self.seek_at is None:
+            self._seek_soon()
+
+    def _pace(self, attempt: Attempt, done: int) -> None:
+        """Learn from how far an attempt at the picture is: ``done`` pixels."""
+        band = attempt.band
+        frame, picture = band.frame, band.frame.job.request.picture
+        if band.stage != "final":
+            return
+        work = work_of_first(frame.costs, band.rect, row_step(picture), done)
+        more, seconds = attempt.pace.hear(work, self._now)
+        frame.work_done += more
+        frame.speed_s += seconds * self.nodes[attempt.node].speed
+        self._believe(attempt)
+
+    def _time_parse(self, attempt: Attempt) -> None:
+        """Learn how long the scene takes to parse, as an attempt has parsed it."""
+        frame, took_s = attempt.band.frame, self._now - attempt.phase_at
+        frame.parse_s = took_s if frame.parse_s is None else (frame.parse_s + took_s) / 2
+
+    def _learn_speed(self, attempt: Attempt) -> None:
+        """Learn what a node's threads are worth from an attempt that it has rendered."""
+        node, pace, rate = self.nodes[attempt.node], attempt.pace, attempt.band.frame.rate
+        if pace.all_s < LEAST_LESSON_S or not rate:
+            return
+        believed = rate * node.speed * pace.all_s
+        ratio = (pace.done - pace.begun) / believed
+        if ratio > 0:
+            node.thread_speed = learned(node.thread_speed, ratio, pace.all_s)
+
+
+def _is_cuttable(band: Band) -> bool:
+    """Tell whether a band may be cut while it runs.
+
+    Not one of a job whose owner wished for a number of bands.
+    """
+    return band.stage == "final" and band.frame.job.request.wish_bands is None
+
+
+def _words(rect: Rect) -> str:
+    return f"rows {rect.y0} to {rect.y1}, columns {rect.x0} to {rect.x1}"
