@@ -40,7 +40,7 @@ class Costs:
     tile_s: float = 0.45
     upload_s: float = 0.010
     wire_s: float = 0.001
-    progress_s: float = 1.0
+    progress_s: float = 0.5
     aside: bool = False
 
 
@@ -49,6 +49,9 @@ class Head(Protocol):
 
     def begin(self) -> None:
         """All machines are there, and the picture is wanted."""
+
+    def phase(self, attempt: int, phase: str) -> None:
+        """The attempt's POV-Ray parses, or renders."""
 
     def progress(self, attempt: int, done: int) -> None:
         """So many blocks of the attempt are finished."""
@@ -81,6 +84,7 @@ class Run:
     ready: bool = False
     over: bool = False
     cut: bool = False
+    whole: int | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -96,8 +100,8 @@ class Machine:
     alive: bool = True
     idle: int = 0
     runs: list[Run] = field(default_factory=list)
-    chores: deque[tuple[float, Callable[[], None]]] = field(default_factory=deque)
-    tasks: dict[int, tuple[float, Callable[[], None]]] = field(default_factory=dict)
+    chores: deque[tuple[float, Callable[[], None], Run | None]] = field(default_factory=deque)
+    tasks: dict[int, tuple[float, Callable[[], None], Run | None]] = field(default_factory=dict)
     busy_s: float = 0.0
 
     @property
@@ -114,11 +118,11 @@ class Simulation:
         self.machines = [Machine(n, c, s, idle=c) for n, (c, s) in enumerate(machines)]
         self.now = 0.0
         self.runs: dict[int, Run] = {}
-        self.covered: list[Rect] = []
         self.starts = self.cuts = 0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._missing = blocks.columns * blocks.rows
+        self._lacks = bytearray([1]) * self._missing
         self.finished_at: float | None = None
 
     @property
@@ -163,13 +167,15 @@ class Simulation:
             for x in range(rect.x0, rect.x1)
         ]
         of_rect = of_rect[first : rect.area if last is None else last]
-        run = Run(attempt, machine, rect, of_rect, len(of_rect), self.now)
+        run = Run(attempt, machine, rect, of_rect, len(of_rect), self.now, whole=last)
         self.runs[attempt] = run
         machine.runs.append(run)
         self.starts += 1
 
         def parse() -> None:
-            self._chore(machine, self.costs.parse_s, lambda: self._begin_run(run))
+            if not run.over:
+                self.head.phase(attempt, "parsing")
+                self._chore(machine, self.costs.parse_s, lambda: self._begin_run(run), run)
 
         self.after(self.costs.wire_s + self.costs.start_s, parse)
         return attempt
@@ -199,14 +205,37 @@ class Simulation:
         """Stop an attempt: it counts no more."""
         self._forget(self.runs[attempt])
 
+    def beside(self, machine: Machine, work_s: float, happen: Callable[[], None]) -> None:
+        """Have a machine render something small on all its cores beside its bands."""
+        left = machine.cores
+
+        def one_done() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                self.after(self.costs.exit_s + self.costs.wire_s, happen)
+
+        def render() -> None:
+            for _ in range(machine.cores):
+                self._chore(machine, work_s / machine.cores, one_done)
+
+        def parse() -> None:
+            self._chore(machine, self.costs.parse_s, render)
+
+        self.after(self.costs.wire_s + self.costs.start_s, parse)
+
+    def finish(self) -> None:
+        """The head says that the picture is whole."""
+        self.finished_at = self.now
+
     # ---------------------------------------------------------------- what may befall machines
 
     def slow(self, machine: Machine, factor: float) -> None:
         """From now on the machine is so many times slower."""
         machine.speed /= factor
-        for task, (end, happen) in list(machine.tasks.items()):
+        for task, (end, happen, run) in list(machine.tasks.items()):
             del machine.tasks[task]
-            self._task(machine, (end - self.now) * factor, happen)
+            self._task(machine, (end - self.now) * factor, happen, run)
 
     def kill(self, machine: Machine) -> None:
         """The machine is gone for good."""
@@ -230,7 +259,9 @@ class Simulation:
 
         return tell
 
-    def _task(self, machine: Machine, seconds: float, happen: Callable[[], None]) -> None:
+    def _task(
+        self, machine: Machine, seconds: float, happen: Callable[[], None], run: Run | None
+    ) -> None:
         """Have one core be at it for so long."""
 
         def end() -> None:
@@ -239,18 +270,20 @@ class Simulation:
             happen()
 
         number = self.after(seconds, end)
-        machine.tasks[number] = self.now + seconds, happen
+        machine.tasks[number] = self.now + seconds, happen, run
 
-    def _chore(self, machine: Machine, work_s: float, happen: Callable[[], None]) -> None:
-        machine.chores.append((work_s, happen))
+    def _chore(
+        self, machine: Machine, work_s: float, happen: Callable[[], None], run: Run | None = None
+    ) -> None:
+        machine.chores.append((work_s, happen, run))
         self._feed(machine)
 
     def _feed(self, machine: Machine) -> None:
         """Give idle cores something to do: chores first, then blocks of the oldest run."""
         while machine.idle and machine.alive:
             if machine.chores:
-                work_s, happen = machine.chores.popleft()
-                self._occupy(machine, work_s, happen)
+                work_s, happen, about = machine.chores.popleft()
+                self._occupy(machine, work_s, happen, about)
                 continue
             run = next((r for r in machine.runs if r.ready and r.begun < r.limit), None)
             if run is None:
@@ -258,9 +291,11 @@ class Simulation:
             cost = run.costs[run.begun]
             run.begun += 1
             machine.busy_s += cost
-            self._occupy(machine, cost, self._block_of(run))
+            self._occupy(machine, cost, self._block_of(run), run)
 
-    def _occupy(self, machine: Machine, work_s: float, happen: Callable[[], None]) -> None:
+    def _occupy(
+        self, machine: Machine, work_s: float, happen: Callable[[], None], run: Run | None
+    ) -> None:
         machine.idle -= 1
 
         def end() -> None:
@@ -268,10 +303,11 @@ class Simulation:
             happen()
             self._feed(machine)
 
-        self._task(machine, work_s / machine.speed, end)
+        self._task(machine, work_s / machine.speed, end, run)
 
     def _begin_run(self, run: Run) -> None:
         run.ready = True
+        self.head.phase(run.attempt, "rendering")
 
     def _block_of(self, run: Run) -> Callable[[], None]:
         def done() -> None:
@@ -309,7 +345,7 @@ class Simulation:
             return
         self.after(
             self.costs.tile_s,
-            lambda: self._chore(run.machine, self.costs.parse_s, lambda: self._rendered(run)),
+            lambda: self._chore(run.machine, self.costs.parse_s, lambda: self._rendered(run), run),
         )
 
     def _rendered(self, run: Run) -> None:
@@ -325,20 +361,34 @@ class Simulation:
             self.head.rendered(run.attempt)
 
     def _accepted(self, run: Run) -> None:
-        if run.attempt not in self.runs:
+        if self.runs.pop(run.attempt, None) is None:
             return
-        del self.runs[run.attempt]
-        self.covered.append(run.rect)
-        self._missing -= run.limit
+        self._cover(run)
         self.head.accepted(run.attempt)
         if self._missing == 0:
-            self.finished_at = self.now
+            self.finish()
+
+    def _cover(self, run: Run) -> None:
+        if run.whole is not None:
+            self._missing -= run.limit
+            return
+        rect, columns = run.rect, self.blocks.columns
+        for y in range(rect.y0, rect.y1):
+            row = slice(y * columns + rect.x0, y * columns + rect.x1)
+            self._missing -= self._lacks[row].count(1)
+            self._lacks[row] = bytes(rect.width)
 
     def _forget(self, run: Run) -> None:
-        del self.runs[run.attempt]
-        if run in run.machine.runs:
-            run.machine.runs.remove(run)
+        machine = run.machine
+        self.runs.pop(run.attempt, None)
+        if run in machine.runs:
+            machine.runs.remove(run)
         run.over, run.limit = True, run.begun
+        machine.chores = deque(chore for chore in machine.chores if chore[2] is not run)
+        for task in [task for task, (_, _, of) in machine.tasks.items() if of is run]:
+            del machine.tasks[task]
+            machine.idle += 1
+        self._feed(machine)
 
 
 class Sums:
