@@ -42,6 +42,24 @@ class CostGrid:
         factor = total / self.total
         return CostGrid(self.columns, self.rows, tuple(factor * cost for cost in self.costs))
 
+    def calmed(self) -> CostGrid:
+        """Give the grid without what no picture has: a block twice as dear as all around it."""
+        costs = list(self.costs)
+        for y in range(self.rows):
+            for x in range(self.columns):
+                most = 2 * max(self._around(x, y))
+                costs[y * self.columns + x] = min(self.costs[y * self.columns + x], most)
+        return CostGrid(self.columns, self.rows, tuple(costs))
+
+    def _around(self, x: int, y: int) -> list[float]:
+        """Give the costs of the up to eight blocks around one."""
+        return [
+            self.costs[row * self.columns + column]
+            for row in range(max(0, y - 1), min(self.rows, y + 2))
+            for column in range(max(0, x - 1), min(self.columns, x + 2))
+            if (column, row) != (x, y)
+        ]
+
     def at(self, columns: int, rows: int) -> CostGrid:
         """Give the costs for another grid over the same picture, spread evenly within a block."""
         across = [_overlaps(x, columns, self.columns) for x in range(columns)]
