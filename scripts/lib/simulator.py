@@ -42,6 +42,7 @@ class Costs:
     wire_s: float = 0.001
     progress_s: float = 0.5
     aside: bool = False
+    tile_parses: bool = True
 
 
 class Head(Protocol):
@@ -343,9 +344,10 @@ class Simulation:
         if not run.cut:
             self.after(self.costs.exit_s, lambda: self._rendered(run))
             return
+        parse_s = self.costs.parse_s if self.costs.tile_parses else 0.0
         self.after(
             self.costs.tile_s,
-            lambda: self._chore(run.machine, self.costs.parse_s, lambda: self._rendered(run), run),
+            lambda: self._chore(run.machine, parse_s, lambda: self._rendered(run), run),
         )
 
     def _rendered(self, run: Run) -> None:
