@@ -131,6 +131,15 @@ class Band:
         """The attempts whose results would count."""
         return [attempt for attempt in self.attempts if attempt.live]
 
+    def take_apart(self) -> None:
+        """Let go of its attempts, which hold it; for a band that is forgotten.
+
+        What holds each other in a ring stays in memory until Python looks for rings, and that is
+        seldom in a process with as many objects as a head has.
+        """
+        self.attempts.clear()
+        self.accepted = self.again = None
+
     def reluctance(self, node: NodeId) -> int:
         """Tell how much another node should take it if one can: this one failed, or was first."""
         first = None if self.again is None else self.again.accepted
@@ -286,6 +295,13 @@ class Job:
     def open(self) -> bool:
         """Tell whether it has not ended."""
         return self.state in OPEN_JOB
+
+    def take_apart(self) -> None:
+        """Let go of its frames, and have these let go of their bands; see ``Band.take_apart``."""
+        for frame in self.frames:
+            for bands in (frame.bands, frame.waiting, frame.light_bands, frame.verify_bands):
+                bands.clear()
+        self.frames.clear()
 
     @property
     def takes_leases(self) -> bool:

@@ -23,9 +23,10 @@ from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.farm_base import RandomBits
 from clusterray.core.helping import Helping
 from clusterray.core.invariants import check_farm, tell_story
-from clusterray.core.model import AttemptId, BandId, JobId
+from clusterray.core.model import AttemptId, BandId, JobId, NodeId
 from clusterray.core.patience import Patience
 from clusterray.core.restart_rules import RestartRules
+from clusterray.core.sharing import Leaf
 from clusterray.core.states import (
     ATTEMPT_TABLE,
     BAND_TABLE,
@@ -59,7 +60,6 @@ class Farm(TroubleRules, Helping, RestartRules):
         super().__init__(random, detached_s=detached_s, max_jobs=max_jobs)
         self.patience = patience or self.patience
         self._keep_s = keep_s
-        self._shares = policy.Shares(())
         self._handlers: dict[type, Callable[..., None]] = {
             ev.NodeJoined: self._node_joined,
             ev.NodeGone: self._node_gone,
@@ -420,13 +420,38 @@ class Farm(TroubleRules, Helping, RestartRules):
     def _hand_out(self) -> None:
         """Give every node with a place the band that the policy says, while there is one."""
         tries = self.patience.band_tries
-        self._shares = policy.Shares(self.hungry.values())
-        for node in policy.in_turn(self.hungry.values(), self.nodes.values()):
-            band = policy.choose_band(node, self.open_jobs, self.nodes.values(), tries)
-            if band is None:
-                band = self._take_over(node) or self._relight_for(node)
-            if band is not None:
-                self._lease(node, band)
+        meant: dict[NodeId, Band] = {}
+        turn = policy.in_turn(self.hungry.values(), self.nodes.values())
+        for place, node in enumerate(turn):
+            if node.id not in meant:
+                band = policy.choose_band(node, self.open_jobs, self.nodes.values(), tries)
+                if band is None:
+                    band = self._take_over(node) or self._relight_for(node)
+                if band is None:
+                    continue
+                meant |= self._share_out(band, turn[place:])
+            self._lease(node, meant[node.id])
+
+    def _share_out(self, band: Band, turn: list[Node]) -> dict[NodeId, Band]:
+        """Cut a waiting band for the first of ``turn`` and all others who want a part of it.
+
+        Gives what each is to take.
+        """
+        node = turn[0]
+        if band.frame.povray_class is None:
+            # Before the cut, which is for those who may share the frame.
+            band.frame.povray_class = node.povray_class
+        shares = policy.shares_of(node, band, turn, self.patience.band_tries)
+        meant: dict[NodeId, Band] = {}
+        todo = [(band, shares)]
+        while todo:
+            part, share = todo.pop()
+            if isinstance(share, Leaf):
+                meant[share.node.id] = part
+            else:
+                todo.append((self._cut(part, share.keep.rect), share.rest))
+                todo.append((part, share.keep))
+        return meant
 
     def _take_over(self, node: Node) -> Band | None:
         """Let a node with nothing to do have the band of one that is away."""
@@ -451,16 +476,9 @@ class Farm(TroubleRules, Helping, RestartRules):
     def _lease(self, node: Node, band: Band) -> None:
         assert node.conn is not None
         frame, job = band.frame, band.frame.job
-        if frame.povray_class is None:
-            # Before the cut, which counts those who may share the frame.
-            frame.povray_class = node.povray_class
-        if band.state is BandState.WAITING:
-            for keep in self._shares.keeps(node, band):
-                self._cut(band, keep)
         attempt = self._make_attempt(node, band)
         frame.waiting.pop(band.id, None)
         self.hungry.pop(node.id)
-        self._shares.served(node)
         self._believe(attempt)
         self._start(job)
         probe = probing.ask(self, attempt)

@@ -198,6 +198,7 @@ class FarmBase(Ledger):
             self.probing.pop(attempt_id, None)
         for band in bands:
             del self.bands[band.id]
+            band.take_apart()
         self._changes.gone_attempts.update(gone)
         self._changes.gone_bands.update(band.id for band in bands)
         return tuple(gone)

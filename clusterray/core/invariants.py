@@ -130,6 +130,9 @@ def _indexes(farm: FarmState) -> Complaints:
         for band in frame.all_bands:
             if (band.state is BandState.WAITING) is not (band.id in frame.waiting):
                 yield f"{band.id} is {band.state}, the index differs", [band]
+        for band in frame.waiting.values():
+            if farm.bands.get(band.id) is not band:
+                yield f"{band.id} waits and is forgotten", [band]
     for node in farm.nodes.values():
         if node.has_place is not (node.id in farm.hungry):
             yield f"{node.name}: place {node.has_place}, the index differs", []

@@ -186,6 +186,7 @@ class LifeRules(Verifying):
         del self.jobs[job.id], self._by_key[job.request.key]
         for frame in job.frames:
             self._forget_bands(frame.all_bands)
+        job.take_apart()
         self._changes.gone_jobs.add(job.id)
         self._out.append(act.ForgetJob(job.id, reason))
 

@@ -83,6 +83,10 @@ class Rect:
         """Cut into the rows above ``row`` and the rest; ``row`` must lie strictly inside."""
         return Rect(self.x0, self.y0, self.x1, row), Rect(self.x0, row, self.x1, self.y1)
 
+    def split_at_column(self, column: int) -> tuple[Rect, Rect]:
+        """Cut into the columns left of ``column`` and the rest; it must lie strictly inside."""
+        return Rect(self.x0, self.y0, column, self.y1), Rect(column, self.y0, self.x1, self.y1)
+
     def as_tuple(self) -> tuple[int, int, int, int]:
         """Give ``(x0, y0, x1, y1)``, the form that crosses the wire."""
         return self.x0, self.y0, self.x1, self.y1

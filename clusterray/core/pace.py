@@ -16,8 +16,9 @@ from heapq import heappop, heappush
 from clusterray.core.costs import CostMap
 from clusterray.core.model import Rect
 
-START_S = 0.7
-"""Seconds that each start of POV-Ray sleeps besides its parse (measured: 0.64 to 0.69)."""
+START_S = 0.4
+"""Seconds that each start of POV-Ray sleeps before its first pixel, besides its parse (measured:
+0.33); what it sleeps after its picture is written nobody waits for (node.renderer)."""
 PRIOR_S = 3.0
 """What is believed of an attempt's pace weighs as much as that many seconds of seeing it, and less
 the longer it has been seen."""
@@ -97,8 +98,8 @@ def seconds_for(
 ) -> float:
     """Give how long ``threads`` take for the last ``left`` of the work of ``rect``.
 
-    Together they do ``rate`` of it a second. A block is one thread's work. So the last ones are dealt out one by one, each to the thread that
-    is free first; before them, none is idle.
+    Together they do ``rate`` of it a second. A block is one thread's work. So the last ones are
+    dealt out one by one, each to the thread that is free first; before them, none is idle.
     """
     tail: list[float] = []
     dealt = 0.0

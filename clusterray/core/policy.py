@@ -1,9 +1,9 @@
 """Who gets which band, and how much of it; pure functions over the farm's entities.
 
 Jobs go by priority and then by age; a node for which the first job has nothing gets the next
-one's. Within a frame the topmost waiting band is cut so that the asking node takes one large piece,
-its share of the work that waits by its speed among those that wait for some. What was believed
-wrongly is mended while the bands run (``core.cutting``).
+one's. Within a frame the topmost waiting band is cut into one large piece for each node that waits
+for work (``core.sharing``). What was believed wrongly is mended while the bands run
+(``core.cutting``).
 
 A frame is begun by the strongest class of POV-Ray that has a node with a place: strong classes
 choose first. The others find the frames of other jobs, so that nobody waits while there is work.
@@ -11,23 +11,13 @@ choose first. The others find the frames of other jobs, so that nobody waits whi
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Collection, Iterable
 
-from clusterray.core.bands import cut_columns, cut_rows, row_step
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node
 from clusterray.core.likeness import may_share
-from clusterray.core.model import PovrayClass, Rect
+from clusterray.core.model import PovrayClass
+from clusterray.core.sharing import Leaf, Shares, share_out
 from clusterray.core.states import AttemptState
-
-LEAST_BAND_S = 3.0
-"""Seconds that a band should take once the frame's pace is known: each start of POV-Ray costs 0.7
-seconds of sleep (measured), so smaller pieces would wait more than they render."""
-LEAST_OF_ROW = 0.75
-"""A share of less than so much of a row of blocks is a part of it: more is taken as the row."""
-BLOCKS_PER_THREAD = 4
-"""A piece of a row has as many blocks for each of its node's threads: a block is one thread's work,
-so that fewer would leave threads idle at its end."""
 
 
 def may_render(node: Node, frame: Frame) -> bool:
@@ -136,71 +126,24 @@ def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
     return None
 
 
-class Shares:
-    """How the work that waits is shared out among the nodes that have a place now.
+def shares_of(node: Node, band: Band, hungry: Iterable[Node], tries: int) -> Shares:
+    """Say how a waiting band is cut before ``node``, one of the ``hungry``, takes its part of it.
 
-    For one round of handing out: it is told of each node that was served, and counts on.
+    All of them who may take it as well share it. It stays whole if the job's owner wished for a
+    number of bands; a verify band is as large as the one it is compared with, and photons are shot
+    for all rows at once. Light is gathered anew at each edge, so its bands are as wide as can be.
     """
-
-    def __init__(self, hungry: Iterable[Node]) -> None:
-        self._hungry = list(hungry)
-        self._speeds: dict[int, float] = {}
-
-    def served(self, node: Node) -> None:
-        """The node has got something: it wants no other share."""
-        self._hungry.remove(node)
-        for frame in self._speeds:
-            self._speeds[frame] -= node.speed
-
-    def keeps(self, node: Node, band: Band) -> list[Rect]:
-        """Give what ``band`` is to be cut down to, cut by cut, before ``node`` takes it.
-
-        Nothing: it takes all. A job whose owner wished for a number of bands was cut when it came
-        and is not cut again; a verify band is as large as the one it is compared with; photons are
-        shot for all rows at once.
-        """
-        frame = band.frame
-        request = frame.job.request
-        if request.wish_bands is not None or band.stage in ("verify", "photons"):
-            return []
-        waits = sum(frame.work(waiting.rect) for waiting in frame.waiting.values())
-        fair = waits * node.speed / max(self._speed(frame), node.speed)
-        wanted = max(fair, frame.rate * node.speed * LEAST_BAND_S)
-        # Each piece of a light pass gathers anew at its edges: none is less than a row of blocks.
-        columns = band.stage == "final"
-        return first_piece(frame, band.rect, wanted, BLOCKS_PER_THREAD * node.threads * columns)
-
-    def _speed(self, frame: Frame) -> float:
-        """Give the speed of all nodes with a place that may render the frame."""
-        key = id(frame)
-        if key not in self._speeds:
-            able = (node for node in self._hungry if may_render(node, frame))
-            self._speeds[key] = sum(node.speed for node in able)
-        return self._speeds[key]
-
-
-def first_piece(frame: Frame, rect: Rect, wanted: float, blocks: int) -> list[Rect]:
-    """Give the cuts that leave about ``wanted`` of the work of ``rect``, rows as far as they go.
-
-    Where that is much less than one row of blocks, the row is cut at a column, but not to less than
-    ``blocks``; 0: it is not.
-    """
-    step = row_step(frame.job.request.picture)
-    rows = [Rect(rect.x0, rect.y0, rect.x1, row) for row in cut_rows(rect, step)]
-    keep = _nearest(frame, [*rows, rect], wanted)
-    cuts = [] if keep == rect else [keep]
-    if not blocks or keep != [*rows, rect][0] or wanted > frame.work(keep) * LEAST_OF_ROW:
-        return cuts
-    columns = [Rect(rect.x0, rect.y0, x, keep.y1) for x in cut_columns(rect, step)]
-    part = _nearest(frame, [*columns[blocks - 1 :], keep], wanted)
-    return cuts if part == keep else [*cuts, part]
-
-
-def _nearest(frame: Frame, keeps: list[Rect], wanted: float) -> Rect:
-    """Give the one of ever larger ``keeps`` whose work is nearest to what is wanted."""
-    at = bisect_left(keeps, wanted, key=frame.work)
-    near = keeps[max(0, at - 1) : at + 1]
-    return min(near, key=lambda keep: abs(frame.work(keep) - wanted))
+    frame = band.frame
+    if frame.job.request.wish_bands is not None or band.stage in ("verify", "photons"):
+        return Leaf(band.rect, node)
+    able = (other for other in hungry if other is not node and may_render(other, frame))
+    most = band.reluctance(node.id)
+    others = [
+        other
+        for other in able
+        if band.reluctance(other.id) <= most and may_still_take(other, band, tries)
+    ]
+    return share_out(frame, band.rect, [node, *others], columns=band.stage == "final")
 
 
 def may_still_take(node: Node, band: Band, tries: int) -> bool:

@@ -38,6 +38,8 @@ class Verifying(Lighting):
 
     def _forget_verifying(self, frame: Frame) -> None:
         """Forget what was compared, none of it at work, and have its tiles deleted."""
+        for band in frame.verify_bands:
+            frame.waiting.pop(band, None)
         compared = self._forget_bands(list(frame.verify_bands.values()))
         frame.verify_bands = {}
         self._stop_verifying(frame)

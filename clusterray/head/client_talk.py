@@ -8,8 +8,9 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from clusterray.core.errors import ClusterRayError, LocalFault, SceneFault
 from clusterray.core.model import Chance, JobRequest, SceneId
@@ -31,7 +32,7 @@ from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.archive import missing_ranges, scene_id
 from clusterray.wire.link import Link
-from clusterray.wire.protocol import AnyMessage, Entry, Grant, ProtocolError
+from clusterray.wire.protocol import AnyMessage, Entry, Grant, Message, ProtocolError
 
 TAR_MEMBER_BYTES = 4096 + 1024
 """Room for the headers of one member of an uploaded tar, long names included."""
@@ -67,31 +68,6 @@ class ClientTalk(Conversation):
         self._ready: set[str] = set()
         self._may_ask = threading.BoundedSemaphore(MAX_QUESTIONS)
         self._partials = Partials(services.partials, services.ftp, number)
-        self._handlers = {
-            msg.Offer: self._offer,
-            msg.Manifest: self._manifest,
-            msg.Staged: self._staged,
-            msg.Submit: self._submit,
-            msg.ListTokens: self._list_tokens,
-            msg.MakeToken: self._make_token,
-            msg.RevokeToken: self._revoke_token,
-        }
-        for question in (
-            msg.Follow,
-            msg.Fetch,
-            msg.Logs,
-            msg.Cancel,
-            msg.Pause,
-            msg.Resume,
-            msg.Requeue,
-            msg.SetPriority,
-            msg.Delete,
-            msg.ListJobs,
-            msg.ListNodes,
-            msg.Forgive,
-            msg.Show,
-        ):
-            self._handlers[question] = self._ask
 
     def _open(self) -> None:
         self._post(ClientOpened(self._number, self, self._record.id))
@@ -312,6 +288,34 @@ class ClientTalk(Conversation):
         record = self._services.tokens.revoke(question.id)
         self._link.send(msg.Ok(question.request, f"token {record.id} ({record.name}) is revoked"))
         self._post(TokenRevoked(record.id))
+
+    handlers: ClassVar[Mapping[type[Message], Callable[[Any, Any], None]]] = {
+        msg.Offer: _offer,
+        msg.Manifest: _manifest,
+        msg.Staged: _staged,
+        msg.Submit: _submit,
+        msg.ListTokens: _list_tokens,
+        msg.MakeToken: _make_token,
+        msg.RevokeToken: _revoke_token,
+        **dict.fromkeys(
+            (
+                msg.Follow,
+                msg.Fetch,
+                msg.Logs,
+                msg.Cancel,
+                msg.Pause,
+                msg.Resume,
+                msg.Requeue,
+                msg.SetPriority,
+                msg.Delete,
+                msg.ListJobs,
+                msg.ListNodes,
+                msg.Forgive,
+                msg.Show,
+            ),
+            _ask,
+        ),
+    }
 
 
 def _plain_name(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,6 +64,9 @@ class Conversation:
     """What node and client conversations share: the outlet that the task manager writes to."""
 
     role: ClassVar[str] = "peer"
+    handlers: ClassVar[Mapping[type[Message], Callable[[Any, Any], None]]] = {}
+    """What takes which message. Functions, not methods of the instance: those would hold it in a
+    ring, and a conversation that has ended would stay in memory until Python looks for rings."""
 
     def __init__(self, number: int, link: Link, services: Services, card: Introduction) -> None:
         self._number = number
@@ -74,7 +77,6 @@ class Conversation:
         self._protocol = card.protocol
         self._orders: deque[tuple[Message, Expected | None] | PartialPlan] = deque()
         self._leaving: Refusal | None = None
-        self._handlers: dict[type[Message], Callable[[Any], None]] = {}
 
     # ------------------------------------------------ called by the task-manager thread
 
@@ -131,10 +133,10 @@ class Conversation:
     def _take(self, message: AnyMessage) -> None:
         if isinstance(message, msg.Bye):
             raise LinkClosed(f"said goodbye: {message.reason}")
-        handler = self._handlers.get(type(message))
+        handler = self.handlers.get(type(message))
         if handler is None:
             raise ProtocolError(f"{type(message).__name__} is not for a {self.role} to say")
-        handler(message)
+        handler(self, message)
 
     def _post(self, letter: Any) -> None:
         self._services.task_manager.post(letter)

@@ -13,6 +13,8 @@ What pyftpdlib 2 does by itself, and this room does not want:
 - TLS ends by and by, where a revoked session must end at once, and its reader takes a cut
   connection for the end of a file: here the first farewell is the last, and only a peer that has
   said its own has sent a whole file;
+- after a fault of TLS, which any peer can make, it closes past our own close, and would leave the
+  session on our list and the client of a transfer without an answer;
 - PBSZ and PROT are forgotten at each login, which would cost two round trips a tile;
 - a second STOR or a new login leaves queued files open, ``STAT`` outside the command table is a
   KeyError, a full disk while writing is reported as "None", and too few file descriptors close the
@@ -29,6 +31,7 @@ import logging
 import os
 import socket
 import stat
+import sys
 import threading
 import time
 from collections import deque
@@ -98,8 +101,9 @@ class FtpServer:
     own nodes ignore that address anyway. ``pem`` is the file with the head's key and certificate:
     with it no login is taken and no data connection opened without TLS; without it there is no
     TLS. ``may_knock`` says from which addresses a session is taken. ``on_unwritable`` is told, on
-    the ftp thread, the login and the reason of an upload that this machine cannot write. Raises
-    LocalFault if the address cannot be had.
+    the ftp thread, the login and the reason of an upload that this machine cannot write.
+    ``on_crash`` is called if the thread dies of a fault of ours: the head must not go on then.
+    Raises LocalFault if the address cannot be had.
     """
 
     def __init__(
@@ -113,11 +117,13 @@ class FtpServer:
         pem: Path | None = None,
         may_knock: Callable[[str], bool] = lambda address: True,
         limits: FtpLimits | None = None,
+        on_crash: Callable[[], None] = lambda: None,
     ) -> None:
         _route_log()
         self._limits = limits or FtpLimits()
         self._may_knock = may_knock
         self._on_unwritable = on_unwritable
+        self._on_crash = on_crash
         listening = bind(host, port, "FTP", "--ftp-port")
         self.port: int = listening.getsockname()[1]
         self._notes: deque[FileGrant | _Revoke | _Announced] = deque()
@@ -202,12 +208,20 @@ class FtpServer:
         return type("_ServedSession", (_Session,), settings)
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:  # noqa: BLE001 - without its thread the head must not go on
+            _log.critical("the ftp thread has a fault; the head stops", exc_info=True)
+            self._on_crash()
+        finally:
+            self._close_all()
+
+    def _serve(self) -> None:
         timeout: float | None = None
         while not self._stopping:
             self._loop.poll(timeout)
             self.drain()
             timeout = self._loop.sched.poll()
-        self._close_all()
 
     def drain(self) -> None:
         """Act on every note so far; called before anything that depends on them."""
@@ -547,6 +561,9 @@ class _Transfer(TLS_DTPHandler, _Bytes):  # type: ignore[misc]  # pyftpdlib has 
             self._cut_off("426 Connection lost; transfer aborted.")
             return 0
 
+    def handle_error(self) -> None:
+        _Bytes.handle_error(self)
+
     def _is_shaking_hands(self) -> bool:
         return not self._closed and self._ssl_requested and not self._ssl_established
 
@@ -630,14 +647,23 @@ class _Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
 
     def close(self) -> None:
         # First the files, then the control connection: who sees that closed finds no partial file.
-        if not self._closed:
-            if self.data_channel is not None:
-                self.data_channel.close()
-            self._close_queued()
-            if self._ssl_established:
-                _say_farewell(self.socket)
-        FTPHandler.close(self)
-        self.room.closed(self)
+        try:
+            if not self._closed:
+                if self.data_channel is not None:
+                    self.data_channel.close()
+                self._close_queued()
+                if self._ssl_established:
+                    _say_farewell(self.socket)
+            FTPHandler.close(self)
+        finally:
+            self.room.closed(self)
+
+    def handle_error(self) -> None:
+        if isinstance(sys.exc_info()[1], SSL.Error):
+            _log.info("%s: what came was no TLS; the session is closed", self.remote_ip)
+            self.close()
+        else:
+            FTPHandler.handle_error(self)
 
     @classmethod
     def get_ssl_context(cls) -> SSL.Context | None:

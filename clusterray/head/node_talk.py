@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any, ClassVar
 
 from clusterray.core import events as ev
 from clusterray.core.bands import rest_of
@@ -44,17 +45,6 @@ class NodeTalk(Conversation):
         self._povray = povray_class(card.hello.node)
         self._expected: dict[str, Expected] = {}
         self._announced: dict[str, Announced] = {}
-        self._handlers = {
-            msg.Progress: self._progress,
-            msg.CutTo: self._cut_to,
-            msg.Uploading: self._uploading,
-            msg.Done: self._done,
-            msg.Failed: self._failed,
-            msg.HandBack: self._handback,
-            msg.Probed: self._probed,
-            msg.Draining: lambda _: self._post(ev.NodeDraining(number)),
-            msg.Unfit: lambda said: self._post(ev.NodeUnfit(number, said.reason)),
-        }
 
     def _open(self) -> None:
         info = self._hello.node
@@ -177,6 +167,24 @@ class NodeTalk(Conversation):
             differing = min(view.differing, view.pixels)
             found = ProbeFound(view.pixels, differing, view.largest, view.levels)
         self._post(ev.Probed(self._number, AttemptId(message.attempt), found, message.reason))
+
+    def _draining(self, _: msg.Draining) -> None:
+        self._post(ev.NodeDraining(self._number))
+
+    def _unfit(self, message: msg.Unfit) -> None:
+        self._post(ev.NodeUnfit(self._number, message.reason))
+
+    handlers: ClassVar[Mapping[type[Message], Callable[[Any, Any], None]]] = {
+        msg.Progress: _progress,
+        msg.CutTo: _cut_to,
+        msg.Uploading: _uploading,
+        msg.Done: _done,
+        msg.Failed: _failed,
+        msg.HandBack: _handback,
+        msg.Probed: _probed,
+        msg.Draining: _draining,
+        msg.Unfit: _unfit,
+    }
 
     def ended(self) -> None:
         """A tile that lies whole at the head counts though its node did not live to say so."""

@@ -6,21 +6,19 @@ may vanish: their job may end. Knows nothing of the farm.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from clusterray.core.bands import holes
 from clusterray.core.model import Rect
 from clusterray.head.ftp_server import FtpServer
 from clusterray.head.grants import FileGrant
 from clusterray.head.letters import PartialPlan
+from clusterray.images.measured import Written
+from clusterray.images.rows import TileGone
 from clusterray.images.stitch import FrameWriter
 from clusterray.wire.protocol import Grant, Result
-
-_CHUNK: Final = 1 << 20
 
 
 class TilesChanged(Exception):
@@ -44,16 +42,15 @@ class Partials:
         path = self._folder / f"{self._owner}-{plan.request}.{plan.kind.extension}"
         user = f"p-{self._owner}-{plan.request}"
         self._made.append((user, path))
-        _write(plan, path, tick)
-        size, sha256 = _measure(path, tick)
+        written = _write(plan, path, tick)
         grant = Grant(user, secrets.token_hex(16), path.name)
         self._ftp.grant(FileGrant(user, grant.password, grant.path, path, "read"))
         missing = sum(hole.area for hole in holes(plan.region, [rect for _, rect in plan.tiles]))
         return Result(
             plan.request,
             plan.name,
-            size,
-            sha256,
+            written.size,
+            written.sha256,
             grant,
             partial=True,
             pixels_done=plan.region.area - missing,
@@ -68,13 +65,15 @@ class Partials:
         self._made.clear()
 
 
-def _write(plan: PartialPlan, path: Path, tick: Callable[[], None]) -> None:
+def _write(plan: PartialPlan, path: Path, tick: Callable[[], None]) -> Written:
     writer = FrameWriter(plan.region, plan.kind, path.parent)
     try:
         for tile, rect in plan.tiles:
             tick()
             _add(writer, tile, rect, plan.region)
-        writer.write_partial(path, tick)
+        return writer.write_partial(path, tick)
+    except TileGone as fault:
+        raise TilesChanged(str(fault)) from None
     finally:
         writer.close()
 
@@ -86,13 +85,3 @@ def _add(writer: FrameWriter, tile: Path, rect: Rect, region: Rect) -> None:
     if not tile.exists():
         raise TilesChanged(str(tile))
     writer.add(tile, rect)
-
-
-def _measure(path: Path, tick: Callable[[], None]) -> tuple[int, str]:
-    size, digest = 0, hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_CHUNK):
-            size += len(data)
-            digest.update(data)
-            tick()
-    return size, digest.hexdigest()

@@ -13,6 +13,7 @@ import resource
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,6 +22,7 @@ from clusterray.core.errors import LocalFault, NoHead
 from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId
+from clusterray.head.allocator import give_back, share_arenas
 from clusterray.head.certificate import HeadCertificate, head_certificate
 from clusterray.head.connections import Connection
 from clusterray.head.conversation import Services
@@ -44,6 +46,8 @@ from clusterray.wire.trust import JoinToken
 BACKLOG = 1024
 THREAD_STACK_BYTES = 1 << 20
 """A thousand connections are a thousand stacks; ours are shallow."""
+TIDY_EVERY_S = 60.0
+"""So often what connections leave behind is let go of."""
 
 _log = logging.getLogger("clusterray.head.server")
 Made = TypeVar("Made")
@@ -94,6 +98,7 @@ class Head:
     def _start(self) -> Ready:
         _raise_open_files()
         threading.stack_size(THREAD_STACK_BYTES)
+        share_arenas()
         settings, folder, undo = self._settings, self._folder, self._undo
         undo.callback(self._close_waker)
         folder.open()
@@ -195,6 +200,7 @@ class Head:
                 settings.max_strangers_per_address,
                 settings.max_ftp_sessions_per_address,
             ),
+            on_crash=self._crash,
         )
 
     def _not_kept(self, user: str, reason: str) -> None:
@@ -239,14 +245,20 @@ class Head:
 
     def run(self) -> None:
         """Take connections in until a stop is requested."""
+        tidy_at = time.monotonic() + TIDY_EVERY_S
         with selectors.DefaultSelector() as selector:
             selector.register(self._listening, selectors.EVENT_READ)
             selector.register(self._wake_read, selectors.EVENT_READ)
             while True:
-                ready = {key.fileobj for key, _ in selector.select()}
+                left_s = max(0.0, tidy_at - time.monotonic())
+                ready = {key.fileobj for key, _ in selector.select(left_s)}
                 if self._wake_read in ready:
                     return
-                self._accept()
+                if self._listening in ready:
+                    self._accept()
+                if time.monotonic() >= tidy_at:
+                    self._tidy()
+                    tidy_at = time.monotonic() + TIDY_EVERY_S
 
     def request_stop(self) -> None:
         """End ``run``; from any thread or signal handler."""
@@ -260,11 +272,18 @@ class Head:
             # The peer may be gone already, or descriptors short: neither ends the service.
             _log.warning("a connection was not taken in: %s", error)
             return
-        self._connections = [known for known in self._connections if known.is_alive()]
+        self._forget_ended()
         connection = Connection(sock, address[0], self._services)
         self._make_way_for(connection)
         self._connections.append(connection)
         connection.start()
+
+    def _tidy(self) -> None:
+        self._forget_ended()
+        give_back()
+
+    def _forget_ended(self) -> None:
+        self._connections = [known for known in self._connections if known.is_alive()]
 
     def _make_way_for(self, newcomer: Connection) -> None:
         """Close the one that has been a stranger longest if there are too many; else the newcomer.

@@ -10,7 +10,6 @@ been accepted.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import queue
 import threading
@@ -45,7 +44,6 @@ PREVIEW_SHARE: Final = 0.1
 """Previews may take no more than this share of the thread's time."""
 KEPT_PREVIEWS: Final = 50
 """Of so many jobs the last preview is kept."""
-_CHUNK: Final = 1 << 20
 _WAY_OUT: Final = "look after the head's disk and submit the job again"
 
 _log = logging.getLogger("clusterray.head.stitcher")
@@ -299,11 +297,12 @@ class Stitcher:
 
     def _finish(self, note: _Finish, frame: _Frame) -> None:
         frame.target.parent.mkdir(mode=0o700, exist_ok=True)
-        frame.writer.finish(frame.target)
-        size, digest = _measure(frame.target)
+        written = frame.writer.finish(frame.target)
         self._publish(note.job, frame.writer)
         self._forget_frame(note.job, note.frame)
-        self._on_finished(note.job, note.frame, frame.target, size, digest, frame.run)
+        self._on_finished(
+            note.job, note.frame, frame.target, written.size, written.sha256, frame.run
+        )
 
     def _fail(self, note: _FrameNote, reason: str) -> None:
         _log.error("frame %d of job %s: %s", note.frame, note.job, reason)
@@ -365,13 +364,3 @@ class Stitcher:
 def _place_for_rows(target: Path) -> Path:
     """Give the folder nearest to ``target`` that is there: a picture's rows wait on its disk."""
     return next(folder for folder in target.parents if folder.is_dir())
-
-
-def _measure(path: Path) -> tuple[int, str]:
-    """Read a file back: its size in bytes and hex SHA-256."""
-    size, digest = 0, hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(_CHUNK):
-            size += len(data)
-            digest.update(data)
-    return size, digest.hexdigest()

@@ -12,7 +12,7 @@ import importlib.util
 import math
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from PIL import Image
 
 from clusterray.core.model import Rect
-from clusterray.images.rows import Colour, Strips, TileFault, check_size, seeing_step
+from clusterray.images.rows import Colour, Strips, TileFault, check_size, pieces
 
 if TYPE_CHECKING:
     import OpenImageIO
@@ -67,6 +67,17 @@ class ExrFile:
             raise TileFault(f"its pixels cannot be decoded: {fault}")
         part: bytes = pixels[:, rect.x0 : rect.x1].tobytes()
         return part
+
+    def strips(self, rect: Rect) -> Iterator[bytes]:
+        """Give the rows of ``rect``, some at a time; raises TileFault where they are damaged."""
+        # Four channels at most, and whole rows are unpacked.
+        for piece in pieces(rect, 4 * _VALUE_BYTES * self.width):
+            yield self.rows(piece)
+
+    def check(self, rect: Rect) -> None:
+        """Decode the rows of ``rect``; raises TileFault where they are damaged."""
+        for _strip in self.strips(rect):
+            pass
 
 
 def _open(path: Path) -> OpenImageIO.ImageInput:
@@ -142,16 +153,15 @@ def _half_values() -> list[float]:
     return [131_072.0 if math.isnan(value) else value for value in beyond]
 
 
-def as_seen(rows: bytes, width: int, *, alpha: bool) -> Image.Image:
-    """Turn rows into what a screen shows of them: sRGB, 8 bits, what is brighter than white cut.
+def as_seen(rows: bytes, width: int, step: int, *, alpha: bool) -> Image.Image:
+    """Turn every ``step``-th pixel into what a screen shows of it.
 
-    Of a large picture only every n-th pixel.
+    That is sRGB, 8 bits, what is brighter than white cut.
     """
     import numpy as np
 
     channels = len(_names(alpha=alpha))
     halves = np.frombuffer(rows, np.float16).reshape(-1, width, channels)
-    step = seeing_step(width, len(halves))
     values = halves[::step, ::step].astype(np.float32)
     opacity = values[..., 3:] if alpha else np.ones_like(values[..., :1])
     with np.errstate(all="ignore"):

@@ -18,16 +18,13 @@ from PIL import Image
 from clusterray import __version__
 from clusterray.core.errors import SceneFault
 from clusterray.core.model import FileFormat
-from clusterray.images import exr, hdr, jpeg, plain, png
+from clusterray.images import exr, hdr, jpeg, plain, png, png_reader
 from clusterray.images.rows import Colour, Source, Strips, TileFault
 
 RESULT_KEYWORD: Final = "ClusterRay"
 """Marks our results: keyword of a PNG's text chunk, first word of other files' comments."""
+RESULT_TEXT: Final = (RESULT_KEYWORD, __version__)
 _MARK: Final = f"{RESULT_KEYWORD} {__version__}"
-_TILE_LEVEL: Final = 3
-"""zlib's: 3 % larger than level 6 on a busy picture, in half the time."""
-_LEVEL: Final = 4
-"""zlib's: 4 % larger than level 6 on a busy picture, in under half the time; somebody waits."""
 
 _SIDES: Final = {"J": (65_500, "JPEG"), "T": (65_535, "Targa"), "C": (65_535, "Targa")}
 """What the formats, and libjpeg, have room for."""
@@ -65,10 +62,11 @@ def pixel_bytes(kind: FileFormat) -> int:
             return hdr.PIXEL_BYTES
         case "E":
             return exr.pixel_bytes(alpha=kind.alpha)
-    return _png_pixels(kind).pixel_bytes
+    return png_pixels(kind).pixel_bytes
 
 
-def _png_pixels(kind: FileFormat) -> png.PixelFormat:
+def png_pixels(kind: FileFormat) -> png.PixelFormat:
+    """Give the pixels of such a picture's PNG."""
     return png.pixel_format(kind.bits, grey=kind.grey, alpha=kind.alpha)
 
 
@@ -105,8 +103,8 @@ def _read(path: Path, kind: FileFormat) -> Source:
             return hdr.read_hdr(path)
         case "E":
             return exr.read_exr(path, alpha=kind.alpha)
-    found = png.read_png(path)
-    due = _png_pixels(kind)
+    found = png_reader.read_png(path)
+    due = png_pixels(kind)
     if found.format != due:
         raise TileFault(f"its pixels are {found.format.name}, and {due.name} are due")
     return found
@@ -138,29 +136,30 @@ def _ppm_colour(kind: FileFormat) -> Colour:
 
 
 def write_tile(
-    path: Path, size: tuple[int, int], kind: FileFormat, colour: Colour, rows: bytes
-) -> None:
-    """Write rows as a tile; raises OSError."""
-    _write(path, size, kind.tile, colour, (rows,), None, _TILE_LEVEL)
-
-
-def write_picture(
-    path: Path, size: tuple[int, int], kind: FileFormat, colour: Colour, strips: Strips
-) -> None:
-    """Write the finished picture; raises OSError, TileFault if the format has no room for it."""
-    text = (RESULT_KEYWORD, __version__)
-    _write(path, size, kind, colour, strips, text, _LEVEL)
-
-
-def _write(
     path: Path,
     size: tuple[int, int],
     kind: FileFormat,
     colour: Colour,
     strips: Strips,
-    text: tuple[str, str] | None,
-    level: int,
+    *,
+    threads: int = 1,
 ) -> None:
+    """Write rows as a tile; ``threads`` pack them, where packing takes time. Raises OSError."""
+    kind = kind.tile
+    if kind.letter != "N":
+        write_picture(path, size, kind, colour, strips)
+        return
+    with path.open("wb") as file:
+        png.write_png(file, size, png_pixels(kind), colour, strips, threads)
+
+
+def write_picture(
+    path: Path, size: tuple[int, int], kind: FileFormat, colour: Colour, strips: Strips
+) -> None:
+    """Write a picture of any format but PNG, the tiles of which are joined (images.joined).
+
+    Raises OSError, TileFault if the format has no room for it.
+    """
     if kind.letter == "E":
         exr.write_exr(path, size, strips, _MARK, alpha=kind.alpha)
         return
@@ -175,11 +174,8 @@ def _write(
                 plain.write_ppm(file, size, colour, strips, _MARK)
             case "H":
                 hdr.write_hdr(file, size, strips, _MARK)
-            case "J":
-                jpeg.write_jpeg(file, size, strips, kind.quality, _MARK)
             case _:
-                pixels = _png_pixels(kind)
-                png.write_png(file, size, pixels, colour, strips, text=text, level=level)
+                jpeg.write_jpeg(file, size, strips, kind.quality, _MARK)
 
 
 def colour_of_none(kind: FileFormat) -> Colour:
@@ -216,7 +212,7 @@ def white(kind: FileFormat) -> float:
         case "P":
             return (1 << kind.bits) - 1
         case "N":
-            return (1 << _png_pixels(kind).depth) - 1
+            return (1 << png_pixels(kind).depth) - 1
     return 255
 
 
@@ -240,8 +236,11 @@ def channel_values(rows: bytes, kind: FileFormat) -> list[Sequence[float]]:
 # ---------------------------------------------------------------- seeing
 
 
-def as_seen(rows: bytes, width: int, kind: FileFormat) -> Image.Image:
-    """Turn rows into what a screen shows of them: 8 bits a channel, L, LA, RGB or RGBA."""
+def as_seen(rows: bytes, width: int, kind: FileFormat, step: int = 1) -> Image.Image:
+    """Turn rows into what a screen shows of them: 8 bits a channel, L, LA, RGB or RGBA.
+
+    Of formats whose values are dear to turn only every ``step``-th pixel.
+    """
     kind = kind.tile
     match kind.letter:
         case "T" | "B":
@@ -249,10 +248,10 @@ def as_seen(rows: bytes, width: int, kind: FileFormat) -> Image.Image:
         case "P":
             return plain.ppm_as_seen(rows, width, kind.bits, grey=kind.grey)
         case "H":
-            return hdr.as_seen(rows, width)
+            return hdr.as_seen(rows, width, step)
         case "E":
-            return exr.as_seen(rows, width, alpha=kind.alpha)
-    return png.as_seen(rows, width, _png_pixels(kind))
+            return exr.as_seen(rows, width, step, alpha=kind.alpha)
+    return png.as_seen(rows, width, png_pixels(kind))
 
 
 def preview_colour(colour: Colour, kind: FileFormat) -> Colour:

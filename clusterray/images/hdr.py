@@ -9,7 +9,7 @@ value is ever decoded to a number and back. Runs in whichever thread calls it; k
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import mul
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import BinaryIO, Final
 from PIL import Image
 
 from clusterray.core.model import Rect
-from clusterray.images.rows import Colour, Strips, TileFault, broken_off, check_size, seeing_step
+from clusterray.images.rows import STRIP_BYTES, Colour, Strips, TileFault, broken_off, check_size
 
 PIXEL_BYTES: Final = 4
 _HEADER: Final = re.compile(
@@ -45,12 +45,23 @@ class HdrFile:
 
     def rows(self, rect: Rect) -> bytes:
         """Give the flat rows of ``rect``; raises TileFault where they are damaged."""
-        position, rows = self.begin, []
+        return b"".join(self.strips(rect))
+
+    def strips(self, rect: Rect) -> Iterator[bytes]:
+        """Give the flat rows of ``rect``, some at a time; raises as ``rows``."""
+        position, strip = self.begin, bytearray()
         for number in range(rect.y1):
             row, position = self._row(position)
             if number >= rect.y0:
-                rows.append(row[rect.x0 * PIXEL_BYTES : rect.x1 * PIXEL_BYTES])
-        return b"".join(rows)
+                strip += row[rect.x0 * PIXEL_BYTES : rect.x1 * PIXEL_BYTES]
+            if len(strip) >= STRIP_BYTES or (strip and number == rect.y1 - 1):
+                yield bytes(strip)
+                strip.clear()
+
+    def check(self, rect: Rect) -> None:
+        """Unpack the rows of ``rect``; raises TileFault where they are damaged."""
+        for _strip in self.strips(rect):
+            pass
 
     def _row(self, position: int) -> tuple[bytes, int]:
         """Give the flat row that begins at ``position``, and where the next one does."""
@@ -136,13 +147,12 @@ def channel_values(rows: bytes) -> list[Sequence[float]]:
     return [list(map(mul, rows[channel::PIXEL_BYTES], units)) for channel in range(3)]
 
 
-def as_seen(rows: bytes, width: int) -> Image.Image:
-    """Turn rows into what a screen shows of them: sRGB, 8 bits, what is brighter than white cut.
+def as_seen(rows: bytes, width: int, step: int) -> Image.Image:
+    """Turn every ``step``-th pixel into what a screen shows of it.
 
-    Of a large picture only every n-th pixel.
+    That is sRGB, 8 bits, what is brighter than white cut.
     """
     row_bytes = width * PIXEL_BYTES
-    step = seeing_step(width, len(rows) // row_bytes)
     starts = range(0, len(rows), row_bytes * step)
     red, green, blue, exponents = (
         b"".join(rows[at + channel : at + row_bytes : PIXEL_BYTES * step] for at in starts)

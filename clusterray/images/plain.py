@@ -12,7 +12,7 @@ import io
 import os
 import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -20,7 +20,7 @@ from typing import BinaryIO, Final
 from PIL import Image, ImageChops
 
 from clusterray.core.model import Rect
-from clusterray.images.rows import Colour, Strips, TileFault, broken_off, check_size
+from clusterray.images.rows import Colour, Strips, TileFault, broken_off, check_size, pieces
 
 _TGA_HEADER: Final = struct.Struct("<3B5x4H2B")
 _TGA_RAW, _TGA_PACKED = 2, 10
@@ -62,6 +62,16 @@ class PlainFile:
         starts = range(0, len(data), self.stride)
         order: Iterable[int] = reversed(starts) if self.upwards else starts
         return b"".join(data[start + left : start + right] for start in order)
+
+    def strips(self, rect: Rect) -> Iterator[bytes]:
+        """Read the rows of ``rect`` from top to bottom, some at a time."""
+        for piece in pieces(rect, self.stride):
+            yield self.rows(piece)
+
+    def check(self, rect: Rect) -> None:
+        """Read the rows of ``rect``."""
+        for _strip in self.strips(rect):
+            pass
 
 
 def _checked(file: PlainFile) -> PlainFile:

@@ -1,6 +1,6 @@
 """One frame being put together from its tiles, and its picture file at the end.
 
-Owned by one thread, the head's stitcher. Keeps the frame's rows in a file without a name and a
+Owned by one thread, the head's stitcher. Keeps the frame's rows on the disk (images.gathered) and a
 small preview in memory. Knows nothing of bands or attempts: it takes rectangles, and no pixel
 twice.
 """
@@ -8,36 +8,34 @@ twice.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from clusterray.core.bands import holes
 from clusterray.core.model import FileFormat, Rect
-from clusterray.images.canvas import Canvas
-from clusterray.images.formats import (
-    RESULT_KEYWORD,
-    as_seen,
-    colour_of_none,
-    pixel_bytes,
-    preview_colour,
-    write_picture,
-)
+from clusterray.images.formats import RESULT_KEYWORD, as_seen, colour_of_none, preview_colour
+from clusterray.images.gathered import GatheredRows, gather
 from clusterray.images.hatch import hatch_rows
+from clusterray.images.measured import Written
 from clusterray.images.preview import Preview
-from clusterray.images.rows import Colour, TileFault
+from clusterray.images.rows import Colour, TileFault, seeing_step
 from clusterray.images.tile import cannot_write, open_tile
 
 __all__ = ["RESULT_KEYWORD", "FrameWriter"]
 
 _HATCH_ROWS = 64
 """Rows of a hole that are filled at a time."""
+_PACKERS: Final = min(4, os.cpu_count() or 1)
+"""Threads that pack what could not be copied, beside all else that a head does."""
 
 
 class FrameWriter:
     """Collects the tiles of one frame, in any order, and writes the picture of ``region``.
 
-    Its rows wait on the disk of ``folder``, without one on that of the system's temporary files.
+    What waits of it does so in the files of the tiles, which must stay, and on the disk of
+    ``folder``, without one on that of the system's temporary files.
     """
 
     def __init__(self, region: Rect, kind: FileFormat, folder: Path | None = None) -> None:
@@ -45,10 +43,11 @@ class FrameWriter:
         self.region = region
         self._format = kind
         self._folder = folder
-        self._canvas: Canvas | None = None
+        self._rows: GatheredRows | None = None
         self._colour: Colour = ()
         self._taken: list[Rect] = []
         self._preview = Preview(region.width, region.height)
+        self._seeing_step = seeing_step(region.width, region.height)
 
     @property
     def covered(self) -> int:
@@ -70,79 +69,81 @@ class FrameWriter:
         tile, place = open_tile(path, rect, self._format)
         if self._taken and tile.colour != self._colour:
             raise TileFault(f"the tile {rect.as_tuple()} has other colour chunks than the rest")
-        x, y = place.x0 + inside.x0 - rect.x0, place.y0 + inside.y0 - rect.y0
-        rows = tile.rows(Rect(x, y, x + inside.width, y + inside.height))
-        self._place(rows, inside)
+        x, y = place.x0 - rect.x0, place.y0 - rect.y0
+        part = _moved(inside, x, y)
+        self._gathered().take(tile, part, self._in_region(inside), self._see)
+        self._taken.append(inside)
         self._colour = tile.colour
 
-    def _place(self, rows: bytes, inside: Rect) -> None:
-        place = self._put(rows, inside)
-        self._taken.append(inside)
-        self._preview.add(as_seen(rows, inside.width, self._format), place)
+    def _gathered(self) -> GatheredRows:
+        if self._rows is None:
+            size = (self.region.width, self.region.height)
+            self._rows = gather(self._format, size, self._folder, _PACKERS)
+        return self._rows
 
-    def _put(self, rows: bytes, inside: Rect) -> Rect:
-        region = self.region
-        if self._canvas is None:
-            step = pixel_bytes(self._format)
-            self._canvas = Canvas(region.width, region.height, step, self._folder)
-        x, y = inside.x0 - region.x0, inside.y0 - region.y0
-        place = Rect(x, y, x + inside.width, y + inside.height)
-        self._canvas.put(place, rows)
-        return place
+    def _in_region(self, rect: Rect) -> Rect:
+        return _moved(rect, -self.region.x0, -self.region.y0)
 
-    def write_partial(self, target: Path, tick: Callable[[], None]) -> None:
+    def _see(self, place: Rect, rows: bytes) -> None:
+        seen = as_seen(rows, place.width, self._format, self._seeing_step)
+        self._preview.add(seen, place)
+
+    def write_partial(self, target: Path, tick: Callable[[], None]) -> Written:
         """Write what is there as a picture of its own format, what is missing hatched.
 
-        ``tick`` is called between portions. Raises OSError, TileFault; what has been written by
-        then stays. Tiles may still come afterwards.
+        ``tick`` is called between portions. Raises OSError, TileGone if the file of a tile is not
+        there any more, TileFault; what has been written by then stays. Tiles may still come.
         """
+        gathered = self._gathered()
         for hole in holes(self.region, self._taken):
             for y in range(hole.y0, hole.y1, _HATCH_ROWS):
                 rows = Rect(hole.x0, y, hole.x1, min(y + _HATCH_ROWS, hole.y1))
-                self._put(hatch_rows(rows, self._format), rows)
+                gathered.put(self._in_region(rows), hatch_rows(rows, self._format))
                 tick()
-        assert self._canvas is not None, "no region is empty"
-        size = (self.region.width, self.region.height)
         colour = self._colour if self._taken else colour_of_none(self._format)
-        strips = _ticking(self._canvas.strips(), tick)
-        write_picture(target, size, self._format, colour, strips)
+        return gathered.write(target, colour, tick)
 
-    def finish(self, target: Path) -> None:
+    def finish(self, target: Path) -> Written:
         """Write the picture; ``target`` appears whole, by rename, and is on the disk then.
 
-        Raises TileFault if pixels are missing, LocalFault if ``target`` cannot be written; nothing
-        half-written stays.
+        Raises TileFault if pixels are missing, TileGone if the file of a tile is, LocalFault if
+        ``target`` cannot be written; nothing half-written stays.
         """
         missing = self.region.area - self.covered
-        if missing or self._canvas is None:
+        if missing or self._rows is None:
             raise TileFault(f"{missing} of {self.region.area} pixels are missing")
         partial = target.with_name(f"{target.name}.part")
-        size = (self.region.width, self.region.height)
         try:
-            write_picture(partial, size, self._format, self._colour, self._canvas.strips())
+            written = self._rows.write(partial, self._colour, lambda: None)
             _sync(partial, os.O_RDONLY)
             partial.replace(target)
             # The rename itself must survive a power cut, not only the file's bytes.
             _sync(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        except TileFault:
+            _discard(partial)
+            raise
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
+            _discard(partial)
             raise cannot_write(target, error) from None
+        return written
 
     def close(self) -> None:
         """Give the disk space of its rows back; only previews can be had any more."""
-        if self._canvas is not None:
-            self._canvas.close()
+        if self._rows is not None:
+            self._rows.close()
 
     def preview(self, max_side: int) -> bytes:
         """Give a PNG of what is there, at most ``max_side`` pixels wide and high, holes hatched."""
         return self._preview.png(max_side, preview_colour(self._colour, self._format))
 
 
-def _ticking(strips: Iterable[bytes], tick: Callable[[], None]) -> Iterator[bytes]:
-    for strip in strips:
-        tick()
-        yield strip
+def _moved(rect: Rect, x: int, y: int) -> Rect:
+    return Rect(rect.x0 + x, rect.y0 + y, rect.x1 + x, rect.y1 + y)
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
 
 
 def _sync(path: Path, flags: int) -> None:

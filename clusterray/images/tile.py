@@ -24,13 +24,15 @@ def crop_tile(
     kind: FileFormat,
     *,
     size: tuple[int, int] | None = None,
+    threads: int = 1,
 ) -> None:
     """Cut ``rect`` out of a picture of POV-Ray's into the file ``target``.
 
     ``source`` has the whole picture's ``size``, where that is known, black outside of what was
     rendered. Values, depth and what is said of colour are kept. Where tiles are POV-Ray's own
-    files, ``source`` itself becomes ``target``. ``target`` appears by rename. Raises TileFault if
-    ``source`` is not all there or of another size, LocalFault if ``target`` cannot be written.
+    files, ``source`` itself becomes ``target``. ``target`` appears by rename; so many ``threads``
+    pack it. Raises TileFault if ``source`` is not all there or of another size, LocalFault if
+    ``target`` cannot be written.
     """
     if is_whole_picture(kind):
         _move(source, target)
@@ -39,11 +41,14 @@ def crop_tile(
     if size is not None:
         _check_size(picture, size)
     _check_holds(picture, rect)
-    rows = picture.rows(rect)
     partial = target.with_name(f"{target.name}.part")
     try:
-        write_tile(partial, (rect.width, rect.height), kind, picture.colour, rows)
+        strips, tile_size = picture.strips(rect), (rect.width, rect.height)
+        write_tile(partial, tile_size, kind, picture.colour, strips, threads=threads)
         partial.replace(target)
+    except TileFault:
+        partial.unlink(missing_ok=True)
+        raise
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
@@ -73,7 +78,7 @@ def check_tile(
     tile, place = open_tile(path, rect, kind)
     if size is not None and is_whole_picture(kind):
         _check_size(tile, size)
-    tile.rows(place)
+    tile.check(place)
 
 
 def open_tile(path: Path, rect: Rect, kind: FileFormat) -> tuple[Source, Rect]:

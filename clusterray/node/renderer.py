@@ -41,8 +41,9 @@ STOP_S = 20.0
 _TICK_S = 0.25
 _ENDING_TICK_S = 0.02
 """Between the end of POV-Ray's output and its own lies a moment that no event marks."""
-_CUT_TICK_S = 0.05
-"""So soon it is seen that a band has come to the line at which it was cut."""
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_SOON_TICK_S = 0.05
+"""So soon it is seen that a picture is whole, or a band at the line at which it was cut."""
 _LOOK_S = 1.0
 """How often it is looked whether POV-Ray keeps to what it may write."""
 _CHUNK_BYTES = 1 << 16
@@ -170,6 +171,7 @@ class Render:
         self._excess = ""
         self._cancel = _Cancel.NO
         self._reached = False
+        self._is_whole = False
         # Written by cancel(): a socket, because a send to a closed one is an error, where a write
         # to a closed pipe's number could hit another file.
         self._bell: socket.socket | None = None
@@ -231,6 +233,8 @@ class Render:
         status = self._run_process(start, heard)
         if self._cancel:
             raise RenderCancelled
+        if self._is_whole:
+            status = 0
         if self._reached and status != 0:
             raise RenderCut(self._times(began_at))
         if self._excess:
@@ -259,6 +263,17 @@ class Render:
         finished = max(written, 0) // (PIXEL_BYTES * size * size)
         said = (self._kept_pixels + self._parser.done) // (size * size)
         return min(max(finished, said) + self._threads, self._grid.count)
+
+    def _has_picture(self) -> bool:
+        """Tell whether POV-Ray has written its picture, and sleeps for 0.3 s before it ends."""
+        if not self._parser.told_all or self._folder.picture.suffix != ".png":
+            return False
+        try:
+            with self._folder.picture.open("rb") as file:
+                file.seek(-len(_PNG_END), os.SEEK_END)
+                return file.read() == _PNG_END
+        except OSError:
+            return False
 
     @property
     def _is_cut(self) -> bool:
@@ -366,8 +381,11 @@ class Render:
                     kill_at = time.monotonic() + (TERMINATE_S if self._cancel else STOP_S)
                     _signal_group(process, _SIGNALS[max(self._cancel, _Cancel.TERMINATE)])
                 now = time.monotonic()
+                if self._parser.told_all or self._is_cut:
+                    tick_s = min(tick_s, _SOON_TICK_S)
+                if not self._is_whole and self._has_picture():
+                    self._is_whole, kill_at = True, now
                 if self._is_cut and not self._reached:
-                    tick_s = min(tick_s, _CUT_TICK_S)
                     self._reached = self._at_line()
                     kill_at = now if self._reached else kill_at
                 if now >= look_at and not self._excess:

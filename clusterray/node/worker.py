@@ -247,9 +247,9 @@ class RenderLoop:
         folder, stage = held.folder, held.lease.stage
         if stage == "final":
             size = (held.spec.width, held.spec.height)
-            crop_tile(
-                folder.picture, held.line.close(), folder.tile, held.spec.file_format, size=size
-            )
+            rect, threads = held.line.close(), self._threads
+            kind = held.spec.file_format
+            crop_tile(folder.picture, rect, folder.tile, kind, size=size, threads=threads)
             return
         if stage == "light":
             seat_samples(folder.made_light)

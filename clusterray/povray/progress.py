@@ -30,6 +30,7 @@ _RENDERED = re.compile(rb"Rendered (\d{1,15}) of (\d{1,15}) pixels \(\d+%\)")
 _PARSE_TIME = re.compile(r"  Parse Time: .*\((\d{1,9}\.\d{3}) seconds\)")
 _PIXELS = re.compile(r"Pixels: +(\d{1,15}) +Samples: ")
 _CPU = re.compile(r" +using \d{1,6} thread\(s\) with (\d{1,9}\.\d{3}) CPU-seconds total")
+_TRACE_TIME = re.compile(r"  Trace Time: +\d")
 _GATHERS = re.compile(r"Radiosity \(final\) calculated:\s+(\d{1,15})\b")
 _RADIOSITY = re.compile(r"Radiosity samples calculated:|  Radiosity Time: +\d")
 # Of a map that is loaded POV-Ray tells the time too, but no number.
@@ -84,7 +85,10 @@ class ProgressParser:
         """Wall seconds of parsing as POV-Ray counts them; 0 until it has said so."""
         self.parse_cpu_s = 0.0
         """CPU seconds of parsing and bounding; known when rendering begins."""
+        self.told_all = False
+        """Whether the last of its statistics is there, by which time the picture is written."""
         self.warnings: list[RenderProblem] = []
+        self._traced = False
         self._highest = 0
         self._pending = b""
         self._lines: deque[str] = deque()
@@ -186,8 +190,12 @@ class ProgressParser:
             self.parse_s = float(found[1])
         elif found := _PIXELS.match(line):
             self.pixels = int(found[1])
-        elif self.phase == "parsing" and (found := _CPU.match(line)):
-            self.parse_cpu_s += float(found[1])
+        elif found := _CPU.match(line):
+            if self.phase == "parsing":
+                self.parse_cpu_s += float(found[1])
+            self.told_all = self._traced
+        elif _TRACE_TIME.match(line):
+            self._traced = True
         elif found := _GATHERS.match(line):
             self.gathers = int(found[1])
         elif _RADIOSITY.match(line):

@@ -407,7 +407,7 @@ class Origin:
         """Write it for ``read_origin``; OSError if that cannot be done."""
         part = path.with_name(f"{path.name}.part")
         fields = {**asdict(self), "rect": self.rect.as_tuple()}
-        part.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(fields) + "\n", encoding="utf-8")
         part.replace(path)
 
 

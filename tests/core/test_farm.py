@@ -55,24 +55,39 @@ def test_the_stronger_node_gets_the_larger_band() -> None:
     assert heights[strong] >= 4 * heights[weak]
 
 
-def test_a_share_of_less_than_a_row_of_blocks_is_a_part_of_the_row() -> None:
+def blocks_of(world: World, job: JobId) -> list[int]:
+    return [band.rect.area // 1024 for band in bands(world, job)]
+
+
+def test_all_who_wait_share_a_picture_also_one_of_few_rows() -> None:
     world = World()
     for name in range(8):
         world.join(f"n{name}")
     job = world.submit(request(shape=picture(32 * 40, 64)))
-    rects = [band.rect for band in bands(world, job)]
-    assert len(rects) == 8
-    assert all(8 * 32 <= rect.width <= 12 * 32 and rect.height == 32 for rect in rects)
+    assert len(blocks_of(world, job)) == 8
+    assert all(8 <= blocks <= 12 for blocks in blocks_of(world, job))
 
 
-def test_a_piece_of_a_row_has_blocks_for_every_thread_several_times() -> None:
+def test_a_band_has_blocks_for_every_thread_so_not_everybody_gets_one() -> None:
     world = World()
-    for name in range(8):
+    for name in range(16):
         world.join(f"n{name}", threads=4)
     job = world.submit(request(shape=picture(32 * 40, 64)))
-    rects = [band.rect for band in bands(world, job)]
-    assert len(rects) > 2
-    assert all(rect.width >= 16 * 32 or rect.x1 == 32 * 40 for rect in rects)
+    assert len(blocks_of(world, job)) == 10
+    assert all(blocks >= 6 for blocks in blocks_of(world, job))
+    world.work_off()
+    assert state(world, job) is JobState.DONE
+
+
+def test_bands_are_narrow_where_rows_are_few_and_wide_where_they_are_many() -> None:
+    world = World()
+    for name in range(4):
+        world.join(f"n{name}")
+    few = world.submit(request("few", shape=picture(32 * 60, 32 * 34)))
+    assert all(band.rect.width <= 32 * 16 for band in bands(world, few))
+    world.work_off()
+    many = world.submit(request("many", shape=picture(32 * 60, 32 * 160)))
+    assert all(band.rect.width == 32 * 60 for band in bands(world, many))
 
 
 def test_a_wished_number_of_bands_is_kept() -> None:

@@ -857,6 +857,64 @@ def test_a_cut_connection_is_not_the_end_of_the_file(
     assert not grant.real.exists()
 
 
+def send_beneath_tls(sock: socket.socket | None, data: bytes) -> None:
+    """Send as they are bytes that the other end takes for a record of TLS."""
+    assert sock is not None
+    with socket.socket(fileno=os.dup(sock.fileno())) as beneath:
+        beneath.sendall(data)
+
+
+NO_RECORD = b"\x17\x03\x03\x00\x40" + b"x" * 64
+
+
+def test_a_session_that_breaks_its_tls_costs_nobody_else_anything(
+    sealed: tuple[FtpServer, HeadCertificate], tmp_path: Path
+) -> None:
+    server, _ = sealed
+    first, second = write_grant(tmp_path, "w1"), write_grant(tmp_path, "w2")
+    server.grant(first)
+    server.grant(second)
+    SPEAK_TLS[server.port] = True
+    with login(server, second) as good:
+        with login(server, first) as bad, pytest.raises((EOFError, OSError)):
+            send_beneath_tls(bad.sock, NO_RECORD)
+            bad.getresp()
+        server.revoke(first.user)
+        store(good, "tile.png", b"untouched")
+        with login(server, second) as late:
+            store(late, "tile.png", b"let in")
+
+
+def test_an_upload_that_breaks_its_tls_is_answered_and_leaves_no_file(
+    sealed: tuple[FtpServer, HeadCertificate], tmp_path: Path
+) -> None:
+    server, _ = sealed
+    grant = write_grant(tmp_path)
+    server.grant(grant)
+    SPEAK_TLS[server.port] = True
+    with login(server, grant) as client:
+        with begin_upload(client, b"half") as data:
+            send_beneath_tls(data, NO_RECORD)
+            with pytest.raises(ftplib.error_temp, match="426"):
+                client.voidresp()
+        store(client, "tile.png", b"again")
+    assert grant.real.read_bytes() == b"again"
+
+
+def test_a_fault_of_its_thread_is_told_and_leaves_no_socket(
+    nothing_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = threading.Event()
+    server = FtpServer("127.0.0.1", 0, on_crash=told.set)
+    monkeypatch.setattr(server, "drain", lambda: 1 / 0)
+    server.start()
+    server.revoke("nobody")
+    assert told.wait(10)
+    server.stop()
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.1", server.port), timeout=10).close()
+
+
 def test_a_peer_that_never_shakes_hands_keeps_nobody_waiting(
     sealed: tuple[FtpServer, HeadCertificate], tmp_path: Path
 ) -> None:

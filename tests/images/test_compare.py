@@ -37,7 +37,7 @@ def written(path: Path, kind: FileFormat, colour: Colour, rows: bytes) -> Path:
     if kind.letter == "E":
         # A tile of OpenEXR is the whole picture's size, its band where it belongs.
         rows = bytes(RECT.y0 * RECT.x1 * pixel_bytes(kind)) + rows
-    write_tile(path, size, kind, colour, rows)
+    write_tile(path, size, kind, colour, (rows,))
     return path
 
 
@@ -115,8 +115,8 @@ def test_only_the_bands_own_pixels_of_an_exr_count(tmp_path: Path) -> None:
     kind = FileFormat("E", 16)
     rows = rows_for(kind, (23, 49))
     first, second = tmp_path / "1.exr", tmp_path / "2.exr"
-    write_tile(first, (23, 49), kind, (), rows)
-    write_tile(second, (23, 49), kind, (), b"\1" + rows[1:])
+    write_tile(first, (23, 49), kind, (), (rows,))
+    write_tile(second, (23, 49), kind, (), (b"\1" + rows[1:],))
     assert compare_tiles(first, second, RECT, kind).differing == 0
 
 
@@ -124,8 +124,8 @@ def test_a_large_noisy_tile_is_counted_in_pieces(tmp_path: Path) -> None:
     rect, kind = Rect(0, 0, 700, 300), FileFormat()
     noise = os.urandom(rect.area * 3)
     first, second = tmp_path / "1.png", tmp_path / "2.png"
-    write_tile(first, (700, 300), kind, (), noise)
-    write_tile(second, (700, 300), kind, (), bytes(value ^ 1 for value in noise))
+    write_tile(first, (700, 300), kind, (), (noise,))
+    write_tile(second, (700, 300), kind, (), (bytes(value ^ 1 for value in noise),))
     found = compare_tiles(first, second, rect, kind)
     assert (found.differing, found.most) == (rect.area, 1)
 

@@ -48,7 +48,7 @@ def tile_of(folder: Path, kind: FileFormat, rect: Rect) -> Path:
     rng = random.Random(repr(rect))
     rows = bytes(rng.randrange(8, 24) for _ in range(width * height * pixel_bytes(kind)))
     path = folder / f"{rect.y0}-{rect.x0}.tile"
-    write_tile(path, (width, height), kind, colour_of_none(kind), rows)
+    write_tile(path, (width, height), kind, colour_of_none(kind), (rows,))
     return path
 
 

@@ -55,8 +55,9 @@ def test_bands_make_povrays_own_picture(
     for y0, y1 in ((CUT, HEIGHT), (0, CUT)):
         band = render(tmp_path, tmp_path / "band.png", *options, f"+SR{y0 + 1}", f"+ER{y1}")
         rect = Rect(0, y0, WIDTH, y1)
-        crop_tile(band, rect, tmp_path / "tile.png", kind)
-        writer.add(tmp_path / "tile.png", rect)
+        tile = tmp_path / f"tile-{y0}.png"
+        crop_tile(band, rect, tile, kind)
+        writer.add(tile, rect)
     writer.finish(tmp_path / "out.png")
 
     out = pngraw.read(tmp_path / "out.png")

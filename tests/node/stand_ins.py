@@ -9,7 +9,13 @@ from tests.node.doubles import POVRAY
 ITSELF = f'exec "{POVRAY}" "$@"'
 HANG = "exec /bin/sleep 1000"
 IGNORE_TERM = "trap '' TERM; while :; do /bin/sleep 1000; done"
-RENDERS = f'"{POVRAY}" "$@" || exit'
+TO_ITS_END = (
+    f'exec 4>&2; code=$({{ {{ "{POVRAY}" "$@" 2>&1 >/dev/null; echo $? >&3; }}'
+    ' | sed -u "/Trace Time/d" >&4; } 3>&1)'
+)
+"""POV-Ray, whose ``$code`` is told; without its last word, at which a node would not wait for its
+end."""
+RENDERS = f'{TO_ITS_END}; [ "$code" = 0 ] || exit "$code"'
 SHORT_FILE = f'{RENDERS}; printf "\\211PNG\\r\\n\\032\\n and no more" > "$out"'
 NO_FILE = f'{RENDERS}; rm "$out"'
 NOTHING = "exit 0"

@@ -94,7 +94,7 @@ class Held:
             folder,
             # Bands here have blocks of the usual size.
             f'case "$*" in *Render_Block_Size=8*) {probe};; esac\n'
-            f'"{POVRAY}" "$@"; code=$?; read -r word < "{self._go}"; exit $code',
+            f'{stand_ins.TO_ITS_END}; read -r word < "{self._go}"; exit $code',
         )
 
     def let_go(self) -> None:
@@ -244,12 +244,12 @@ def test_an_answer_waits_for_a_connection(
     said, go = tmp_path / "said", tmp_path / "go"
     os.mkfifo(said)
     os.mkfifo(go)
-    probe = f'echo > "{said}"; "{POVRAY}" "$@"; code=$?; echo > "{said}"; exit $code'
+    probe = f'echo > "{said}"; {stand_ins.TO_ITS_END}; echo > "{said}"; exit $code'
     start_node(
         povray=stand_ins.stand_in(
             tmp_path,
             f'case "$*" in *+RP3*) {probe};; *Render_Block_Size=8*) {stand_ins.ITSELF};; esac\n'
-            f'"{POVRAY}" "$@"; code=$?; read -r word < "{go}"; exit $code',
+            f'{stand_ins.TO_ITS_END}; read -r word < "{go}"; exit $code',
         )
     )
     talk = head.meet()

@@ -153,8 +153,8 @@ def test_somebody_elses_sigterm_is_no_failure_either(
 
 
 DIES_OVER_THE_PICTURE = (
-    'if [ -e "{log}" ]; then exec "{povray}" "$@"; fi; '
-    '"{povray}" "$@"; echo x >> "{log}"; head -c 100 "$out" > half; cp half "$out"; kill -KILL $$'
+    'if [ -e "{log}" ]; then exec "{povray}" "$@"; fi; {renders}; '
+    'echo x >> "{log}"; head -c 100 "$out" > half; cp half "$out"; kill -KILL $$'
 )
 
 
@@ -166,7 +166,9 @@ def test_a_povray_that_is_killed_over_its_picture_renders_nothing_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scene, plain, _state = slowish
-    behaviour = DIES_OVER_THE_PICTURE.format(log=tmp_path / "log", povray=POVRAY)
+    behaviour = DIES_OVER_THE_PICTURE.format(
+        log=tmp_path / "log", povray=POVRAY, renders=stand_ins.TO_ITS_END
+    )
     start_node(povray=stand_ins.stand_in(tmp_path, behaviour))
     talk = head.meet()
     upper = Rect(0, 0, WIDTH, 64)

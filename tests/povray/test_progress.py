@@ -57,6 +57,15 @@ def test_a_good_run(feed: type[ProgressParser]) -> None:
     assert "POV-Ray finished" in parser.text_tail
 
 
+def test_all_is_told_once_the_trace_is_timed() -> None:
+    parser = ProgressParser()
+    told, _, rest = GOOD.partition(b"  Trace Time:")
+    parser.feed(told)
+    assert not parser.told_all
+    parser.feed(b"  Trace Time:" + rest)
+    assert parser.told_all
+
+
 def test_progress_as_it_comes() -> None:
     parser = ProgressParser()
     assert (parser.phase, parser.done, parser.total) == ("parsing", 0, 0)

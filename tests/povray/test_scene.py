@@ -10,7 +10,8 @@ from PIL import Image, PngImagePlugin
 from clusterray.core.errors import SceneFault, UsageFault
 from clusterray.core.model import Chance, FileFormat, Rect
 from clusterray.images import stitch
-from clusterray.images.formats import pixel_bytes, write_picture
+from clusterray.images.formats import pixel_bytes
+from clusterray.images.gathered import gather
 from clusterray.povray.scene import RESULT_KEYWORD, JobPlan, files_to_stage, plan_job
 
 GIB = 1 << 30
@@ -74,8 +75,10 @@ def test_a_farms_own_picture_of_any_format_stays_behind(folder: Path, letter: st
     kind = FileFormat(letter, 16 if letter == "E" else 8)
     said = (b"magic", b"P6"), (b"maxval", b"255"), (b"gamma", bytes(4)), (b"alpha", b"\0")
     colour = said if letter in "PTC" else ()
-    rows = bytes(60 * 40 * pixel_bytes(kind))
-    write_picture(folder / f"room.{kind.extension}", (60, 40), kind, colour, [rows])
+    rows = gather(kind, (60, 40), folder.parent, threads=1)
+    rows.put(Rect(0, 0, 60, 40), bytes(60 * 40 * pixel_bytes(kind)))
+    rows.write(folder / f"room.{kind.extension}", colour, lambda: None)
+    rows.close()
     assert staged(folder) == ["room.pov"]
     put(folder, map__inc=f'"room.{kind.extension}"')
     assert f"room.{kind.extension}" in staged(folder)

@@ -18,7 +18,7 @@ from clusterray.head.errands import Errands
 from clusterray.head.memory import Memory
 from clusterray.head.stitcher import Stitcher
 from clusterray.head.task_manager import TaskManager
-from clusterray.images import stitch
+from clusterray.images.joined import JoinedRows
 
 
 def die(*_: object, **__: object) -> None:
@@ -73,7 +73,7 @@ POINTS: Mapping[str, Callable[[], None]] = {
     "after a tile has come": lambda: _before(node_talk, "take_in"),
     "after a tile's rename and before its commit": lambda: _after(node_talk, "take_in"),
     "after the commit and before the answer": lambda: _instead_of(act.SendAccepted),
-    "while stitching": lambda: _after(stitch, "write_picture"),
+    "while stitching": lambda: _after(JoinedRows, "write"),
     "after the picture's rename and before its commit": lambda: _before(
         TaskManager, "_picture_written"
     ),

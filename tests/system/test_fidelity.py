@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.node.stand_ins import stand_in
+from tests.node.stand_ins import TO_ITS_END, stand_in
 from tests.system.harness import Farm, needs_povray
 from tests.system.test_farm import SLOW, scene_in
 from tests.system.test_light import ROOM
@@ -27,11 +27,10 @@ class HeldBands:
     def __init__(self, folder: Path) -> None:
         self._go = folder / "go"
         os.mkfifo(self._go)
-        wait = f'code=$?; read -r word < "{self._go}"; exit $code'
         self.program = stand_in(
             folder,
             'case "$*" in *Render_Block_Size=8*|*+RFO*|*+RFI*) exec povray "$@";; esac\n'
-            f'povray "$@"; {wait}',
+            f'{TO_ITS_END}; read -r word < "{self._go}"; exit $code',
         )
 
     def let_go(self) -> None:
