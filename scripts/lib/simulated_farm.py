@@ -7,6 +7,8 @@ time here but the simulation's ``upload_s``.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from simulator import Machine, Simulation
 
@@ -30,24 +32,26 @@ TOLD_GONE_S = 0.05
 """Until a broken connection is noticed; a machine that falls silent is another matter."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a scout believes after a glance, which took ``work_s`` of one thread of speed 1."""
+
+    costs: CostMap
+    work_s: float
+
+
 class FarmHead:
     """A head of one Farm with one job. ``checked`` has its invariants looked at after each event.
 
-    ``scouted`` is what the scout will have found, ``scout_s`` seconds of one thread of speed 1;
-    None: there is none.
+    ``sights`` are what a scout tells, one glance after the other; none: there is no scout.
     """
 
     def __init__(
-        self,
-        sim: Simulation,
-        *,
-        scouted: CostMap | None = None,
-        scout_s: float = 0.0,
-        checked: bool = False,
+        self, sim: Simulation, *, sights: Sequence[Sight] = (), checked: bool = False
     ) -> None:
         self._sim = sim
         self._checked = checked
-        self._scouted, self._scout_s = scouted, scout_s
+        self._sights = list(sights)
         self.farm = Farm(random.Random(1))
         self._ours: dict[AttemptId, int] = {}
         self._theirs: dict[int, AttemptId] = {}
@@ -80,12 +84,10 @@ class FarmHead:
         for machine in self._sim.machines:
             name = f"n{machine.number}"
             self._happen(
-                ev.NodeJoined(
-                    machine.number, NodeId(name), name, machine.cores, POVRAY, cuts=True
-                )
+                ev.NodeJoined(machine.number, NodeId(name), name, machine.cores, POVRAY, cuts=True)
             )
         self._happen(ev.JobSubmitted(1, self.request()))
-        if self._scouted is not None:
+        if self._sights:
             self._scout(self._sim.machines[0])
 
     def phase(self, attempt: int, phase: str) -> None:
@@ -102,9 +104,7 @@ class FarmHead:
     def was_cut(self, attempt: int, keep: Rect) -> None:
         """The node has agreed to it."""
         self._rects[attempt] = keep
-        self._happen(
-            ev.AttemptCut(self._conn(attempt), self._theirs[attempt], self._pixels(keep))
-        )
+        self._happen(ev.AttemptCut(self._conn(attempt), self._theirs[attempt], self._pixels(keep)))
 
     def rendered(self, attempt: int) -> None:
         """The node has the tile."""
@@ -165,13 +165,16 @@ class FarmHead:
         self._sim.after(max(0.0, due - self._sim.now), tick)
 
     def _scout(self, machine: Machine) -> None:
-        """Have a machine scout beside its band, at the cost of all its threads."""
+        """Have a machine look once more, with one thread beside its band."""
+        sight = self._sights.pop(0)
 
         def told() -> None:
-            # The scout's own event is not there yet.
-            next(iter(self.farm.jobs.values())).frames[0].costs = self._scouted
+            # Scouts do not speak to the Farm yet.
+            next(iter(self.farm.jobs.values())).frames[0].costs = sight.costs
+            if self._sights:
+                self._scout(machine)
 
-        self._sim.beside(machine, self._scout_s, told)
+        self._sim.beside(machine, sight.work_s, told)
 
     def _conn(self, attempt: int) -> int:
         return int(self.farm.nodes[self.farm.attempts[self._theirs[attempt]].node].id[1:])

@@ -2,12 +2,11 @@
 
 Discrete events in a heap: no thread, no wall time, nothing random, so a run repeats exactly. The
 machines do what a node and POV-Ray do with a band, block by block with their measured costs; who
-gets which band a *head* says, a stand-in policy or the real Farm (``simulated_farm``).
+gets which band a *head* says, a stand-in (``sharing``) or the real Farm (``simulated_farm``).
 
 Places are in render blocks, not pixels. What starting and ending POV-Ray costs is measured: 0.33 s
-of sleep until the first pixels, 0.35 s from the complete file to the exit; the parse runs on one
-core. A machine that is asked to cut its band goes on to the cut, kills POV-Ray there, and has a new
-one make a tile of the finished blocks.
+of sleep until the first pixels, and a parse on one core. A machine that is asked to cut its band
+goes on to the cut, kills POV-Ray there, and has a new one make a tile of the finished blocks.
 """
 
 from __future__ import annotations
@@ -29,24 +28,29 @@ from clusterray.core.model import Rect
 class Costs:
     """What is not rendering, in seconds: of POV-Ray's start and end, of the tile of a cut band.
 
-    ``parse_s`` is work of one core of speed 1. ``tile_s`` is what a cut band's tile takes besides
-    the parse, from the kill of the first POV-Ray to the whole file of the second. ``upload_s`` is
-    until a finished tile is accepted, ``wire_s`` until a message is there.
+    ``parse_s`` is work of one core of speed 1, ``encode_s`` too: POV-Ray writes the whole frame's
+    file, however small the band. ``exit_s`` is from the whole file to when the node goes on.
+    ``tile_s`` is what a cut band's tile takes, from the kill of the first POV-Ray to the whole file
+    of the second; if ``tile_parses``, that one parses besides. ``beside``: a place is free as soon
+    as all blocks are done, and the tile is made beside the next band. ``upload_s`` is until a
+    finished tile is accepted, ``wire_s`` until a message is there, ``progress_s`` between two words
+    of progress.
     """
 
     parse_s: float = 0.3
     start_s: float = 0.33
-    exit_s: float = 0.35
+    encode_s: float = 0.0
+    exit_s: float = 0.05
     tile_s: float = 0.45
+    tile_parses: bool = True
+    beside: bool = False
     upload_s: float = 0.010
     wire_s: float = 0.001
     progress_s: float = 0.5
-    aside: bool = False
-    tile_parses: bool = True
 
 
 class Head(Protocol):
-    """Who shares out the work: told what happens, it calls the simulation's ``lease`` and ``cut``."""
+    """Who shares out the work: told what happens, it calls ``lease`` and ``cut``."""
 
     def begin(self) -> None:
         """All machines are there, and the picture is wanted."""
@@ -72,7 +76,7 @@ class Head(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """One attempt on its machine: blocks of ``rect`` in raster order, the first ``limit`` of them."""
+    """One attempt on its machine: the first ``limit`` blocks of ``rect``, in raster order."""
 
     attempt: int
     machine: Machine
@@ -85,7 +89,6 @@ class Run:
     ready: bool = False
     over: bool = False
     cut: bool = False
-    whole: int | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -114,7 +117,9 @@ class Machine:
 class Simulation:
     """One picture on these machines. ``blocks`` are the true costs; attempts are numbered here."""
 
-    def __init__(self, blocks: CostGrid, machines: Sequence[tuple[int, float]], costs: Costs) -> None:
+    def __init__(
+        self, blocks: CostGrid, machines: Sequence[tuple[int, float]], costs: Costs
+    ) -> None:
         self.blocks, self.costs = blocks, costs
         self.machines = [Machine(n, c, s, idle=c) for n, (c, s) in enumerate(machines)]
         self.now = 0.0
@@ -158,7 +163,7 @@ class Simulation:
 
     # ---------------------------------------------------------------- what a head may ask for
 
-    def lease(self, machine: Machine, rect: Rect, first: int = 0, last: int | None = None) -> int:
+    def lease(self, machine: Machine, rect: Rect) -> int:
         """Have a machine render a rectangle of blocks; gives the attempt."""
         attempt = self._number = self._number + 1
         costs = self.blocks.costs
@@ -167,8 +172,7 @@ class Simulation:
             for y in range(rect.y0, rect.y1)
             for x in range(rect.x0, rect.x1)
         ]
-        of_rect = of_rect[first : rect.area if last is None else last]
-        run = Run(attempt, machine, rect, of_rect, len(of_rect), self.now, whole=last)
+        run = Run(attempt, machine, rect, of_rect, rect.area, self.now)
         self.runs[attempt] = run
         machine.runs.append(run)
         self.starts += 1
@@ -188,42 +192,20 @@ class Simulation:
         """
         self.after(self.costs.wire_s, lambda: self._cut(self.runs[attempt], keep))
 
-    def cut_run(self, attempt: int, limit: int) -> None:
-        def cut() -> None:
-            run = self.runs.get(attempt)
-            if run is None or run.over:
-                return
-            real = min(run.limit, max(limit, run.begun))
-            if real < run.limit:
-                run.limit, run.cut = real, True
-                self.cuts += 1
-            self.after(self.costs.wire_s, lambda: self.head.was_cut(attempt, real))
-            if run.done == run.limit:
-                self._end_run(run)
-        self.after(self.costs.wire_s, cut)
-
     def drop(self, attempt: int) -> None:
         """Stop an attempt: it counts no more."""
         self._forget(self.runs[attempt])
 
     def beside(self, machine: Machine, work_s: float, happen: Callable[[], None]) -> None:
-        """Have a machine render something small on all its cores beside its bands."""
-        left = machine.cores
+        """Have one core of a machine render something small beside its bands."""
 
-        def one_done() -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                self.after(self.costs.exit_s + self.costs.wire_s, happen)
+        def begin() -> None:
+            self._chore(machine, self.costs.parse_s + work_s, tell)
 
-        def render() -> None:
-            for _ in range(machine.cores):
-                self._chore(machine, work_s / machine.cores, one_done)
+        def tell() -> None:
+            self.after(self.costs.wire_s, happen)
 
-        def parse() -> None:
-            self._chore(machine, self.costs.parse_s, render)
-
-        self.after(self.costs.wire_s + self.costs.start_s, parse)
+        self.after(self.costs.wire_s + self.costs.start_s, begin)
 
     def finish(self) -> None:
         """The head says that the picture is whole."""
@@ -339,22 +321,21 @@ class Simulation:
     def _end_run(self, run: Run) -> None:
         """All blocks are done: the tile is made, and then the place is free."""
         run.over = True
-        if self.costs.aside:
+        if self.costs.beside:
             self.after(self.costs.wire_s, lambda: self._tell_rendered(run))
-        if not run.cut:
-            self.after(self.costs.exit_s, lambda: self._rendered(run))
-            return
-        parse_s = self.costs.parse_s if self.costs.tile_parses else 0.0
+        work_s, sleep_s = self.costs.encode_s, self.costs.exit_s
+        if run.cut:
+            work_s += self.costs.parse_s if self.costs.tile_parses else 0.0
+            sleep_s = self.costs.tile_s
         self.after(
-            self.costs.tile_s,
-            lambda: self._chore(run.machine, parse_s, lambda: self._rendered(run), run),
+            sleep_s, lambda: self._chore(run.machine, work_s, lambda: self._rendered(run), run)
         )
 
     def _rendered(self, run: Run) -> None:
         if run.attempt not in self.runs:
             return
         run.machine.runs.remove(run)
-        if not self.costs.aside:
+        if not self.costs.beside:
             self.after(self.costs.wire_s, lambda: self._tell_rendered(run))
         self.after(self.costs.wire_s + self.costs.upload_s, lambda: self._accepted(run))
 
@@ -371,9 +352,6 @@ class Simulation:
             self.finish()
 
     def _cover(self, run: Run) -> None:
-        if run.whole is not None:
-            self._missing -= run.limit
-            return
         rect, columns = run.rect, self.blocks.columns
         for y in range(rect.y0, rect.y1):
             row = slice(y * columns + rect.x0, y * columns + rect.x1)
@@ -402,7 +380,7 @@ class Sums:
             line = [0.0, *accumulate(grid.costs[y * grid.columns : (y + 1) * grid.columns])]
             self._rows.append([up + own for up, own in zip(self._rows[-1], line, strict=True)])
 
-    def __call__(self, x0: int, y0: int, x1: int, y1: int) -> float:
-        """Give the sum over columns ``x0 <= x < x1`` and rows ``y0 <= y < y1``."""
-        top, bottom = self._rows[y0], self._rows[y1]
-        return bottom[x1] - bottom[x0] - top[x1] + top[x0]
+    def of(self, rect: Rect) -> float:
+        """Give the sum over a rectangle of blocks."""
+        top, bottom = self._rows[rect.y0], self._rows[rect.y1]
+        return bottom[rect.x1] - bottom[rect.x0] - top[rect.x1] + top[rect.x0]
