@@ -156,7 +156,7 @@ def test_the_bench_tells_its_words() -> None:
     done = subprocess.run(
         [sys.executable, bench, "--help"], capture_output=True, text=True, check=True
     )
-    for word in ("--runs", "--width", "--seconds", "--json", "--markdown"):
+    for word in ("--runs", "--width", "--seconds", "--nodes", "--kind", "--beside", "--json"):
         assert word in done.stdout
 
 

@@ -82,16 +82,18 @@ def adler32_combine(first: int, second: int, second_bytes: int) -> int:
 def is_open(inflater: _Decompress) -> bool:
     """Tell whether what has been unpacked ends where any block may follow, on a byte.
 
-    A block of bytes that nobody could foresee is put behind it: only an inflater that stands
-    between two blocks gives just these back.
+    Bytes that nobody could foresee are put behind it, once in a stored block, once in one behind an
+    empty block. The two begin with other bits, so an inflater in the midst of something, which
+    would take the first of these for its end, is not at one with both.
     """
     secret = os.urandom(_SECRET_BYTES)
     size = len(secret)
-    block = b"\0" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little") + secret
+    body = size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little") + secret
     try:
-        return inflater.copy().decompress(block) == secret
+        found = [inflater.copy().decompress(begin + body) for begin in (b"\x00", b"\x02\x00")]
     except zlib.error:
         return False
+    return found == [secret, secret]
 
 
 class Packing:

@@ -19,5 +19,6 @@ SOURCES: Final[dict[str, tuple[str, ...]]] = {
     "sdl": ("povray/sdl.py", "povray/statements.py", "povray/photons.py"),
     "state": ("povray/state_file.py",),
     "light": ("povray/light_file.py",),
-    "tile": ("images/tile.py", "images/png.py", "images/plain.py"),
+    "tile": ("images/tile.py", "images/png_reader.py", "images/plain.py"),
+    "segment": ("images/png_reader.py", "images/segments.py", "images/joined.py"),
 }

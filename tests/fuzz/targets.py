@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from typing import Final
 
 from clusterray.core.errors import NoHead, SceneFault, UsageFault
 from clusterray.core.model import FileFormat, Rect
+from clusterray.images.formats import write_tile
+from clusterray.images.png import FORMATS, write_head, write_tail
+from clusterray.images.png_reader import read_png
+from clusterray.images.segments import EMPTY_FINAL, chunk
+from clusterray.images.stitch import FrameWriter
 from clusterray.images.tile import TileFault, check_tile
 from clusterray.povray.ini import Origin, decode, read_ini, read_word, read_words
 from clusterray.povray.job_file import read_job_yaml, read_params_cfg
@@ -268,6 +274,40 @@ def try_tile(data: bytes, folder: Path) -> None:
         check_tile(path, _TILE_RECT, TILES[how % len(TILES)])
 
 
+def try_segment(data: bytes, folder: Path) -> None:
+    """Check a tile whose packed pixels are these, and join it between two others.
+
+    What is copied must unpack in the picture as it does alone.
+    """
+    size = (_TILE_RECT.width, _TILE_RECT.height)
+    tile, good, out = folder / "tile", folder / "good", folder / "out"
+    write_tile(good, size, TILES[0], (), (bytes(range(24)) * size[1],))
+    _write_segment(tile, data)
+    try:
+        check_tile(tile, _TILE_RECT, TILES[0])
+    except TileFault:
+        return
+    places = [Rect(0, top, 8, top + size[1]) for top in range(0, 3 * size[1], size[1])]
+    writer = FrameWriter(Rect(0, 0, 8, 3 * size[1]), TILES[0], folder)
+    for path, place in zip((good, tile, good), places, strict=True):
+        writer.add(path, place)
+    writer.finish(out)
+    writer.close()
+    rows = [read_png(path).rows(_TILE_RECT) for path in (good, tile, good)]
+    assert read_png(out).rows(Rect(0, 0, 8, 3 * size[1])) == b"".join(rows)
+
+
+def _write_segment(path: Path, data: bytes) -> None:
+    """Write a tile with all checksums right, as far as the pixels can be unpacked."""
+    inflater, found = zlib.decompressobj(-15), b""
+    with suppress(zlib.error):
+        found = inflater.decompress(data + EMPTY_FINAL, 1 << 12)
+    with path.open("wb") as file:
+        write_head(file, (_TILE_RECT.width, _TILE_RECT.height), FORMATS[0], ())
+        file.write(chunk(b"IDAT", data))
+        write_tail(file, zlib.adler32(found))
+
+
 # ---------------------------------------------------------------- archives
 
 
@@ -326,5 +366,6 @@ TARGETS: Final = {
         Target("state", try_state, 8192),
         Target("light", try_light),
         Target("tile", try_tile),
+        Target("segment", try_segment, 512),
     )
 }
