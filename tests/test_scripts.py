@@ -161,6 +161,31 @@ def test_the_bench_tells_its_words() -> None:
 
 
 @pytest.mark.slow
+def test_the_bench_of_stitching_measures_both_ways(tmp_path: Path) -> None:
+    bench = ROOT / "scripts" / "bench" / "stitch"
+    assert os.access(bench, os.X_OK)
+    lines, temporary = tmp_path / "runs.jsonl", tmp_path / "tmp"
+    temporary.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, bench),
+            *("--runs", "1", "--size", "1920x1080", "--json", lines),
+        ],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [row["way"] for row in rows] == ["copied", "encoded"] * 5
+    assert all(row["seconds"] > 0 and row["peak_bytes"] > 0 for row in rows)
+    assert done.stdout.count("| 1920x1080 |") == 5
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_the_bench_of_tls_measures_both_ways(tmp_path: Path) -> None:
     bench = ROOT / "scripts" / "bench" / "tls"
     assert os.access(bench, os.X_OK)

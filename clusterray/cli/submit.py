@@ -77,6 +77,7 @@ def _submit(words: Sequence[str]) -> int:
         verify=chosen.verify,
         max_scene_bytes=chosen.max_scene_bytes,
         max_scene_files=chosen.max_scene_files,
+        pack_below=chosen.pack_below / 100,
     )
     report = make_report()
     try:
@@ -190,6 +191,8 @@ def _parser() -> Parser:
     _add_limit(parser, "--max-scene-bytes", size_in_bytes, "2GiB", "largest scene that is sent")
     number = whole_number(1, 1_000_000)
     _add_limit(parser, "--max-scene-files", number, "20000", "most files that are sent")
+    below = "pack a scene on a slow line if a sample shrinks to less than N percent, 0: never"
+    _add_limit(parser, "--pack-below", whole_number(0, 100), "80", below)
     add("--version", action="version", version=f"{PROGRAM} {__version__}")
     return parser
 

@@ -6,11 +6,13 @@ after a lost connection answers the job that is there already.
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,8 +26,10 @@ from clusterray.client.text import count_of, duration_text, fidelity_text, plain
 from clusterray.core.errors import ClusterRayError, LocalFault, NoHead, SceneFault
 from clusterray.core.model import Rect, VerifyBands
 from clusterray.povray.scene import JobPlan, files_to_stage, plan_job
-from clusterray.wire import archive, protocol
+from clusterray.wire import manifest, protocol
+from clusterray.wire.packing import SAMPLES, ZLIB, Packer, shrinks_to
 from clusterray.wire.staging import StagingFault
+from clusterray.wire.tar_writer import write_tar
 from clusterray.wire.trust import JoinToken
 
 _NAME_CHARS = 255
@@ -47,6 +51,8 @@ class SubmitOptions:
     home: Path = field(default_factory=Path.home)
     max_scene_bytes: int = 2 << 30
     max_scene_files: int = 20_000
+    pack_below: float = 0.8
+    """A scene is packed on its way to the head if a sample of it shrinks to less than this part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class Prepared:
     plan: JobPlan
     files: list[str]
     output: OutputFile
+    pack_below: float = 0.8
 
 
 def prepare(options: SubmitOptions, report: Report) -> Prepared:
@@ -83,7 +90,7 @@ def prepare(options: SubmitOptions, report: Report) -> Prepared:
     )
     for note in plan.notes:
         report.say(note)
-    return Prepared(plan, files, output)
+    return Prepared(plan, files, output, options.pack_below)
 
 
 class Submission:
@@ -98,6 +105,7 @@ class Submission:
     ) -> None:
         self._head = head
         self._passing = passing
+        self._prepared = prepared
         self._plan = prepared.plan
         self._files = prepared.files
         self._output = prepared.output
@@ -118,8 +126,8 @@ class Submission:
         elsewhere = self._plan.elsewhere
         total = sum(_size(elsewhere.get(name, root / name)) for name in self._files)
         with self._report.transfer("reading the scene", total) as advance:
-            self._entries = archive.build_manifest(root, self._files, advance, elsewhere=elsewhere)
-        self._scene = archive.scene_id(self._entries)
+            self._entries = manifest.build_manifest(root, self._files, advance, elsewhere=elsewhere)
+        self._scene = manifest.scene_id(self._entries)
 
     def send(self) -> str:
         """Stage the scene and make the job; give its id.
@@ -161,19 +169,15 @@ class Submission:
         if isinstance(need, protocol.SceneReady) or not need.ranges or need.write is None:
             return
         try:
-            wanted = archive.expand_ranges(need.ranges, len(self._entries))
+            wanted = manifest.expand_ranges(need.ranges, len(self._entries))
         except protocol.ProtocolError as error:
             raise HeadLost(str(error)) from None
         entries = [self._entries[index] for index in wanted]
-        size, sha256 = self._upload(entries, need.write)
-        self._head.ask(
-            protocol.Staged(request=request, size=size, sha256=sha256),
-            request,
-            protocol.SceneReady,
-        )
+        staged = self._upload(request, entries, need.write, need.packings)
+        self._head.ask(staged, request, protocol.SceneReady)
 
     def _offer(self, request: int) -> protocol.Need | protocol.SceneReady:
-        parts = list(archive.manifest_parts(self._entries))
+        parts = list(manifest.manifest_parts(self._entries))
         self._head.send(
             protocol.Offer(
                 request=request,
@@ -189,22 +193,45 @@ class Submission:
         assert isinstance(answer, protocol.Need | protocol.SceneReady)
         return answer
 
-    def _upload(self, entries: list[protocol.Entry], grant: protocol.Grant) -> tuple[int, str]:
+    def _upload(
+        self,
+        request: int,
+        entries: list[protocol.Entry],
+        grant: protocol.Grant,
+        packings: list[str],
+    ) -> protocol.Staged:
+        packer = self._packer(entries) if ZLIB in packings else None
         content = sum(entry.size for entry in entries)
         with tempfile.TemporaryDirectory(prefix="clusterray-submit-") as folder:
             tar = Path(folder) / "scene.tar"
             with self._report.transfer("packing the scene", content) as advance:
-                size, sha256 = archive.write_tar(
+                size, sha256 = write_tar(
                     self._plan.root, entries, tar, advance, elsewhere=self._plan.elsewhere
                 )
             what = f"uploading {count_of(len(entries), 'file')}"
             session = self._head.ftp_session()
             try:
                 with self._report.transfer(what, size) as advance:
-                    session.upload(grant, tar, advance)
+                    session.upload(grant, tar, advance, packer)
             finally:
                 session.close()
-        return size, sha256
+        if packer is not None:
+            return protocol.Staged(request, packer.size, packer.sha256, ZLIB)
+        return protocol.Staged(request, size, sha256)
+
+    def _packer(self, entries: list[protocol.Entry]) -> Packer | None:
+        """Give one if packing can be of use: not on this very machine, nor for what stays large."""
+        if _is_this_machine(self._head.host):
+            return None
+        largest = sorted(entries, key=lambda entry: -entry.size)[:SAMPLES]
+        root, elsewhere = self._plan.root, self._plan.elsewhere
+        with ExitStack() as stack:
+            files = (
+                stack.enter_context(manifest.open_source(root, entry.path, elsewhere))
+                for entry in largest
+            )
+            left = shrinks_to(files)
+        return Packer() if left < self._prepared.pack_below else None
 
     def _make_job(self) -> str:
         plan = self._plan
@@ -349,6 +376,13 @@ def submit_locally(
         report.close()
         report.say("interrupted: the job is cancelled and nothing of it runs any more")
         raise
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _with_way_out(fault: LocalFault, job: str | None) -> LocalFault:

@@ -35,7 +35,8 @@ class NodeJoined:
     ``instance`` names the run of the daemon, or else the address it comes from: two that are alive
     with one uuid have two. ``place`` tells a person where it is. ``unfit`` is why it cannot take
     bands now, "" if it can. ``kept`` is what the node agreed to keep of bands that were cut.
-    ``cuts`` tells whether it can be asked for that.
+    ``cuts`` tells whether it can be asked for that. ``canary_cpu_s`` is what the canary took one of
+    its threads, 0 if that is not known.
     """
 
     conn: int
@@ -50,6 +51,7 @@ class NodeJoined:
     unfit: str = ""
     kept: Mapping[AttemptId, Rect] = field(default_factory=dict)
     cuts: bool = False
+    canary_cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from clusterray.core.farm_base import RandomBits
 from clusterray.core.helping import Helping
 from clusterray.core.invariants import check_farm, tell_story
 from clusterray.core.model import AttemptId, BandId, JobId, NodeId
+from clusterray.core.pace import guessed
 from clusterray.core.patience import Patience
 from clusterray.core.restart_rules import RestartRules
 from clusterray.core.sharing import Leaf
@@ -140,6 +141,7 @@ class Farm(TroubleRules, Helping, RestartRules):
         node = self.nodes.get(event.node)
         if node is None:
             node = Node(event.node, event.name, event.threads, event.povray_class)
+            node.thread_speed = guessed(event.canary_cpu_s)
             self.nodes[node.id] = node
         if node.conn is not None:
             if self._is_twin(node, event):

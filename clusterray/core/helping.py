@@ -205,6 +205,7 @@ class Helping(Lighting):
         ratio = (pace.done - pace.begun) / believed
         if ratio > 0:
             node.thread_speed = learned(node.thread_speed, ratio, pace.all_s)
+            self._note_node(node)
 
 
 def _is_cuttable(band: Band) -> bool:

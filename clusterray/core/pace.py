@@ -26,6 +26,9 @@ MEMORY_S = 10.0
 """What an attempt did weighs less with time, by a factor of e in this."""
 SILENT_S = 2.0
 """For so long a node that renders may say nothing and be believed to get on."""
+CANARY_CPU_S = 0.1
+"""What the canary takes a thread of the usual speed: 0.094 s on the machine of docs/performance.md.
+What counts is how nodes compare, so any number would do as well."""
 TAIL_BLOCKS = 6
 """So many blocks of each thread are looked at one by one."""
 LEAST_LESSON_S = 2.0
@@ -123,6 +126,12 @@ def _last_blocks(rect: Rect, block: int, count: int) -> Iterator[Rect]:
         row, column = divmod(serial, columns)
         x0, y0 = rect.x0 + column * block, rect.y0 + row * block
         yield Rect(x0, y0, min(x0 + block, rect.x1), min(y0 + block, rect.y1))
+
+
+def guessed(canary_cpu_s: float) -> float:
+    """Give what a node's threads are worth that took so long for the canary; 0: nobody knows."""
+    ratio = CANARY_CPU_S / canary_cpu_s if canary_cpu_s > 0 else 1.0
+    return min(max(ratio, 1 / MOST_RATIO), MOST_RATIO)
 
 
 def learned(thread_speed: float, ratio: float, seconds: float) -> float:

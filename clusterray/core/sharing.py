@@ -24,8 +24,8 @@ from clusterray.core.model import Rect
 LEAST_BAND_S = 3.0
 """Seconds that a band should take once the frame's pace is known: each start of POV-Ray costs 0.4
 seconds of sleep (core.pace), so smaller pieces would wait more than they render."""
-BLOCKS_PER_THREAD = 2
-"""A band has as many blocks for each of its nodes' threads: a block is one thread's work."""
+ROW_BLOCKS_PER_THREAD = 2
+"""A single row of blocks is shared out only if each thread has as many."""
 ROWS_OF_BAND = 32
 """A band with as many rows of blocks can be cut well enough."""
 NARROWEST = 0.1
@@ -69,8 +69,10 @@ def share_out(frame: Frame, rect: Rect, nodes: Sequence[Node], *, columns: bool 
 
 def _is_too_little(frame: Frame, rect: Rect, nodes: Sequence[Node]) -> bool:
     step = row_step(frame.job.request.picture)
-    blocks = -(-rect.width // step) * -(-rect.height // step)
-    if blocks < BLOCKS_PER_THREAD * sum(node.threads for node in nodes):
+    columns, rows = -(-rect.width // step), -(-rect.height // step)
+    # A block is one thread's work; and a single row of them has to be worth being joined.
+    least = 1 if rows > 1 else ROW_BLOCKS_PER_THREAD
+    if columns * rows < least * sum(node.threads for node in nodes):
         return True
     speed = sum(node.speed for node in nodes)
     return frame.work(rect) < frame.rate * speed * LEAST_BAND_S

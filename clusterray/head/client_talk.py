@@ -5,11 +5,13 @@ Runs on the connection's own thread.
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from clusterray.core.errors import ClusterRayError, LocalFault, SceneFault
@@ -25,17 +27,20 @@ from clusterray.head.letters import (
     TokenRevoked,
 )
 from clusterray.head.partials import Partials, TilesChanged
-from clusterray.head.uploads import Announced, arrived_whole
 from clusterray.images.formats import check_supported
 from clusterray.images.tile import TileFault
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
-from clusterray.wire.archive import missing_ranges, scene_id
 from clusterray.wire.link import Link
+from clusterray.wire.manifest import missing_ranges, scene_id
+from clusterray.wire.packing import ZLIB, unpack
 from clusterray.wire.protocol import AnyMessage, Entry, Grant, Message, ProtocolError
 
 TAR_MEMBER_BYTES = 4096 + 1024
 """Room for the headers of one member of an uploaded tar, long names included."""
+TAR_END_BYTES = 65_536
+WRAPPING_PART = 1024
+"""What is packed but does not shrink grows by less than this part of it."""
 HOLD_SECONDS = 30.0
 MAX_QUESTIONS = 8
 """So many questions and orders of one connection wait for the task manager at most."""
@@ -55,6 +60,7 @@ class _Offered:
     entries: list[Entry]
     parts: int = 0
     upload: FileGrant | None = None
+    tar_bytes: int = 0
 
 
 class ClientTalk(Conversation):
@@ -158,7 +164,8 @@ class ClientTalk(Conversation):
             self._nothing_needed(offered)
             return
         write = self._grant_upload(offered, missing)
-        self._link.send(msg.Need(offered.offer.request, missing_ranges(missing), write))
+        ranges = missing_ranges(missing)
+        self._link.send(msg.Need(offered.offer.request, ranges, write, [ZLIB]))
 
     def _hold(self, scene: SceneId, size: int) -> None:
         """Have the scene kept from now on; raises SceneFault if there is no room for it."""
@@ -178,13 +185,14 @@ class ClientTalk(Conversation):
 
     def _grant_upload(self, offered: _Offered, missing: list[int]) -> Grant:
         size = sum(offered.entries[index].size + TAR_MEMBER_BYTES for index in missing)
+        offered.tar_bytes = size + TAR_END_BYTES
         offered.upload = FileGrant(
             user=f"s-{self._number}-{offered.offer.request}",
             password=secrets.token_hex(16),
             path=UPLOAD_FILE,
             real=self._services.scenes.begin_upload(SceneId(offered.offer.scene)),
             mode="write",
-            max_bytes=size + 65_536,
+            max_bytes=offered.tar_bytes + offered.tar_bytes // WRAPPING_PART,
         )
         self._services.ftp.grant(offered.upload)
         return Grant(offered.upload.user, offered.upload.password, offered.upload.path)
@@ -193,14 +201,28 @@ class ClientTalk(Conversation):
         offered = self._offered
         if offered is None or offered.upload is None or staged.request != offered.offer.request:
             raise ProtocolError("STAGED without an offer")
-        announced = Announced(staged.size, staged.sha256)
         self._services.ftp.revoke(offered.upload.user)
-        if not arrived_whole(offered.upload.real, announced, self._link.service):
+        # Its size alone: each file in it is hashed when the scene is put together.
+        if _size_of(offered.upload.real) != staged.size:
             raise SceneFault("the scene arrived damaged; submit again")
+        if staged.packing:
+            self._unpack(offered, offered.upload)
         self._assemble(offered)
         self._offered = None
         self._ready.add(offered.offer.scene)
         self._link.send(msg.SceneReady(offered.offer.request, offered.offer.scene))
+
+    def _unpack(self, offered: _Offered, upload: FileGrant) -> None:
+        scenes = self._services.scenes
+        plain = scenes.begin_upload(SceneId(offered.offer.scene))
+        try:
+            unpack(upload.real, plain, offered.tar_bytes, self._link.service)
+        except BaseException:
+            scenes.discard_upload(plain)
+            raise
+        finally:
+            scenes.discard_upload(upload.real)
+        offered.upload = dataclasses.replace(upload, real=plain)
 
     def _assemble(self, offered: _Offered) -> None:
         scene = SceneId(offered.offer.scene)
@@ -316,6 +338,13 @@ class ClientTalk(Conversation):
             _ask,
         ),
     }
+
+
+def _size_of(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
 
 
 def _plain_name(name: str) -> str:

@@ -44,6 +44,7 @@ from clusterray.wire import protocol as msg
 from clusterray.wire.protocol import Grant, Message
 
 SCENE_FILE = "scene.tar"
+MANIFEST_FILE = "manifest.json"
 TILE_FILE = "tile.png"
 LIGHT_FILE = "light"
 
@@ -131,7 +132,7 @@ class Errands:
             job=action.job,
             frame=action.frame,
             rect=action.rect.as_tuple(),
-            scene=msg.SceneRef(scene, self._scenes.tar_bytes(scene)),
+            scene=self._scenes.reference(scene),
             spec=dict(action.request.spec),
             read=read,
             write=write,
@@ -140,8 +141,9 @@ class Errands:
             lights=[self._grant_light(action, light) for light in action.lights],
             probe=action.probe,
         )
-        rows = f"rows {action.rect.y0} to {action.rect.y1 - 1}"
-        _log.info("%s of %s goes to %s: %s", action.band, action.job, action.node_name, rows)
+        rect = action.rect
+        place = f"rows {rect.y0} to {rect.y1 - 1}, columns {rect.x0} to {rect.x1 - 1}"
+        _log.info("%s of %s goes to %s: %s", action.band, action.job, action.node_name, place)
         self._send(action.conn, lease, expected)
 
     def _send_keep(self, action: act.SendKeep) -> None:
@@ -154,7 +156,10 @@ class Errands:
     def _grant_scene(self, attempt: AttemptId, scene: SceneId) -> Grant:
         grant = Grant(f"r-{attempt}", secrets.token_hex(16), SCENE_FILE)
         path = self._scenes.tar_path(scene)
-        self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, path, "read"))
+        manifest = (MANIFEST_FILE, self._scenes.manifest_path(scene))
+        self._ftp.grant(
+            FileGrant(grant.user, grant.password, grant.path, path, "read", beside=(manifest,))
+        )
         return grant
 
     def _grant_light(self, action: act.SendLease, light: Light) -> msg.LightRef:

@@ -63,6 +63,7 @@ class NodeTalk(Conversation):
             unfit=info.unfit,
             kept={AttemptId(held): _rect(keep) for held, keep in info.kept.items()},
             cuts=self._protocol >= msg.CUT_SINCE,
+            canary_cpu_s=info.canary_cpu_s,
         )
         card = NodeCard(self._link.peer, self._hello.version, info.cores, info.memory_bytes)
         self._post(NodeOpened(self._number, self, self._record.id, joined, card))

@@ -140,6 +140,7 @@ class NodeRow(Row, frozen=True, omit_defaults=True):
     bands_done: int = 0
     pixels_done: int = 0
     failures: int = 0
+    thread_speed: float = 1.0
 
 
 @dataclass(slots=True)
@@ -292,6 +293,7 @@ class Writer:
             node.bands_done,
             node.pixels_done,
             node.failures,
+            node.thread_speed,
         )
 
     def _class(self, povray: PovrayClass) -> str:
@@ -423,6 +425,7 @@ class Reader:
             bands_done=row.bands_done,
             pixels_done=row.pixels_done,
             failures=row.failures,
+            thread_speed=row.thread_speed,
             reason="it has not come back since the head was started",
         )
 

@@ -27,14 +27,11 @@ from clusterray.core.errors import ClusterRayError, LocalFault, SceneFault
 from clusterray.core.model import SceneId
 from clusterray.head.durable import sync
 from clusterray.head.scene_sources import TAR_NAME, Pace, Place, Sources
-from clusterray.wire.archive import (
-    ArchiveLimits,
-    TarWriter,
-    canonical_manifest,
-    index_tar,
-    scene_id,
-)
-from clusterray.wire.protocol import Entry
+from clusterray.wire.archive import index_tar
+from clusterray.wire.manifest import canonical_manifest, decode_manifest, scene_id
+from clusterray.wire.protocol import Entry, SceneRef
+from clusterray.wire.scene_names import ArchiveLimits
+from clusterray.wire.tar_writer import TarWriter
 
 MANIFEST_NAME: Final = "manifest.json"
 
@@ -47,6 +44,7 @@ class _Stored:
     """One scene that is whole on the disk; ``places`` by the content's sha256."""
 
     tar_bytes: int
+    manifest_bytes: int
     places: dict[str, Place]
 
 
@@ -102,9 +100,17 @@ class SceneStore:
         self._known(scene)
         return self._folder / scene / TAR_NAME
 
-    def tar_bytes(self, scene: SceneId) -> int:
-        """Give the size of the scene's tar; counts as a use. Raises SceneFault if not stored."""
-        return self._known(scene).tar_bytes
+    def manifest_path(self, scene: SceneId) -> Path:
+        """Give the scene's manifest, for who has its tar; it may be gone."""
+        return self._folder / scene / MANIFEST_NAME
+
+    def reference(self, scene: SceneId) -> SceneRef:
+        """Give what a node is told of the scene; counts as a use.
+
+        Raises SceneFault if it is not stored.
+        """
+        stored = self._known(scene)
+        return SceneRef(scene, stored.tar_bytes, stored.manifest_bytes)
 
     # ------------------------------------------------------------ taking a scene in
 
@@ -322,10 +328,7 @@ class SceneStore:
         """Read a scene's folder; None if it is not one, or broken."""
         folder = self._folder / scene
         try:
-            rows = msgspec.json.decode(
-                (folder / MANIFEST_NAME).read_bytes(), type=list[tuple[str, int, int, str]]
-            )
-            entries = [Entry(path=p, mode=m, size=s, sha256=h) for p, m, s, h in rows]
+            entries = decode_manifest((folder / MANIFEST_NAME).read_bytes())
             # Limits that were lowered since must not take scenes from jobs that run.
             limits = dataclasses.replace(
                 self._limits,
@@ -396,7 +399,7 @@ def _index_stored(
         entry.sha256: Place(scene, member.offset, member.size)
         for entry, member in zip(ordered, members, strict=True)
     }
-    return _Stored(tar.stat().st_size, places)
+    return _Stored(tar.stat().st_size, len(canonical_manifest(entries)), places)
 
 
 def _gone(entry: Entry) -> SceneFault:

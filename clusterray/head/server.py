@@ -40,7 +40,7 @@ from clusterray.head.task_manager import TaskManager
 from clusterray.head.tokens import TokenRecord, TokenStore
 from clusterray.head.web.app import create_app
 from clusterray.head.web.web_server import WebServer
-from clusterray.wire.archive import ArchiveLimits
+from clusterray.wire.scene_names import ArchiveLimits
 from clusterray.wire.trust import JoinToken
 
 BACKLOG = 1024

@@ -40,6 +40,8 @@ PREVIEW_SIDE: Final = 640
 """Longer side of a preview in pixels, at most."""
 PREVIEW_EVERY_S: Final = 0.5
 """A job's preview is made no more often than this."""
+PREVIEW_PATIENCE_S: Final = 2.0
+"""So much later it is made if there is always something else to do."""
 PREVIEW_SHARE: Final = 0.1
 """Previews may take no more than this share of the thread's time."""
 KEPT_PREVIEWS: Final = 50
@@ -298,11 +300,12 @@ class Stitcher:
     def _finish(self, note: _Finish, frame: _Frame) -> None:
         frame.target.parent.mkdir(mode=0o700, exist_ok=True)
         written = frame.writer.finish(frame.target)
-        self._publish(note.job, frame.writer)
-        self._forget_frame(note.job, note.frame)
         self._on_finished(
             note.job, note.frame, frame.target, written.size, written.sha256, frame.run
         )
+        # Who waits for the picture does not wait for its preview.
+        self._publish(note.job, frame.writer)
+        self._forget_frame(note.job, note.frame)
 
     def _fail(self, note: _FrameNote, reason: str) -> None:
         _log.error("frame %d of job %s: %s", note.frame, note.job, reason)
@@ -342,9 +345,12 @@ class Stitcher:
     def _publish_due(self) -> None:
         for job, due in list(self._due.items()):
             frame = None if due.frame is None else self._frames.get((job, due.frame))
-            if frame is None or self._clock() < due.not_before_at:
-                continue
             begun_at = self._clock()
+            if frame is None or begun_at < due.not_before_at:
+                continue
+            if begun_at < due.not_before_at + PREVIEW_PATIENCE_S and not self._inbox.empty():
+                # The next note may be that somebody waits for the picture.
+                continue
             self._publish(job, frame.writer)
             ended_at = self._clock()
             pause_s = max(PREVIEW_EVERY_S, (ended_at - begun_at) / PREVIEW_SHARE)

@@ -22,7 +22,7 @@ LAST_FILTER: Final = 4
 ALONE: Final = (0, 1)
 """The filters that do not look at the row above: None and Sub."""
 _SUB, _UP = b"\1", b"\2"
-_BITS: Final = [round(36 * math.log2(1 + min(value, 256 - value))) for value in range(256)]
+_BITS: Final = bytes(round(36 * math.log2(1 + min(value, 256 - value))) for value in range(256))
 """About what a byte costs, in 36ths of a bit."""
 
 
@@ -53,12 +53,11 @@ def filter_rows(above: bytes | None, strip: bytes, row_bytes: int, pixel_bytes: 
     left.paste(rows, (pixel_bytes, 0))
     begin = bytes(row_bytes) if above is None else above
     upper = Image.frombytes("L", size, begin + strip[: len(strip) - row_bytes])
-    ways = [ImageChops.subtract_modulo(rows, guess) for guess in (left, upper)]
-    costs = [_row_bits(way) for way in ways]
-    ups = bytearray(map(gt, *costs))
+    ways = [ImageChops.subtract_modulo(rows, guess).tobytes() for guess in (left, upper)]
+    ups = bytearray(map(gt, *(_row_bits(way, size) for way in ways)))
     if above is None:
         ups[0] = False
-    left_over = [memoryview(way.tobytes()) for way in ways]
+    left_over = [memoryview(way) for way in ways]
     parts: list[bytes | memoryview] = []
     for number, up in enumerate(ups):
         at = number * row_bytes
@@ -66,9 +65,10 @@ def filter_rows(above: bytes | None, strip: bytes, row_bytes: int, pixel_bytes: 
     return b"".join(parts)
 
 
-def _row_bits(way: Image.Image) -> bytes:
-    """Give about what each row of bytes costs, one byte a row."""
-    return way.point(_BITS).resize((1, way.height), Image.Resampling.BOX).tobytes()
+def _row_bits(rows: bytes, size: tuple[int, int]) -> bytes:
+    """Give about what a byte of each row costs, one byte a row."""
+    bits = Image.frombytes("L", size, rows.translate(_BITS))
+    return bits.resize((1, size[1]), Image.Resampling.BOX).tobytes()
 
 
 def unfilter_rows(above: bytes, stored: bytes, width: int, pixels: Pixels) -> bytes:

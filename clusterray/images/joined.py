@@ -26,6 +26,8 @@ from clusterray.images.rows import Colour, Seen, Source, Strips, TileGone, broke
 from clusterray.images.segments import Packing, Segment, adler32_combine
 
 _COPY_BYTES: Final = 1 << 20
+_NEAR_THE_END: Final = 0.1
+"""The missing part of a picture from which on somebody waits for what is packed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class JoinedRows:
     """Rows of a PNG of width and height ``size``, packed where they must be by ``threads``.
 
     What is in no tile's file is on the disk of ``folder``. Methods raise OSError where it fails.
+    Near the end, and for a picture with holes, rows are packed quickly, since somebody waits.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class JoinedRows:
         self._pixels = pixels
         self._folder = folder
         self._threads = threads
+        self._missing = self._width * self._height
         self._joints: list[_Joint] = []
         self._narrow: list[Rect] = []
         self._canvas: Canvas | None = None
@@ -67,11 +71,14 @@ class JoinedRows:
 
         Raises TileFault if the tile is damaged.
         """
+        missing = self._missing - place.area
+        quick = missing < _NEAR_THE_END * self._width * self._height
         if place.width < self._width:
-            self._take_narrow(tile, part, place, seen)
+            self._take_narrow(tile, part, place, seen, quick=quick)
         elif not self._take_segment(tile, part, place, seen):
             strips = _shown(self._placed(tile.strips(part), place), seen)
-            self._joints.append(self._packed(strips, place))
+            self._joints.append(self._packed(strips, place, quick=quick))
+        self._missing = missing
 
     def _placed(self, strips: Strips, place: Rect) -> Iterator[tuple[Rect, bytes]]:
         return placed(strips, place, place.width * self._pixels.pixel_bytes)
@@ -89,13 +96,16 @@ class JoinedRows:
             self._joints.append(_Joint(place.y0, segment, tile.path))
         return segment is not None
 
-    def _take_narrow(self, tile: Source, part: Rect, place: Rect, seen: Seen) -> None:
+    def _take_narrow(
+        self, tile: Source, part: Rect, place: Rect, seen: Seen, *, quick: bool
+    ) -> None:
         for rect, strip in self._placed(tile.strips(part), place):
             self.put(rect, strip)
             seen(rect, strip)
         self._narrow.append(place)
         for rows in self._filled(place):
-            self._joints.append(self._packed(self._on_canvas().strips(rows), rows))
+            strips = self._on_canvas().strips(rows)
+            self._joints.append(self._packed(strips, rows, quick=quick))
 
     def _filled(self, place: Rect) -> Iterator[Rect]:
         """Give those rows of ``place``, in their whole width, that narrow tiles cover by now."""
@@ -116,19 +126,18 @@ class JoinedRows:
             self._canvas = Canvas(self._width, self._height, step, self._folder)
         return self._canvas
 
-    def _packed(self, strips: Strips, place: Rect) -> _Joint:
+    def _packed(self, strips: Strips, place: Rect, *, quick: bool) -> _Joint:
         """Pack the rows ``place`` into our own file."""
         if self._own is None:
             self._own = NamelessFile(self._folder)
         step = self._pixels.pixel_bytes
-        packing, start = Packing(self._width * step, step, self._threads), self._own.end
+        packing = Packing(self._width * step, step, self._threads, quick=quick)
+        start = self._own.end
         for packed in packing.chunks(strips):
             self._own.append(packed)
         end = self._own.end
-        return _Joint(
-            place.y0,
-            Segment(place.height, packing.stored_bytes, packing.adler, start, end),
-        )
+        segment = Segment(place.height, packing.stored_bytes, packing.adler, start, end)
+        return _Joint(place.y0, segment)
 
     # ------------------------------------------------------------ writing
 
@@ -162,7 +171,7 @@ class JoinedRows:
     def _between(self, top: int, bottom: int) -> Iterator[_Joint]:
         if top < bottom:
             rows = Rect(0, top, self._width, bottom)
-            yield self._packed(self._on_canvas().strips(rows), rows)
+            yield self._packed(self._on_canvas().strips(rows), rows, quick=True)
 
     def _pieces(self, joint: _Joint) -> Iterator[bytes]:
         start, end = joint.segment.start, joint.segment.end

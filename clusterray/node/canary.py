@@ -49,10 +49,11 @@ class CanaryStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A class and the stamp of the POV-Ray that it is of."""
+    """A class, the stamp of the POV-Ray that it is of, and what the canary took."""
 
     stamp: str
     povray: PovrayClass
+    cpu_s: float = 0.0
 
 
 class PovrayWatch:
@@ -87,6 +88,11 @@ class PovrayWatch:
             return self._found is None or self._found.stamp != self._stamp()
         except OSError:
             return True
+
+    @property
+    def canary_cpu_s(self) -> float:
+        """CPU seconds of one thread for the canary, 0 if it was not rendered."""
+        return 0.0 if self._found is None else self._found.cpu_s
 
     def povray_class(self, stopping: Callable[[], bool] = lambda: False) -> PovrayClass:
         """Give the class, tested anew if need be.
@@ -138,9 +144,10 @@ class PovrayWatch:
                 includes=str(kept["includes"]),
                 pixels=pixels,
             )
+            cpu_s = float(kept.get("cpu_s", 0.0))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return _Found(stamp, povray) if povray.canary == _canary_hash(pixels) else None
+        return _Found(stamp, povray, cpu_s) if povray.canary == _canary_hash(pixels) else None
 
     def _keep(self, found: _Found) -> None:
         povray = found.povray
@@ -151,6 +158,7 @@ class PovrayWatch:
             "canary": povray.canary,
             "includes": povray.includes,
             "pixels": base64.b64encode(povray.pixels).decode("ascii"),
+            "cpu_s": found.cpu_s,
         }
         part = self._file.with_name("canary.part")
         try:
@@ -166,18 +174,20 @@ class PovrayWatch:
         if not self._canary:
             return _Found(stamp, PovrayClass(version, build))
         began_at = time.monotonic()
-        pixels = self._render(stopping)
+        pixels, cpu_s = self._render(stopping)
         try:
             includes = library_digest(self._library)
         except OSError as error:
             raise LocalFault(f"POV-Ray's include files cannot be read: {error}") from None
-        found = _Found(stamp, PovrayClass(version, build, _canary_hash(pixels), includes, pixels))
+        found = _Found(
+            stamp, PovrayClass(version, build, _canary_hash(pixels), includes, pixels), cpu_s
+        )
         log.info("POV-Ray %s, tested in %.1f s", found.povray, time.monotonic() - began_at)
         self._keep(found)
         return found
 
-    def _render(self, stopping: Callable[[], bool]) -> bytes:
-        """Render the canary as any attempt is rendered; give its pixels, RGB."""
+    def _render(self, stopping: Callable[[], bool]) -> tuple[bytes, float]:
+        """Render the canary as any attempt is rendered; give its pixels, RGB, and CPU seconds."""
         folder = self._folder
         give_up_at = time.monotonic() + CANARY_WITHIN_S
 
@@ -199,7 +209,7 @@ class PovrayWatch:
             folder.create()
             folder.scene.mkdir()
             (folder.scene / CANARY_FILE).write_bytes(canary_text())
-            render.run()
+            times = render.run()
             pixels = read_tile(folder.picture, FileFormat()).rows(CANARY_AREA)
         except RenderCancelled:
             if stopping():
@@ -214,7 +224,7 @@ class PovrayWatch:
         finally:
             with suppress(OSError):
                 folder.remove()
-        return pixels
+        return pixels, times.trace_cpu_s
 
     def _fault(self, why: str) -> LocalFault:
         return LocalFault(

@@ -86,7 +86,8 @@ def run_node(
         _say_wall(sandbox)
         watch = PovrayWatch(povray, settings.work, sandbox, canary=settings.canary)
         try:
-            identity = _identity(settings, watch.povray_class(lambda: stop.draining))
+            povray_class = watch.povray_class(lambda: stop.draining)
+            identity = _identity(settings, povray_class, watch.canary_cpu_s)
         except CanaryStopped:
             return 0
         _Node(settings, stop, environ, home, povray, sandbox, watch, identity).run(ready)
@@ -198,7 +199,8 @@ class _Node:
             return False
         except CanaryStopped:
             return True
-        self._identity = replace(self._identity, povray=povray)
+        took_s = self._watch.canary_cpu_s
+        self._identity = replace(self._identity, povray=povray, canary_cpu_s=took_s)
         self._salvage.povray_is(_blocks_of(povray))
         self._holdings.povray_tested()
         return True
@@ -349,7 +351,7 @@ def find_povray(name: str) -> str:
     raise LocalFault(f"{name} was not found: apt install povray")
 
 
-def _identity(settings: NodeSettings, povray: PovrayClass) -> Identity:
+def _identity(settings: NodeSettings, povray: PovrayClass, canary_cpu_s: float) -> Identity:
     cores = usable_cores()
     return Identity(
         uuid=_kept_uuid(settings.work / "uuid"),
@@ -358,6 +360,7 @@ def _identity(settings: NodeSettings, povray: PovrayClass) -> Identity:
         threads=settings.threads or cores,
         memory_bytes=memory_bytes(),
         povray=povray,
+        canary_cpu_s=canary_cpu_s,
         instance=uuid.uuid4().hex,
     )
 

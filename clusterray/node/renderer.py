@@ -100,7 +100,8 @@ class RenderTimes:
     """Wall seconds of a render: parsing as POV-Ray counts it, and all the rest of the process.
 
     ``gathers`` counts the radiosity samples that POV-Ray added in its final pass, ``used`` is the
-    light that its statistics say it used, ``text`` the tail of what it wrote.
+    light that its statistics say it used, ``text`` the tail of what it wrote, ``trace_cpu_s`` what
+    its threads computed while they rendered.
     """
 
     parse_s: float
@@ -108,6 +109,7 @@ class RenderTimes:
     gathers: int = 0
     used: tuple[LightKind, ...] = ()
     text: str = ""
+    trace_cpu_s: float = 0.0
 
 
 class _Cancel(IntEnum):
@@ -246,7 +248,14 @@ class Render:
     def _times(self, began_at: float) -> RenderTimes:
         parser = self._parser
         spent_s = max(0.0, time.monotonic() - began_at - parser.parse_s)
-        return RenderTimes(parser.parse_s, spent_s, parser.gathers, parser.used, parser.text_tail)
+        return RenderTimes(
+            parser.parse_s,
+            spent_s,
+            parser.gathers,
+            parser.used,
+            parser.text_tail,
+            parser.trace_cpu_s,
+        )
 
     def _blocks_begun(self) -> int:
         """Count the blocks that POV-Ray has begun, as far as is known: called by any thread.

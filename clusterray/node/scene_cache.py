@@ -1,12 +1,14 @@
 """Keeps the scenes that this node has fetched, by id, between attempts and between jobs.
 
 The "render" thread owns it; no lock. A scene is whole or not there: its tar is unpacked under
-another name, its files are hashed and compared with the id, and it appears by rename. How the
-tar gets here is the caller's ``download``; knows nothing of leases or FTP.
+another name, its files are hashed and compared with the id, and it appears by rename. Of a scene
+that differs from one that is here only in a few files, only those are fetched (node.scene_parts).
+How that gets here is the caller's ``download``; knows nothing of leases or FTP.
 
     <work>/scenes/boot          the boot in which these scenes were written
     <work>/scenes/<id>/         the files, read-only (root is not stopped by that)
-    <work>/scenes/<id>.tar      while it is fetched
+    <work>/scenes/<id>.json     its manifest, which says what files are here already
+    <work>/scenes/<id>.tar      while it is fetched; .new, while its manifest is
     <work>/scenes/<id>.part/    while it is unpacked
     <work>/scenes/<id>.gone/    while it is removed
 """
@@ -23,18 +25,34 @@ from pathlib import Path
 
 from clusterray.node.folders import empty_folder, make_read_only, remove_tree
 from clusterray.node.machine import boot_id
-from clusterray.wire.archive import ArchiveFault, ArchiveLimits, scene_id, unpack_tar
-from clusterray.wire.protocol import SceneRef
+from clusterray.node.scene_parts import (
+    MANIFEST_MOST_BYTES,
+    Plan,
+    end_tar,
+    is_whole,
+    make_plan,
+    read_manifest,
+    take_here,
+    write_manifest,
+)
+from clusterray.wire.archive import unpack_tar
+from clusterray.wire.manifest import scene_id
+from clusterray.wire.protocol import Entry, SceneRef
+from clusterray.wire.scene_names import ArchiveFault, ArchiveLimits
+from clusterray.wire.tar_writer import BLOCK
 
 log = logging.getLogger(__name__)
 
-TAR_BLOCK = 512
-"""A tar has at least one header block of this size for each file."""
 _SCENE_NAME = re.compile(r"[0-9a-f]{64}")
 _FETCH_TRIES = 2
 
-Download = Callable[[Path], None]
-"""Stores the scene's tar in the file it is given."""
+TAR_NAME = "scene.tar"
+MANIFEST_NAME = "manifest.json"
+LOOKED_THROUGH = 16
+"""So many scenes, the last used ones, are looked through for files of a new one."""
+
+Download = Callable[[str, Path, int], None]
+"""Stores what the head has of the scene under that name in the new file; it has so many bytes."""
 
 
 class SceneDamaged(Exception):
@@ -75,10 +93,13 @@ class SceneCache:
                 found.append((entry.stat().st_mtime, entry))
             elif entry.is_dir():
                 remove_tree(entry)
-            elif entry != stamp:
+            elif entry != stamp and not self._is_manifest(entry):
                 entry.unlink()
         for _used_at, entry in sorted(found):
             self._scenes[entry.name] = _Cached(_tree_bytes(entry))
+
+    def _is_manifest(self, file: Path) -> bool:
+        return file.suffix == ".json" and (self._folder / file.stem).is_dir()
 
     def acquire(self, scene: SceneRef, download: Download) -> Path:
         """Give the folder of ``scene``, fetched with ``download`` if need be, and hold it.
@@ -115,35 +136,83 @@ class SceneCache:
         tar = self._folder / f"{scene.id}.tar"
         part = self._folder / f"{scene.id}.part"
         try:
-            for attempt in range(1, _FETCH_TRIES + 1):
-                download(tar)
-                if self._unpack(scene, tar, part):
-                    part.rename(self._folder / scene.id)
-                    return _tree_bytes(self._folder / scene.id)
-                tar.unlink()
-                log.warning("scene %.12s arrived damaged (try %d)", scene.id, attempt)
-            raise SceneDamaged(f"scene {scene.id[:12]} arrived damaged {_FETCH_TRIES} times")
+            entries = self._fetch_lacking(scene, download, tar, part)
+            if entries is None:
+                entries = self._fetch_whole(scene, download, tar, part)
+            write_manifest(self._manifest_of(scene.id), entries)
+            make_read_only(part)
+            part.rename(self._folder / scene.id)
+            return _tree_bytes(self._folder / scene.id)
         finally:
             tar.unlink(missing_ok=True)
             remove_tree(part)
 
-    def _unpack(self, scene: SceneRef, tar: Path, part: Path) -> bool:
-        """Unpack into ``part``, read-only; False if it is not the scene that its id names."""
-        # The head has checked the scene's size; here the tar's own size bounds what is in it.
-        limits = ArchiveLimits(
-            max_bytes=scene.tar_bytes, max_files=scene.tar_bytes // TAR_BLOCK + 1
-        )
-        remove_tree(part)
+    def _fetch_whole(
+        self, scene: SceneRef, download: Download, tar: Path, part: Path
+    ) -> list[Entry]:
+        for attempt in range(1, _FETCH_TRIES + 1):
+            remove_tree(part)
+            part.mkdir(mode=0o700)
+            download(TAR_NAME, tar, scene.tar_bytes)
+            entries = _unpack(scene.id, tar, part)
+            if entries is not None and scene_id(entries) == scene.id:
+                return entries
+            tar.unlink()
+            log.warning("scene %.12s arrived damaged (try %d)", scene.id, attempt)
+        raise SceneDamaged(f"scene {scene.id[:12]} arrived damaged {_FETCH_TRIES} times")
+
+    def _fetch_lacking(
+        self, scene: SceneRef, download: Download, tar: Path, part: Path
+    ) -> list[Entry] | None:
+        """Make the scene in ``part`` of what is here and of what is lacking.
+
+        None if it is better fetched whole, or if it did not come out as its id says.
+        """
+        plan = self._plan(scene, download)
+        if plan is None:
+            return None
         part.mkdir(mode=0o700)
+        # Before anything is fetched: that may remove other scenes, to make room.
+        whole = take_here(plan, part)
+        fetched: list[Entry] = []
+        for fetch in plan.fetches if whole else ():
+            download(fetch.name, tar, fetch.size)
+            end_tar(tar)
+            fetched += _unpack(scene.id, tar, part) or ()
+            tar.unlink()
+        if whole and is_whole(plan, fetched):
+            log.info(
+                "scene %.12s: %d of its %d files were here",
+                *(scene.id, len(plan.here), len(plan.entries)),
+            )
+            return plan.entries
+        log.warning("scene %.12s cannot be made of what is here; it is fetched whole", scene.id)
+        return None
+
+    def _plan(self, scene: SceneRef, download: Download) -> Plan | None:
+        if not 0 < scene.manifest_bytes <= MANIFEST_MOST_BYTES:
+            return None
+        held = self._held_files()
+        if not held:
+            return None
+        new = self._folder / f"{scene.id}.new"
         try:
-            entries = unpack_tar(tar, part, limits)
-        except ArchiveFault as fault:
-            log.warning("scene %.12s cannot be unpacked: %s", scene.id, fault)
-            return False
-        if scene_id(entries) != scene.id:
-            return False
-        make_read_only(part)
-        return True
+            download(MANIFEST_NAME, new, scene.manifest_bytes)
+            entries = read_manifest(new, scene.id)
+        finally:
+            new.unlink(missing_ok=True)
+        return None if entries is None else make_plan(scene, TAR_NAME, entries, held)
+
+    def _held_files(self) -> dict[str, Path]:
+        """Give a place of each content that is here, by its sha256."""
+        held: dict[str, Path] = {}
+        for name in list(self._scenes)[-LOOKED_THROUGH:]:
+            for entry in read_manifest(self._manifest_of(name), name) or ():
+                held[entry.sha256] = self._folder / name / entry.path
+        return held
+
+    def _manifest_of(self, scene: str) -> Path:
+        return self._folder / f"{scene}.json"
 
     def _evict(self) -> None:
         total = sum(cached.size for cached in self._scenes.values())
@@ -161,10 +230,22 @@ class SceneCache:
         del self._scenes[name]
         gone = self._folder / f"{name}.gone"
         try:
+            self._manifest_of(name).unlink(missing_ok=True)
             (self._folder / name).rename(gone)
             remove_tree(gone)
         except OSError as error:
             log.warning("scene %.12s cannot be removed from the cache: %s", name, error)
+
+
+def _unpack(scene: str, tar: Path, part: Path) -> list[Entry] | None:
+    """Unpack into ``part``; gives the files, None if it is no tar of ours."""
+    # The head has checked the scene's size; here the tar's own size bounds what is in it.
+    size = tar.stat().st_size
+    try:
+        return unpack_tar(tar, part, ArchiveLimits(size, size // BLOCK + 1))
+    except ArchiveFault as fault:
+        log.warning("scene %.12s cannot be unpacked: %s", scene, fault)
+        return None
 
 
 def link_tree(scene: Path, folder: Path) -> None:

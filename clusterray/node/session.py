@@ -58,6 +58,8 @@ class Identity:
     threads: int
     memory_bytes: int
     povray: PovrayClass
+    canary_cpu_s: float
+    """What the canary took a thread, 0 if it was not rendered."""
     instance: str
     """Made anew at each start, so that the head can tell a copy of this node from this one."""
 
@@ -76,6 +78,7 @@ class Identity:
             canary=self.povray.pixels,
             unfit=unfit[:_TEXT_CHARACTERS],
             kept=names.kept,
+            canary_cpu_s=self.canary_cpu_s,
         )
         protocol = (PROTOCOL_MIN, PROTOCOL_MAX)
         name, version = self.name, __version__

@@ -15,6 +15,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from clusterray.core.errors import LocalFault
@@ -22,6 +23,7 @@ from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.canary import PovrayWatch
 from clusterray.node.fitness import LOOK_S, Fitness
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
+from clusterray.node.kept_session import KeptSession
 from clusterray.node.light_cache import LightCache, LightDamaged
 from clusterray.node.light_pass import LightRender, PhotonRender
 from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, Task, is_due
@@ -147,9 +149,16 @@ class RenderLoop:
         self._holdings = holdings
         self._watch = watch
         self._prober = prober
+        self._session = KeptSession()
 
     def run(self) -> None:
         """Work until the node stops."""
+        try:
+            self._run()
+        finally:
+            self._session.close()
+
+    def _run(self) -> None:
         while not self._holdings.stopped:
             held = self._holdings.next_to_render(self._patience_s())
             for scene in self._prober.spent():
@@ -218,7 +227,7 @@ class RenderLoop:
     def _make_tile(self, held: Held) -> None:
         clock = time.monotonic
         began_at = clock()
-        scene = self._cache.acquire(held.lease.scene, lambda tar: self._download(held, tar))
+        scene = self._cache.acquire(held.lease.scene, partial(self._download, held))
         try:
             held.folder.create()
             self._furnish(held, scene)
@@ -348,19 +357,19 @@ class RenderLoop:
             self._holdings.tell(Probed(held.attempt, None, TOO_MANY))
             return
         try:
-            scene = self._cache.acquire(held.lease.scene, lambda tar: self._download(held, tar))
+            scene = self._cache.acquire(held.lease.scene, partial(self._download, held))
         except OSError as error:
             self._holdings.tell(Probed(held.attempt, None, f"its scene is not at hand: {error}"))
             return
         self._prober.add(Task(held.attempt, held.words, held.spec, held.lease.scene.id, scene))
 
-    def _download(self, held: Held, tar: Path) -> None:
-        """Store the scene's tar in ``tar``; raises as ``_fetch`` does."""
-        scene = held.lease.scene
+    def _download(self, held: Held, name: str, target: Path, size: int) -> None:
+        """Store what the head has of the scene under ``name``; raises as ``_fetch`` does."""
         # The tar, and what is in it.
-        self._fitness.make_room(self._make_room, 2 * scene.tar_bytes)
-        log.info("%s: fetching scene %.12s, %d bytes", held.words, scene.id, scene.tar_bytes)
-        self._fetch(held, held.lease.read, tar, scene.tar_bytes)
+        self._fitness.make_room(self._make_room, 2 * size)
+        scene, read = held.lease.scene.id, held.lease.read
+        log.info("%s: fetching %.20s of scene %.12s, %d bytes", held.words, name, scene, size)
+        self._fetch(held, Grant(read.user, read.password, name), target, size)
 
     def _fetch(self, held: Held, read: Grant, target: Path, size: int) -> None:
         """Store what ``read`` opens in ``target``, trying again for as long as the lease holds.
@@ -369,7 +378,7 @@ class RenderLoop:
         """
         while True:
             connection = self._holdings.wait_leased(held)
-            session = FtpSession(*connection.ftp_place)
+            session = self._session.to(connection.ftp_place)
             try:
                 with self._holdings.abortable(held, _aborting(session)):
                     session.download(
@@ -377,12 +386,17 @@ class RenderLoop:
                         target,
                         size,
                         _Counter(self._holdings, held, "fetching", size).add,
+                        hashed=False,
                     )
                 return
+            except Gone:
+                self._session.close()
+                raise
             except GrantRefused:
                 if not self._holdings.wait_for_word(held, REFUSED_S):
                     raise _SceneRefused from None
             except StagingFault as fault:
+                self._session.close()
                 wait_s = held.backoff.next_s()
                 log.warning(
                     "%s: a file of it was not fetched, next try in %.1f s: %s",
@@ -391,8 +405,6 @@ class RenderLoop:
                     fault,
                 )
                 self._holdings.wait_for_word(held, wait_s)
-            finally:
-                session.close()
 
 
 class UploadLoop:
@@ -400,8 +412,7 @@ class UploadLoop:
 
     def __init__(self, holdings: Holdings) -> None:
         self._holdings = holdings
-        self._session: FtpSession | None = None
-        self._place = ("", 0, "")
+        self._session = KeptSession()
 
     def run(self) -> None:
         """Work until the node stops."""
@@ -412,14 +423,14 @@ class UploadLoop:
                 finally:
                     self._holdings.let_go(upload.held)
         finally:
-            self._close()
+            self._session.close()
 
     def _work(self, upload: Upload) -> None:
         held, connection, grant = upload.held, upload.connection, upload.grant
         try:
             self._holdings.announce(held, connection)
             began_at = time.monotonic()
-            session = self._session_to(connection.ftp_place)
+            session = self._session.to(connection.ftp_place)
             with self._holdings.abortable(held, _aborting(session)):
                 session.upload(
                     grant,
@@ -428,35 +439,21 @@ class UploadLoop:
                 )
             held.seconds.upload = time.monotonic() - began_at
         except Gone:
-            # Whatever the session was in the middle of, the next tile wants a clean one.
-            self._close()
+            self._session.close()
         except GrantRefused:
             log.info("%s: the head refuses its tile; waiting for its word", held.words)
             self._holdings.refused(held, grant)
         except StagingFault as fault:
-            self._close()
+            self._session.close()
             wait_s = self._holdings.retry_later(held)
             log.warning(
                 "%s: its tile was not stored, next try in %.1f s: %s", held.words, wait_s, fault
             )
         except LocalFault as error:
-            self._close()
+            self._session.close()
             _fail(self._holdings, held, _machine_failure(error))
         else:
             self._holdings.stored(held, connection)
-
-    def _session_to(self, place: tuple[str, int, str]) -> FtpSession:
-        """Give the session, which changes credential from tile to tile; DESIGN 5 says why."""
-        if self._session is None or self._place != place:
-            self._close()
-            self._session = FtpSession(*place)
-            self._place = place
-        return self._session
-
-    def _close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-            self._session = None
 
 
 class _Counter:

@@ -85,6 +85,8 @@ class ProgressParser:
         """Wall seconds of parsing as POV-Ray counts them; 0 until it has said so."""
         self.parse_cpu_s = 0.0
         """CPU seconds of parsing and bounding; known when rendering begins."""
+        self.trace_cpu_s = 0.0
+        """CPU seconds of all threads while they rendered; 0 until its statistics say so."""
         self.told_all = False
         """Whether the last of its statistics is there, by which time the picture is written."""
         self.warnings: list[RenderProblem] = []
@@ -193,7 +195,8 @@ class ProgressParser:
         elif found := _CPU.match(line):
             if self.phase == "parsing":
                 self.parse_cpu_s += float(found[1])
-            self.told_all = self._traced
+            elif self._traced:
+                self.trace_cpu_s, self.told_all = float(found[1]), True
         elif _TRACE_TIME.match(line):
             self._traced = True
         elif found := _GATHERS.match(line):

@@ -83,10 +83,14 @@ class Grant(Part, frozen=True):
 
 
 class SceneRef(Part, frozen=True):
-    """A scene to fetch: its id (hash of the manifest) and the size of its tar in bytes."""
+    """A scene to fetch: its id (hash of the manifest), the sizes of its tar and manifest in bytes.
+
+    ``manifest_bytes`` 0: the head offers the whole tar alone.
+    """
 
     id: Sha256
     tar_bytes: Count
+    manifest_bytes: Count = 0
 
 
 class LightRef(Part, frozen=True):
@@ -130,7 +134,8 @@ class NodeInfo(Part, frozen=True):
     ``canary`` are the pixels of the small picture that the node rendered as it started, 64x48 RGB,
     ``canary_sha256`` their hash, ``includes_sha256`` that of POV-Ray's include files and fonts.
     ``unfit`` is why it cannot take bands now, "" if it can. ``kept`` is what it agreed to keep of
-    bands that were cut, by the attempt.
+    bands that were cut, by the attempt. ``canary_cpu_s`` is what the canary took one thread, 0 if
+    nobody knows.
     """
 
     cores: Annotated[int, Meta(ge=1, le=4096)]
@@ -145,6 +150,7 @@ class NodeInfo(Part, frozen=True):
     canary: Annotated[bytes, Meta(max_length=9216)] = b""
     unfit: Text = ""
     kept: Annotated[dict[Ident, RectTuple], Meta(max_length=256)] = {}
+    canary_cpu_s: Seconds = 0.0
 
 
 class PhaseSeconds(Part, frozen=True):
@@ -531,11 +537,15 @@ class Manifest(Message, frozen=True, tag="manifest"):
 
 
 class Staged(Message, frozen=True, tag="staged"):
-    """The tar of the files the head lacked has been stored by FTP."""
+    """The tar of the files the head lacked has been stored by FTP.
+
+    ``packing`` says how it was packed on its way, "" if it was not; size and hash are of what came.
+    """
 
     request: RequestId
     size: Count
     sha256: Sha256
+    packing: Literal["", "zlib"] = ""
 
 
 class Submit(Message, frozen=True, tag="submit"):
@@ -678,12 +688,14 @@ class RevokeToken(Message, frozen=True, tag="revoke_token"):
 class Need(Message, frozen=True, tag="need"):
     """Which entries of the offered manifest the head lacks, as half-open index ranges.
 
-    Empty: the head has them all and the scene is ready. Else store one tar of them by ``write``.
+    Empty: the head has them all and the scene is ready. Else store one tar of them by ``write``,
+    packed by one of ``packings`` if that is faster.
     """
 
     request: RequestId
     ranges: Annotated[list[tuple[Count, Count]], Meta(max_length=20_000)]
     write: Grant | None = None
+    packings: Annotated[list[Name], Meta(max_length=8)] = []
 
 
 class SceneReady(Message, frozen=True, tag="scene_ready"):

@@ -14,6 +14,7 @@ import hashlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import BinaryIO, Final, NoReturn, TypeAlias
 
 from clusterray.core.errors import LocalFault
 from clusterray.wire import tls
+from clusterray.wire.packing import PIECE_BYTES, Packer
 from clusterray.wire.protocol import Grant
 
 OnBytes: TypeAlias = Callable[[int], None]
@@ -159,18 +161,27 @@ class FtpSession:
 
     # ------------------------------------------------------------ the owner's thread
 
-    def upload(self, grant: Grant, source: Path, on_bytes: OnBytes | None = None) -> None:
-        """Store ``source`` under the grant's path.
+    def upload(
+        self,
+        grant: Grant,
+        source: Path,
+        on_bytes: OnBytes | None = None,
+        packer: Packer | None = None,
+    ) -> None:
+        """Store ``source`` under the grant's path, as it is or as ``packer`` packs it.
 
-        Returns once the server has said it has it, which does not prove that it does. Raises
-        GrantRefused, StagingFault, or LocalFault if ``source`` cannot be read.
+        ``on_bytes`` counts the source's bytes. Returns once the server has said it has it, which
+        does not prove that it does. Raises GrantRefused, StagingFault, or LocalFault if ``source``
+        cannot be read.
         """
         try:
             file = source.open("rb")
         except OSError as error:
             raise _unreadable(source, error) from None
         with file:
-            self._transfer(grant, f"STOR {grant.path}", lambda data: _push(data, file, on_bytes))
+            self._transfer(
+                grant, f"STOR {grant.path}", lambda data: _push(data, file, on_bytes, packer)
+            )
 
     def download(
         self,
@@ -178,19 +189,22 @@ class FtpSession:
         target: Path,
         expect_bytes: int | None = None,
         on_bytes: OnBytes | None = None,
+        *,
+        hashed: bool = True,
     ) -> str:
         """Fetch the grant's path into the new file ``target``; give the hex SHA-256 of it.
 
-        ``target`` must not exist and is removed again on any failure. Raises GrantRefused,
-        StagingFault (also if it is not ``expect_bytes`` long), or LocalFault if ``target`` cannot
-        be written.
+        Without ``hashed`` give "", for a caller who checks the content in another way, as a
+        scene's files are: hashing takes as long as receiving. ``target`` must not exist and is
+        removed again on any failure. Raises GrantRefused, StagingFault (also if it is not
+        ``expect_bytes`` long), or LocalFault if ``target`` cannot be written.
         """
         try:
             # "x" is O_CREAT | O_EXCL, which does not follow a link either.
             file = target.open("xb", buffering=0)
         except OSError as error:
             raise _unwritable(target, error) from None
-        puller = _Puller(file, target, expect_bytes, on_bytes)
+        puller = _Puller(file, target, expect_bytes, on_bytes, hashlib.sha256() if hashed else None)
         try:
             with file:
                 self._transfer(grant, f"RETR {grant.path}", puller.pull)
@@ -244,8 +258,9 @@ class FtpSession:
         fresh = self._control is None
         try:
             return self._ask(grant, command)
-        except (ConnectionError, EOFError, ftplib.Error) as error:
-            # A server closes a session that idles, or whose login was revoked meanwhile.
+        except (ConnectionError, EOFError, TimeoutError, ftplib.Error) as error:
+            # A server closes a session that idles, or whose login was revoked meanwhile; one that
+            # a network between has forgotten says nothing at all.
             stale = not isinstance(error, ftplib.Error) or str(error).startswith(_STALE_CODE)
             if fresh or not stale:
                 raise
@@ -342,9 +357,16 @@ class FtpSession:
         control.close()
 
 
-def _push(data: socket.socket, file: BinaryIO, on_bytes: OnBytes | None) -> None:
-    while block := _read(file):
-        data.sendall(block)
+def _push(
+    data: socket.socket, file: BinaryIO, on_bytes: OnBytes | None, packer: Packer | None
+) -> None:
+    while block := _read(file, _CHUNK if packer is None else PIECE_BYTES):
+        if packer is None:
+            data.sendall(block)
+        else:
+            packed, begun_at = packer.pack(block), time.perf_counter()
+            data.sendall(packed)
+            packer.sent(len(packed), time.perf_counter() - begun_at)
         if on_bytes is not None:
             on_bytes(len(block))
 
@@ -363,9 +385,9 @@ def _place(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _read(file: BinaryIO) -> bytes:
+def _read(file: BinaryIO, count: int) -> bytes:
     try:
-        return file.read(_CHUNK)
+        return file.read(count)
     except OSError as error:
         raise _unreadable(Path(file.name), error) from None
 
@@ -374,24 +396,31 @@ class _Puller:
     """Writes what a data connection brings into a file, counting and hashing it."""
 
     def __init__(
-        self, file: BinaryIO, target: Path, expect_bytes: int | None, on_bytes: OnBytes | None
+        self,
+        file: BinaryIO,
+        target: Path,
+        expect_bytes: int | None,
+        on_bytes: OnBytes | None,
+        digest: hashlib._Hash | None,
     ) -> None:
         self._file, self._target = file, target
         self._expect, self._on_bytes = expect_bytes, on_bytes
-        self._size, self._digest = 0, hashlib.sha256()
+        self._size, self._digest = 0, digest
 
     @property
     def sha256(self) -> str:
-        return self._digest.hexdigest()
+        return "" if self._digest is None else self._digest.hexdigest()
 
     def pull(self, data: socket.socket) -> None:
-        while block := data.recv(_CHUNK):
+        room = memoryview(bytearray(_CHUNK))
+        while block := room[: _fill(data, room)]:
             self._size += len(block)
             if self._expect is not None and self._size > self._expect:
                 raise StagingFault(
                     f"the head sends more than the {self._expect} bytes it announced"
                 )
-            self._digest.update(block)
+            if self._digest is not None:
+                self._digest.update(block)
             self._write(block)
             if self._on_bytes is not None:
                 self._on_bytes(len(block))
@@ -400,13 +429,20 @@ class _Puller:
         if self._expect is not None and self._size != self._expect:
             raise StagingFault(f"{self._size} bytes arrived of {self._expect}")
 
-    def _write(self, block: bytes) -> None:
-        view = memoryview(block)
+    def _write(self, view: memoryview) -> None:
         try:
             while view:
                 view = view[self._file.write(view) :]
         except OSError as error:
             raise _unwritable(self._target, error) from None
+
+
+def _fill(data: socket.socket, room: memoryview) -> int:
+    """Receive until ``room`` is full or the stream ends: TLS gives but a record at a time."""
+    filled = 0
+    while filled < len(room) and (count := data.recv_into(room[filled:])):
+        filled += count
+    return filled
 
 
 def _unreadable(path: Path, error: OSError) -> LocalFault:

@@ -368,3 +368,20 @@ def test_a_node_is_known_to_be_faster_after_it_has_shown_it() -> None:
         world.finish(conn, first[name])
     speeds = {node.name: node.thread_speed for node in world.farm.nodes.values()}
     assert speeds["fast"] > 1.3 * speeds["slow"]
+
+
+def test_what_the_canary_took_is_the_first_guess_of_a_nodes_speed() -> None:
+    world = World()
+    slow, fast = world.join("slow", canary_cpu_s=0.3), world.join("fast", canary_cpu_s=0.1)
+    world.submit(request(shape=picture(64, 32 * 64)))
+    heights = {conn: band_of(world, world.rendering(conn)[0]).height for conn in (slow, fast)}
+    assert heights[fast] == 3 * heights[slow]
+
+
+def test_what_was_learned_of_a_node_outlives_the_head() -> None:
+    world = World()
+    world.join("slow", canary_cpu_s=0.4)
+    world.restart()
+    world.join("slow", canary_cpu_s=0.1)
+    (node,) = world.farm.nodes.values()
+    assert node.thread_speed == 0.25

@@ -290,6 +290,7 @@ class World:
         instance: str = "",
         unfit: str = "",
         cuts: bool = True,
+        canary_cpu_s: float = 0.0,
     ) -> int:
         if isinstance(povray_class, str):
             povray_class = PovrayClass(povray_class)
@@ -310,6 +311,7 @@ class World:
                 unfit,
                 dict(held.kept),
                 cuts,
+                canary_cpu_s,
             )
         )
         return conn

@@ -41,7 +41,8 @@ from clusterray.povray.state_file import (
     read_origin,
 )
 from clusterray.povray.statements import read_statements
-from clusterray.wire.archive import ArchiveFault, ArchiveLimits, index_tar, unpack_tar
+from clusterray.wire.archive import index_tar, unpack_tar
+from clusterray.wire.packing import unpack
 from clusterray.wire.protocol import (
     MAX_FRAME_BYTES,
     MAX_HELLO_BYTES,
@@ -50,6 +51,7 @@ from clusterray.wire.protocol import (
     ProtocolError,
     encode,
 )
+from clusterray.wire.scene_names import ArchiveFault, ArchiveLimits
 from clusterray.wire.trust import JoinToken
 
 _LIMITS: Final = ArchiveLimits(max_bytes=1 << 16, max_files=20, max_depth=8, max_name=300)
@@ -337,6 +339,16 @@ def try_archive(data: bytes, folder: Path) -> None:
     assert [each.name for each in room.iterdir()] == ["scene"]
 
 
+def try_packed(data: bytes, folder: Path) -> None:
+    """Unpack what came packed; it never gives more than it may."""
+    source, target = folder / "packed", folder / "plain"
+    source.write_bytes(data)
+    target.unlink(missing_ok=True)
+    with suppress(ArchiveFault):
+        unpack(source, target, _LIMITS.max_bytes, lambda: None)
+    assert target.stat().st_size <= _LIMITS.max_bytes
+
+
 def _mended(data: bytes) -> bytes:
     """Mend the checksum of each block that looks like a header, or few inputs would pass it.
 
@@ -360,6 +372,7 @@ TARGETS: Final = {
         Target("ini", try_ini, 2048),
         Target("progress", try_progress),
         Target("archive", try_archive, 8192),
+        Target("packed", try_packed),
         Target("spec", try_spec),
         Target("token", try_token, 1024),
         Target("sdl", try_sdl),

@@ -1,4 +1,4 @@
-"""Fixtures of the head's tests: nothing may be left behind."""
+"""Fixtures of the head's tests: nothing may be left behind; FTP servers, plain and with TLS."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from clusterray.head.certificate import HeadCertificate, head_certificate
+from clusterray.head.ftp_server import FtpServer
+from tests.head.ftp_clients import SPEAK_TLS
 
 
 def _threads() -> set[threading.Thread]:
@@ -47,3 +51,28 @@ def scene(tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "a.pov").write_text("sphere { 0, 1 }\n")
     return folder
+
+
+@pytest.fixture(params=["plain", "tls"])
+def server(
+    nothing_left: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FtpServer]:
+    pem = None
+    if request.param == "tls":
+        pem = head_certificate(tmp_path_factory.mktemp("state")).pem
+    server = FtpServer("127.0.0.1", 0, pem=pem)
+    server.start()
+    SPEAK_TLS[server.port] = pem is not None
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def sealed(nothing_left: None, tmp_path: Path) -> Iterator[tuple[FtpServer, HeadCertificate]]:
+    state = tmp_path / "state"
+    state.mkdir()
+    certificate = head_certificate(state)
+    server = FtpServer("127.0.0.1", 0, pem=certificate.pem)
+    server.start()
+    yield server, certificate
+    server.stop()

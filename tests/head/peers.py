@@ -21,10 +21,11 @@ from clusterray.head.server import Head
 from clusterray.head.settings import HeadSettings
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
-from clusterray.wire.archive import build_manifest, manifest_parts, scene_id, write_tar
 from clusterray.wire.link import Link, connect
+from clusterray.wire.manifest import build_manifest, manifest_parts, scene_id
 from clusterray.wire.protocol import Message
 from clusterray.wire.staging import FtpSession
+from clusterray.wire.tar_writer import write_tar
 from clusterray.wire.trust import JoinToken
 
 ANSWER_S = 20.0
@@ -122,6 +123,7 @@ class Peer:
             return scene
         wanted = [entries[i] for start, end in need.ranges for i in range(start, end)]
         tar = folder.parent / "upload.tar"
+        tar.unlink(missing_ok=True)
         tar_size, sha256 = write_tar(folder, wanted, tar)
         upload(self.head, need.write, tar)
         self.say(msg.Staged(request, tar_size, sha256))

@@ -21,8 +21,8 @@ from clusterray.head.settings import HeadSettings
 from clusterray.images import exr
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
-from clusterray.wire.archive import build_manifest, scene_id
 from clusterray.wire.link import LinkClosed
+from clusterray.wire.manifest import build_manifest, scene_id
 from clusterray.wire.staging import GrantRefused, StagingFault
 from clusterray.wire.trust import JoinToken
 from tests.head.peers import Peer, RunningHead, download, running_head, tile_of, upload

@@ -407,13 +407,13 @@ def test_a_job_that_cannot_fit_is_refused_with_the_figures(tmp_path: Path, scene
 
 
 def entries_of(folder: Path) -> list[msg.Entry]:
-    from clusterray.wire.archive import build_manifest
+    from clusterray.wire.manifest import build_manifest
 
     return build_manifest(folder, sorted(path.name for path in folder.iterdir()))
 
 
 def offer_of(folder: Path) -> tuple[str, int, int, int]:
-    from clusterray.wire.archive import scene_id
+    from clusterray.wire.manifest import scene_id
 
     entries = entries_of(folder)
     return scene_id(entries), len(entries), sum(entry.size for entry in entries), 1

@@ -16,15 +16,11 @@ from clusterray.core.errors import LocalFault, SceneFault
 from clusterray.core.model import SceneId
 from clusterray.head import scene_sources
 from clusterray.head.scene_store import SceneStore
-from clusterray.wire.archive import (
-    ArchiveLimits,
-    build_manifest,
-    canonical_manifest,
-    scene_id,
-    unpack_tar,
-    write_tar,
-)
+from clusterray.wire.archive import unpack_tar
+from clusterray.wire.manifest import build_manifest, canonical_manifest, scene_id
 from clusterray.wire.protocol import Entry
+from clusterray.wire.scene_names import ArchiveLimits
+from clusterray.wire.tar_writer import write_tar
 
 LIMITS = ArchiveLimits(max_bytes=100 << 20, max_files=1000)
 ROOM = {"room.pov": b'#include "inc/lamp.inc"', "inc/lamp.inc": b"lamp", "wall.png": b"w" * 5000}
@@ -102,7 +98,7 @@ def test_a_new_scene_is_wanted_whole_and_stored(
     room.put(store)
     assert store.has(room.scene)
     assert store.missing(room.entries) == []
-    assert store.tar_bytes(room.scene) == store.tar_path(room.scene).stat().st_size
+    assert store.reference(room.scene).tar_bytes == store.tar_path(room.scene).stat().st_size
     check_tar(store, room, tmp_path / "out")
     manifest = store.tar_path(room.scene).with_name("manifest.json").read_bytes()
     assert hashlib.sha256(manifest).hexdigest() == room.scene
@@ -406,7 +402,7 @@ def test_a_restart_finds_what_is_whole(store: SceneStore, room: Client, hall: Cl
     again = reopened(store)
     assert again.has(room.scene)
     assert [hall.entries[index].path for index in again.missing(hall.entries)] == ["hall.pov"]
-    assert again.tar_bytes(room.scene) == store.tar_bytes(room.scene)
+    assert again.reference(room.scene) == store.reference(room.scene)
 
 
 def test_lowered_limits_do_not_drop_stored_scenes(store: SceneStore, room: Client) -> None:
@@ -528,7 +524,7 @@ def test_scenes_that_lend_content_to_an_offer_go_last(
 
 
 def test_an_unknown_scene_is_refused_in_words(store: SceneStore) -> None:
-    for question in (store.tar_path, store.tar_bytes):
+    for question in (store.tar_path, store.reference):
         with pytest.raises(SceneFault, match="no scene abc; submit it again"):
             question(SceneId("abc"))
 

@@ -289,6 +289,43 @@ def test_previews_come_at_once_then_twice_a_second_and_once_more_when_idle(
     stitcher.stop()
 
 
+def test_previews_wait_for_what_else_there_is_to_do_and_not_for_ever(
+    outcomes: Outcomes, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def preview(writer: FrameWriter, side: int) -> bytes:
+        order.append("preview")
+        return b"png"
+
+    def on_finished(job: JobId, frame: int, path: Path, size: int, sha256: str, run: int) -> None:
+        order.append("finished")
+
+    monkeypatch.setattr(FrameWriter, "preview", preview)
+    stitcher = Stitcher(on_finished, outcomes.on_failed, clock=clock)
+
+    def step() -> None:
+        note = stitcher._next_note()
+        assert note is not None
+        assert not isinstance(note, module._Stop)
+        stitcher._handle(note)
+        stitcher._publish_due()
+
+    begin(stitcher, tmp_path)
+    stitcher.add(JOB, 0, tile(tmp_path, UPPER, (9, 9, 9)), UPPER)
+    stitcher.add(JOB, 0, tile(tmp_path, LOWER, (9, 9, 9)), LOWER)
+    stitcher.finish(JOB, 0)
+    step()
+    step()
+    assert order == []
+    clock.now += 3
+    step()
+    assert order == ["preview"], "it has waited long enough"
+    step()
+    assert order == ["preview", "finished", "preview"], "nobody waits for the last one"
+    stitcher.stop()
+
+
 def test_slow_previews_take_a_tenth_of_the_time_at_most(
     outcomes: Outcomes, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -301,7 +301,7 @@ def test_a_tile_that_the_head_cannot_keep_is_asked_for_again_and_nobody_is_blame
                 node.deliver(lease)
             elif where == "while it arrives":
                 disk.setattr(
-                    "clusterray.head.ftp_server._Upload.write", lambda self, data: _raise(full)
+                    "clusterray.head.ftp_files.Upload.write", lambda self, data: _raise(full)
                 )
                 with pytest.raises(Exception, match="452"):
                     node.deliver(lease)

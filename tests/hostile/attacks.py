@@ -13,8 +13,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from clusterray.wire.archive import build_manifest, scene_id, write_tar
+from clusterray.wire.manifest import build_manifest, scene_id
 from clusterray.wire.protocol import SceneRef
+from clusterray.wire.tar_writer import write_tar
 from tests.node.doubles import Scene, make_scene
 
 SECRET = "the-secret-of-another"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from clusterray.core.errors import SceneFault
 from clusterray.core.model import FileFormat, Rect
-from clusterray.images import exr, formats
+from clusterray.images import exr, formats, hdr, png_reader, rows
 from clusterray.images.formats import check_supported, pixel_bytes, read_tile, write_tile
 from clusterray.images.hdr import read_hdr, write_hdr
 from clusterray.images.rows import Colour
+from clusterray.images.stitch import FrameWriter
 from clusterray.images.tile import TileFault, check_tile, crop_tile
 from tests.images import oracle
 
@@ -64,6 +66,32 @@ def test_rows_come_back_and_any_part_of_them(
     step = pixel_bytes(kind)
     part = b"".join(rows[(y * 23 + 4) * step : (y * 23 + 9) * step] for y in range(3, 8))
     assert found.rows(Rect(4, 3, 9, 8)) == part
+
+
+@pytest.mark.parametrize(("kind", "colour"), [*KINDS, (FileFormat(alpha=True), ())], ids=str)
+def test_a_picture_is_read_and_joined_a_few_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: FileFormat, colour: Colour
+) -> None:
+    for module in (rows, hdr, png_reader):
+        monkeypatch.setattr(module, "STRIP_BYTES", 400)
+    size, step = (23, 40), pixel_bytes(kind)
+    whole, region = Rect(0, 0, *size), Rect(2, 3, 21, 37)
+    data = rows_for(kind, size)
+    path = tmp_path / f"x.{kind.extension}"
+    write_tile(path, size, kind, colour, (data,))
+    strips = list(read_tile(path, kind).strips(region))
+    due = b"".join(data[(y * 23 + 2) * step : (y * 23 + 21) * step] for y in range(3, 37))
+    assert b"".join(strips) == due
+    assert max(map(len, strips)) <= 400 + 23 * step
+    check_tile(path, whole, kind)
+    joined = tmp_path / f"joined.{kind.extension}"
+    writer = FrameWriter(region, kind, tmp_path)
+    writer.add(path, whole)
+    written = writer.finish(joined)
+    writer.close()
+    assert read_tile(joined, kind).rows(Rect(0, 0, 19, 34)) == due
+    content = joined.read_bytes()
+    assert (written.size, written.sha256) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 @EACH

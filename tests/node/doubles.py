@@ -31,8 +31,8 @@ from clusterray.node.sandbox import (
 )
 from clusterray.povray.scene import plan_job
 from clusterray.povray.spec import RenderSpec
-from clusterray.wire.archive import build_manifest, scene_id, write_tar
 from clusterray.wire.link import Link
+from clusterray.wire.manifest import build_manifest, scene_id
 from clusterray.wire.protocol import (
     AnyMessage,
     Bye,
@@ -45,6 +45,7 @@ from clusterray.wire.protocol import (
     SceneRef,
     Welcome,
 )
+from clusterray.wire.tar_writer import write_tar
 from clusterray.wire.trust import JoinToken
 
 POVRAY = shutil.which("povray") or "povray"

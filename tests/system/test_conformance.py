@@ -72,10 +72,10 @@ def test_no_scene_of_the_spread_is_different(tmp_path: Path) -> None:
     assert not [told(result) for result in different if result.scene not in DELICATE]
     # Each of these shows with plain POV-Ray too, one thread and its blocks in another order.
     assert not [told(result) for result in different if not result.depends_on_order]
-    # A scene that one node rendered whole says nothing of bands.
+    # A scene that one node rendered whole, as the others were busy, says nothing of bands.
     identical = [result for result in results if result.verdict == "identical"]
     assert len(identical) >= 30
-    assert sum(result.bands > 1 for result in identical) > len(identical) * 3 // 4
+    assert sum(result.bands > 1 for result in identical) > len(identical) // 2
 
 
 @needs_povray

@@ -44,11 +44,11 @@ def test_every_kind_of_picture_comes_out_of_the_farm_as_povray_writes_it(tmp_pat
     scene.mkdir()
     (scene / "scene.pov").write_text(SCENE)
     with farm_of(tmp_path / "farm", 1, 1) as farm:
-        submits = [
-            farm.submit(scene, "-o", str(tmp_path / name), "--", *AA, *options, cwd=tmp_path)
-            for name, options, _ in JOBS + DIFFUSED
-        ]
-        for (name, options, besides), submit in zip(JOBS + DIFFUSED, submits, strict=True):
+        farm.wait_until(["nodes"], lambda nodes: len(nodes) == 2, "both nodes are there")
+        for name, options, besides in JOBS + DIFFUSED:
+            # One after the other, so that both nodes have a part of each.
+            out = str(tmp_path / name)
+            submit = farm.submit(scene, "-o", out, "--", *AA, *options, cwd=tmp_path)
             assert submit.wait(300) == 0, (name, submit.err.seen[-20:])
             folder = tmp_path / f"plain-{name}"
             folder.mkdir()

@@ -4,7 +4,6 @@ import bz2
 import gzip
 import hashlib
 import io
-import itertools
 import lzma
 import os
 import resource
@@ -13,28 +12,16 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from clusterray.core.errors import LocalFault, SceneFault
-from clusterray.wire import archive
-from clusterray.wire.archive import (
-    ArchiveFault,
-    ArchiveLimits,
-    TarWriter,
-    build_manifest,
-    canonical_manifest,
-    expand_ranges,
-    index_tar,
-    manifest_parts,
-    missing_ranges,
-    scene_id,
-    unpack_tar,
-    write_tar,
-)
-from clusterray.wire.protocol import MANIFEST_PART_BYTES, Entry, Manifest, ProtocolError, encode
+from clusterray.wire.archive import index_tar, unpack_tar
+from clusterray.wire.manifest import build_manifest, canonical_manifest, scene_id
+from clusterray.wire.protocol import Entry
+from clusterray.wire.scene_names import ArchiveFault, ArchiveLimits
+from clusterray.wire.tar_writer import TarWriter, write_tar
 
 LIMITS = ArchiveLimits(max_bytes=1 << 20, max_files=100)
 EMPTY = hashlib.sha256().hexdigest()
@@ -412,45 +399,8 @@ def test_a_damaged_tar_raises_only_our_faults_and_stays_inside(
     assert {p.name for p in tmp_path.iterdir()} == {"cage", "scene.tar"}
 
 
-# ---------------------------------------------------------------- manifests in parts
-
-
-@given(st.lists(st.text("aü", min_size=1, max_size=900), max_size=900))
-def test_a_manifest_in_parts_is_whole_and_each_part_fits(paths: list[str]) -> None:
-    entries = [Entry(path=p, mode=0o644, size=2**53, sha256=EMPTY) for p in paths]
-    parts = list(manifest_parts(entries))
-    assert [entry for part in parts for entry in part] == entries
-    assert parts
-    for number, part in enumerate(parts):
-        assert len(msgspec.json.encode(part)) <= MANIFEST_PART_BYTES + 4096
-        encode(Manifest(request=1, part=number, entries=part))
-
-
-def test_many_entries_are_cut_into_several_parts() -> None:
-    entries = [Entry(path=f"f{n}", mode=0o644, size=0, sha256=EMPTY) for n in range(20_000)]
-    parts = list(manifest_parts(entries))
-    assert len(parts) > 1
-    assert all(len(msgspec.json.encode(part)) <= MANIFEST_PART_BYTES for part in parts)
-    assert sum(map(len, parts)) == len(entries)
-
-
-@given(st.sets(st.integers(0, 200)))
-def test_ranges_round_trip(indices: set[int]) -> None:
-    ranges = missing_ranges(list(indices))
-    assert expand_ranges(ranges, 201) == sorted(indices)
-    assert all(a[1] < b[0] for a, b in itertools.pairwise(ranges))
-
-
-@pytest.mark.parametrize(
-    "ranges", [[(0, 0)], [(3, 2)], [(0, 6)], [(2, 3), (0, 1)], [(0, 2), (1, 3)]]
-)
-def test_ranges_that_do_not_fit_are_refused(ranges: list[tuple[int, int]]) -> None:
-    with pytest.raises(ProtocolError, match="does not fit 5 entries"):
-        expand_ranges(ranges, 5)
-
-
 def test_the_archive_speaks_of_members_only_by_repr(tmp_path: Path) -> None:
     source = tar(tmp_path, member("a\x1b[31m", kind=tarfile.FIFOTYPE))
     with pytest.raises(ArchiveFault) as caught:
-        archive.index_tar(source, LIMITS)
+        index_tar(source, LIMITS)
     assert "\x1b" not in str(caught.value)

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,20 @@ def test_a_session_the_server_ended_is_opened_again_by_itself(
     session.upload(write("b"), tmp_path / "2")
     assert (share / "b").read_bytes() == b"a"
     assert len(server.sessions) == 3
+
+
+def test_a_session_that_says_nothing_any_more_is_opened_again_once(
+    server: Server, share: Path, tmp_path: Path
+) -> None:
+    (share / "a").write_bytes(b"a")
+    with closing(FtpSession("127.0.0.1", server.port, timeout_s=1.0)) as session:
+        session.download(read("a"), tmp_path / "1")
+        # As where a network between has forgotten the connection: nobody reads it any more.
+        server.call(lambda: [handler.del_channel() for handler in server.sessions])
+        session.download(read("a"), tmp_path / "2")
+        assert (tmp_path / "2").read_bytes() == b"a"
+        assert len(server.sessions) == 2
+        close_all(server)
 
 
 def test_a_revoked_login_is_refused_even_where_the_session_stood(
