@@ -135,16 +135,16 @@ class FtpServer:
 
         A grant of the same user is replaced.
         """
+        # Without waking the thread: every login reads the notes first.
         self._notes.append(grant)
-        self._waker.wake()
 
     def announced(self, user: str, size: int) -> None:
         """Cut this login's uploads off after ``size`` bytes, also one that is under way.
 
         It never allows more than the grant; an unknown user is nothing to do.
         """
+        # Likewise: what an upload may have is asked at each portion of it.
         self._notes.append(_Announced(user, size))
-        self._waker.wake()
 
     def revoke(self, user: str) -> None:
         """Let this login in no more; an unknown user is nothing to do.
@@ -241,6 +241,7 @@ class FtpServer:
 
     def most_bytes(self, grant: FileGrant) -> int | None:
         """Give where an upload under this grant is cut off, None if nowhere."""
+        self.drain()
         limits = (grant.max_bytes, self._announced.get(grant.user))
         return min((limit for limit in limits if limit is not None), default=None)
 
