@@ -64,7 +64,7 @@ def share_out(frame: Frame, rect: Rect, nodes: Sequence[Node], *, columns: bool 
     while len(wanting) > 1 and _is_too_little(frame, rect, wanting):
         # The one that was to be served is: it may be all that is known to be in need.
         wanting.remove(next(node for node in reversed(wanting) if node is not first))
-    return _halve(frame, rect, wanting, columns=columns)
+    return _halve(frame, rect, wanting, first, columns=columns)
 
 
 def _is_too_little(frame: Frame, rect: Rect, nodes: Sequence[Node]) -> bool:
@@ -78,15 +78,18 @@ def _is_too_little(frame: Frame, rect: Rect, nodes: Sequence[Node]) -> bool:
     return frame.work(rect) < frame.rate * speed * LEAST_BAND_S
 
 
-def _halve(frame: Frame, rect: Rect, nodes: Sequence[Node], *, columns: bool) -> Shares:
+def _halve(
+    frame: Frame, rect: Rect, nodes: Sequence[Node], first: Node, *, columns: bool
+) -> Shares:
     best = _best_split(frame, rect, nodes, columns=columns) if len(nodes) > 1 else None
     if best is None:
-        return Leaf(rect, nodes[0])
+        # What cannot be cut is one node's; of them all only the first must have something.
+        return Leaf(rect, next((node for node in nodes if node is first), nodes[0]))
     keep, rest, upper, lower = best
     return Split(
         rect,
-        _halve(frame, keep, upper, columns=columns),
-        _halve(frame, rest, lower, columns=columns),
+        _halve(frame, keep, upper, first, columns=columns),
+        _halve(frame, rest, lower, first, columns=columns),
     )
 
 

@@ -82,6 +82,24 @@ def test_costs_decide_where_the_middle_is() -> None:
     assert keep.y1 >= 32 * 26
 
 
+def test_what_a_scout_saw_turns_what_was_believed_of_a_band() -> None:
+    """The upper half is done and was cheap: nearly all is still to come, and it is not even."""
+    world = World()
+    pi = world.join("pi")
+    world.submit(request(shape=picture(64, 32 * ROWS)))
+    (attempt,) = world.rendering(pi)
+    world.renders(pi, attempt, 0)
+    for second in range(1, 9):
+        world.now += 1
+        world.renders(pi, attempt, round(second / 8 * 64 * 32 * ROWS / 2))
+    seen = CostMap.of(64, 32 * ROWS, 1, [1.0, 1.0, 8.0, 30.0])
+    world.do(ev.Scouted(pi, attempt, seen, 0.1))
+    assert world.farm.attempts[attempt].pace.done == pytest.approx(64 * 32 * ROWS / 20, rel=0.01)
+    world.join("desk")
+    assert 32 * 26 <= world.answer(pi, attempt).y1 <= 32 * 29
+    end_well(world)
+
+
 def test_the_band_that_would_end_last_is_cut() -> None:
     world = World()
     conns = {name: world.join(name) for name in ("slow", "fast", "dry")}
@@ -385,3 +403,20 @@ def test_what_was_learned_of_a_node_outlives_the_head() -> None:
     world.join("slow", canary_cpu_s=0.1)
     (node,) = world.farm.nodes.values()
     assert node.thread_speed == 0.25
+
+
+def test_a_rest_that_is_wide_for_its_taker_is_halved() -> None:
+    world = World()
+    pi = world.join("pi")
+    world.submit(request(shape=picture(32 * 20, 32 * ROWS)))
+    (attempt,) = world.rendering(pi)
+    world.renders(pi, attempt, 0)
+    world.now += 40
+    world.renders(pi, attempt, 8 * 32 * 20 * 32)
+    desk = world.join("desk")
+    keep = world.answer(pi, attempt)
+    assert band_of(world, world.rendering(desk)[0]) == Rect(0, keep.y1, 32 * 10, 32 * ROWS)
+    third = world.join("third")
+    assert band_of(world, world.rendering(third)[0]) == Rect(32 * 10, keep.y1, 32 * 20, 32 * ROWS)
+    world.work_off()
+    assert the_job(world).state is JobState.DONE
