@@ -186,6 +186,23 @@ def test_the_bench_of_stitching_measures_both_ways(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_bench_of_first_pixels_sees_a_first_picture(tmp_path: Path) -> None:
+    bench = ROOT / "scripts" / "bench" / "first_pixels"
+    assert os.access(bench, os.X_OK)
+    lines = tmp_path / "lines.jsonl"
+    done = subprocess.run(
+        [sys.executable, bench, "--rounds", "1", "--follow", "0", "--json", lines],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rounds = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [each["scene"] for each in rounds] == ["showcase", "slow", "gallery"]
+    assert all(each["first_s"] > 0 for each in rounds)
+
+
+@pytest.mark.slow
 def test_the_bench_of_tls_measures_both_ways(tmp_path: Path) -> None:
     bench = ROOT / "scripts" / "bench" / "tls"
     assert os.access(bench, os.X_OK)

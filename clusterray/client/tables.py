@@ -143,6 +143,10 @@ def job_facts(detail: JobDetail) -> list[tuple[str, str]]:
     ]
     if job.eta_s is not None:
         facts.append(("left", duration_text(job.eta_s)))
+    if job.parse_s is not None:
+        facts.append(("parsing", duration_text(job.parse_s)))
+    if job.previewed:
+        facts.append(("preview", "the head's page shows one of the whole picture"))
     if job.wasted_pixels:
         facts.append(("wasted", _wasted(job)))
     if job.note:

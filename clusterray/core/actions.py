@@ -27,7 +27,7 @@ class SendLease:
 
     ``stage`` says what light is to be made, or that the picture is to be rendered (for a verify
     band it is rendered once more), all with the ``lights`` that there are. ``probe`` asks for a
-    probe of the frame besides.
+    probe of the frame besides, ``scout`` for its scout.
     """
 
     conn: int
@@ -41,6 +41,7 @@ class SendLease:
     lights: tuple[Light, ...] = ()
     probe: bool = False
     node_name: str = ""
+    scout: bool = False
 
 
 @dataclass(frozen=True, slots=True)

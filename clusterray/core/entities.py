@@ -175,8 +175,10 @@ class Frame:
     ``give_up_at`` is when those that wait will be given up, None while a node may take them.
     ``probe`` is None where light is shared, or made by the one POV-Ray that renders all.
     ``costs`` is what its pixels are believed to cost, None while nothing is known, ``parse_s`` how
-    long its scene takes to parse. ``work_done`` was done by all who render it in ``speed_s``
-    seconds, each counted as often as its node's speed (``core.pace``).
+    long its scene takes to parse. ``scout`` is the attempt with whose lease one was asked for,
+    while an answer is expected; ``scouts_asked`` counts how often, ``scouted``: one has told.
+    ``work_done`` was done by all who render it in ``speed_s`` seconds, each counted as often as its
+    node's speed (``core.pace``).
     """
 
     job: Job
@@ -197,6 +199,9 @@ class Frame:
     run: int = 0
     costs: CostMap | None = None
     parse_s: float | None = None
+    scout: AttemptId | None = None
+    scouts_asked: int = 0
+    scouted: bool = False
     work_done: float = 0.0
     speed_s: float = 0.0
 
@@ -256,7 +261,9 @@ class Frame:
     def tile_classes(self) -> list[PovrayClass]:
         """The classes of the accepted tiles, each once; several only if the job lets them mix."""
         accepted = (band.accepted for band in self.bands.values())
-        return list(dict.fromkeys(each.povray_class for each in accepted if each is not None))
+        # First by identity: a class is a long thing to compare, and there are few.
+        kinds = {id(each.povray_class): each.povray_class for each in accepted if each is not None}
+        return list(dict.fromkeys(kinds.values()))
 
 
 @dataclass(slots=True)
@@ -418,11 +425,11 @@ class FarmState:
     that were deleted by whom. ``hungry`` are the nodes with a place for a band, the longest waiting
     first; ``detached`` the live attempts whose node is away, in the order in which they will be
     lost; ``verifying`` the frames with an open verify band; ``probing`` those whose probe is asked,
-    by the attempt; ``asks`` the cuts asked for and not answered, by the attempt. ``seek_at`` is
-    when those with nothing to do look again for a running band to help with, None if nobody would.
-    ``look_at`` is when the next of all else that time decides may be due, None if nothing is waited
-    for; ``patience`` says how long it is. Until ``nodes_return_by`` nodes are on their way back to
-    a head that was started again.
+    by the attempt, and ``scouting`` those whose scout is; ``asks`` the cuts asked for and not
+    answered, by the attempt. ``seek_at`` is when those with nothing to do look again for a running
+    band to help with, None if nobody would. ``look_at`` is when the next of all else that time
+    decides may be due, None if nothing is waited for; ``patience`` says how long it is. Until
+    ``nodes_return_by`` nodes are on their way back to a head that was started again.
     """
 
     jobs: dict[JobId, Job] = field(default_factory=dict)
@@ -436,6 +443,7 @@ class FarmState:
     detached: dict[AttemptId, Attempt] = field(default_factory=dict)
     verifying: dict[tuple[JobId, int], Frame] = field(default_factory=dict)
     probing: dict[AttemptId, Frame] = field(default_factory=dict)
+    scouting: dict[AttemptId, Frame] = field(default_factory=dict)
     asks: dict[AttemptId, Ask] = field(default_factory=dict)
     seek_at: float | None = None
     look_at: float | None = None

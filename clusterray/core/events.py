@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from clusterray.core.costs import CostMap
 from clusterray.core.model import (
     AttemptId,
     BandId,
@@ -186,6 +187,21 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
+class Scouted:
+    """What the scout saw that was asked for with ``attempt``: CPU seconds of parsing and costs.
+
+    Without a ``reason`` it is an answer, though no costs could be told; a finer one may follow.
+    With one nothing came of it, and that is why.
+    """
+
+    conn: int
+    attempt: AttemptId
+    costs: CostMap | None
+    parse_s: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class JobSubmitted:
     """A client wants this rendered; ``reply`` names whom to answer."""
 
@@ -338,6 +354,7 @@ Event: TypeAlias = (
     | AttemptFailed
     | AttemptHandedBack
     | Probed
+    | Scouted
     | JobSubmitted
     | JobCancelled
     | JobPaused

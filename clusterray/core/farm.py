@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
+from typing import Final
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
-from clusterray.core import policy, probing
+from clusterray.core import policy, probing, scouting
 from clusterray.core.actions import Action
 from clusterray.core.blame import hopeless
 from clusterray.core.changes import Changes
@@ -41,6 +42,9 @@ from clusterray.core.states import (
     advance,
 )
 from clusterray.core.trouble_rules import TroubleRules
+
+_QUIET: Final = frozenset({ev.AttemptProgress, ev.AttemptRendered, ev.TileVerified})
+"""What happens most, and gives a band to nobody but the node that has got a place by it."""
 
 
 class Farm(TroubleRules, Helping, RestartRules):
@@ -77,6 +81,7 @@ class Farm(TroubleRules, Helping, RestartRules):
             ev.AttemptFailed: self._attempt_failed,
             ev.AttemptHandedBack: self._attempt_handed_back,
             ev.Probed: self._probed,
+            ev.Scouted: self._scouted,
             ev.JobSubmitted: self._job_submitted,
             ev.JobCancelled: self._job_cancelled,
             ev.JobPaused: self._job_paused,
@@ -97,7 +102,8 @@ class Farm(TroubleRules, Helping, RestartRules):
 
     def handle(self, event: ev.Event, now: float) -> list[Action]:
         """Let ``event`` happen at ``now`` (monotonic seconds); give the actions, in order."""
-        self._now, self._out = now, []
+        self._now, self._out, self._fed = now, [], {}
+        self._stirred = type(event) not in _QUIET
         self._handlers[type(event)](event)
         self._let_time_pass()
         self._hand_out()
@@ -223,6 +229,7 @@ class Farm(TroubleRules, Helping, RestartRules):
             self._tell(attempt.band, f"{attempt.id} detached: {node.name} is away")
         for frame in probing.lose_all_of(self, node):
             self._fidelity_changed(frame.job)
+        scouting.lose_all_of(self, node)
 
     def _node_draining(self, event: ev.NodeDraining) -> None:
         node = self._by_conn.get(event.conn)
@@ -305,6 +312,7 @@ class Farm(TroubleRules, Helping, RestartRules):
             self._out.append(act.SendAccepted(node.conn, attempt.id))
         else:
             probing.lose(self, attempt.id, f"{node.name} is away")
+            scouting.lose(self, attempt.id)
         self._tell(band, f"{attempt.id} accepted from {node.name}")
         self._changed(frame.job)
         if band.stage != "verify":
@@ -363,6 +371,17 @@ class Farm(TroubleRules, Helping, RestartRules):
         if known:
             self._fidelity_changed(job)
 
+    def _scouted(self, event: ev.Scouted) -> None:
+        attempt, node = self.attempts.get(event.attempt), self._by_conn.get(event.conn)
+        if attempt is None or node is None or attempt.node != node.id:
+            return
+        frame = attempt.band.frame
+        if event.reason:
+            scouting.lose(self, attempt.id)
+        elif scouting.tell(self, frame, event.costs, event.parse_s):
+            self._weigh_anew(frame)
+            self._changed(frame.job)
+
     def _fidelity_changed(self, job: Job) -> None:
         for frame in job.frames:
             self._note_frame(frame)
@@ -420,10 +439,17 @@ class Farm(TroubleRules, Helping, RestartRules):
         self._discard_old_files()
 
     def _hand_out(self) -> None:
-        """Give every node with a place the band that the policy says, while there is one."""
+        """Give every node with a place the band that the policy says, while there is one.
+
+        Those for which there was none are asked again only when something has changed for them.
+        """
+        asking = self.hungry if self._stirred else self._fed
+        if not asking or not (self.detached or any(job.has_waiting for job in self.open_jobs)):
+            return
         tries = self.patience.band_tries
         meant: dict[NodeId, Band] = {}
-        turn = policy.in_turn(self.hungry.values(), self.nodes.values())
+        hungry = [node for node in asking.values() if node.id in self.hungry]
+        turn = policy.in_turn(hungry, self.nodes.values())
         for place, node in enumerate(turn):
             if node.id not in meant:
                 band = policy.choose_band(node, self.open_jobs, self.nodes.values(), tries)
@@ -459,7 +485,7 @@ class Farm(TroubleRules, Helping, RestartRules):
         """Let a node with nothing to do have the band of one that is away."""
         if not self.detached or self._now < self.nodes_return_by:
             return None
-        attempt = policy.choose_detached(node, self.open_jobs)
+        attempt = policy.choose_detached(node, self.detached.values())
         if attempt is None:
             return None
         self._end(attempt, AttemptTrigger.LOSE, f"{attempt.node_name} is away, {node.name} is dry")
@@ -483,7 +509,7 @@ class Farm(TroubleRules, Helping, RestartRules):
         self.hungry.pop(node.id)
         self._believe(attempt)
         self._start(job)
-        probe = probing.ask(self, attempt)
+        probe, scout = probing.ask(self, attempt), scouting.ask(self, attempt)
         self._tell(band, f"{attempt.id} leased to {node.name}")
         self._out.append(
             act.SendLease(
@@ -498,6 +524,7 @@ class Farm(TroubleRules, Helping, RestartRules):
                 frame.lights,
                 probe,
                 node.name,
+                scout,
             )
         )
 

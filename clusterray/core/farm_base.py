@@ -9,7 +9,7 @@ from typing import Protocol
 
 from clusterray.core import actions as act
 from clusterray.core import events as ev
-from clusterray.core import probing
+from clusterray.core import probing, scouting
 from clusterray.core.blame import clocks_of
 from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.ledger import Ledger
@@ -50,6 +50,7 @@ class FarmBase(Ledger):
     def _feed(self, node: Node) -> None:
         """Let the node stand in the queue of those with a place, if it has one."""
         if node.has_place:
+            self._fed[node.id] = node
             if node.id not in self.hungry:
                 self.hungry[node.id], self.seek_at = node, self._now
         else:
@@ -72,6 +73,7 @@ class FarmBase(Ledger):
         if trigger is AttemptTrigger.ACCEPT:
             return
         band = attempt.band
+        self._stirred = True
         band.frame.job.wasted_pixels += attempt.done
         self._tell(band, f"{attempt.id} {attempt.state} on {attempt.node_name}: {reason}")
         probing.lose(
@@ -79,6 +81,7 @@ class FarmBase(Ledger):
             attempt.id,
             f"the band that it came with was {attempt.state} ({attempt.node_name})",
         )
+        scouting.lose(self, attempt.id)
         if band.state is BandState.RUNNING and not band.live_attempts:
             band.state = advance(BAND_TABLE, band.state, BandTrigger.RETURN)
             self._wait_again(band)
@@ -120,6 +123,7 @@ class FarmBase(Ledger):
 
     def _wait_again(self, band: Band) -> None:
         band.frame.waiting[band.id] = band
+        self._stirred = True
         self._changed(band.frame.job)
 
     # ---------------------------------------------------------------- jobs
@@ -149,6 +153,8 @@ class FarmBase(Ledger):
             frame.waiting.clear()
             self._stop_verifying(frame)
             self._stop_probe(frame)
+            if frame.scout is not None:
+                scouting.lose(self, frame.scout)
         self._close_accounts(job)
         self._out.append(act.AbandonJob(job.id))
         self._changed(job)
@@ -196,6 +202,7 @@ class FarmBase(Ledger):
         for attempt_id in gone:
             del self.attempts[attempt_id]
             self.probing.pop(attempt_id, None)
+            scouting.lose(self, attempt_id)
         for band in bands:
             del self.bands[band.id]
             band.take_apart()

@@ -104,7 +104,7 @@ def _of_light(frame: Frame, used: Used) -> Fidelity | None:
     if frame.state is not FrameState.FINAL or not accepted:
         return None
     named = _light_named(frame)
-    words = _listed(frozenset().union(*(used.get(attempt, named) for attempt in accepted)))
+    words = _listed(frozenset().union(*{used.get(attempt, named) for attempt in accepted}))
     if not words:
         return None
     if len(frame.bands) == 1:

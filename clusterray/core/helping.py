@@ -22,7 +22,7 @@ from clusterray.core.cutting import (
     helper,
     seconds_left,
 )
-from clusterray.core.entities import Ask, Attempt, Band, Node
+from clusterray.core.entities import Ask, Attempt, Band, Frame, Node
 from clusterray.core.lighting import Lighting
 from clusterray.core.model import AttemptId, Rect
 from clusterray.core.pace import LEAST_LESSON_S, learned, work_of_first
@@ -190,6 +190,26 @@ class Helping(Lighting):
         frame.work_done += more
         frame.speed_s += seconds * self.nodes[attempt.node].speed
         self._believe(attempt)
+
+    def _weigh_anew(self, frame: Frame) -> None:
+        """Other costs are believed: count what is done of the frame by these."""
+        step = row_step(frame.job.request.picture)
+        before = after = 0.0
+        for band in frame.bands.values():
+            for attempt in band.live_attempts:
+                pace = attempt.pace
+                if band.stage != "final" or pace.at is None or not pace.done:
+                    continue
+                done = work_of_first(frame.costs, band.rect, step, attempt.done)
+                ratio = done / pace.done
+                before, after = before + pace.done, after + done
+                pace.done, pace.begun, pace.work = done, pace.begun * ratio, pace.work * ratio
+        if before and after:
+            frame.work_done *= after / before
+        for band in frame.bands.values():
+            for attempt in band.live_attempts:
+                if attempt.state is AttemptState.RENDERING:
+                    self._believe(attempt)
 
     def _time_parse(self, attempt: Attempt) -> None:
         """Learn how long the scene takes to parse, as an attempt has parsed it."""

@@ -222,25 +222,37 @@ def _given_up(farm: FarmState) -> Complaints:
 
 
 def _probes(farm: FarmState) -> Complaints:
-    """14. A probe is asked of one attempt at the frame's picture, of a node that may yet tell.
+    """14. A probe is asked of one attempt at the frame's picture, a scout of one at any of its
+    stages, of a node that may yet tell.
 
     That is a live attempt, or an accepted one whose node is there. A frame with light has no probe.
     """
-    asked = {}
+    asked, scouts = {}, {}
     for frame in _frames(farm):
-        probe = frame.probe
+        probe, scout = frame.probe, frame.scout
+        if scout is not None:
+            scouts[scout] = frame
+            attempt = farm.attempts[scout]
+            if attempt.band.frame is not frame or not _may_tell(farm, attempt):
+                yield f"{attempt.id} is {attempt.state}, but asked for a scout", [attempt.band]
         if probe is not None and frame.lights:
             yield f"{frame.job.id} has shared light and a probe", []
         if probe is None or probe.state is not ProbeState.ASKED or probe.attempt is None:
             continue
         asked[probe.attempt] = frame
         attempt = farm.attempts[probe.attempt]
-        there = farm.nodes[attempt.node].conn is not None
-        fits = attempt.live or (attempt is attempt.band.accepted and there)
-        if attempt.band.frame is not frame or attempt.band.stage != "final" or not fits:
+        fits = attempt.band.frame is frame and attempt.band.stage == "final"
+        if not fits or not _may_tell(farm, attempt):
             yield f"{attempt.id} is {attempt.state}, but asked for a probe", [attempt.band]
     if asked.keys() != farm.probing.keys():
         yield f"probes are asked of {sorted(asked)}, the index differs", []
+    if scouts.keys() != farm.scouting.keys():
+        yield f"scouts are asked of {sorted(scouts)}, the index differs", []
+
+
+def _may_tell(farm: FarmState, attempt: Attempt) -> bool:
+    there = farm.nodes[attempt.node].conn is not None
+    return attempt.live or (attempt is attempt.band.accepted and there)
 
 
 def _kept(farm: FarmState) -> Complaints:

@@ -9,7 +9,7 @@ from clusterray.core import actions as act
 from clusterray.core.actions import Action
 from clusterray.core.changes import Changes
 from clusterray.core.entities import Attempt, Band, FarmState, Frame, Job, Node
-from clusterray.core.model import BandId, Rect, Stage
+from clusterray.core.model import BandId, NodeId, Rect, Stage
 
 
 class Ledger(FarmState):
@@ -23,6 +23,9 @@ class Ledger(FarmState):
         self._attempts_made = 0
         self._now = 0.0
         self._out: list[Action] = []
+        # Who got a place with the present event, and whether anybody with one may find a band now.
+        self._fed: dict[NodeId, Node] = {}
+        self._stirred = False
         self._changes = Changes()
 
     def _make_band(self, frame: Frame, rect: Rect, stage: Stage) -> Band:
@@ -30,6 +33,7 @@ class Ledger(FarmState):
         self._bands_made += 1
         band = Band(BandId(f"b{self._bands_made}"), frame, rect, stage)
         self.bands[band.id] = frame.waiting[band.id] = band
+        self._stirred = True
         self._tell(band, f"{band.id} made: rows {rect.y0} to {rect.y1} of {frame.job.id}")
         return band
 

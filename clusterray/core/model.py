@@ -239,6 +239,8 @@ class FileFormat:
             letter = "P" if self.alpha else "N"
         elif letter == "C":
             letter = "T"
+        if letter == self.letter and self.quality == 85:
+            return self
         return replace(self, letter=letter, quality=85)
 
 

@@ -48,10 +48,11 @@ def in_turn(hungry: Collection[Node], nodes: Iterable[Node]) -> list[Node]:
 
     Those of the class with most threads come first; among equals who has waited longest.
     """
-    if len(hungry) < 2:
-        return list(hungry)
+    ordered = list(hungry)
+    if all(node.povray_class == ordered[0].povray_class for node in ordered):
+        return ordered
     threads = class_threads(nodes)
-    return sorted(hungry, key=lambda node: -threads[node.povray_class])
+    return sorted(ordered, key=lambda node: -threads[node.povray_class])
 
 
 def choose_band(
@@ -104,26 +105,26 @@ def choose_stranded(
     return None
 
 
-def choose_detached(node: Node, jobs: Iterable[Job]) -> Attempt | None:
-    """Give a detached attempt whose band a node with nothing else to do should take over.
+def choose_detached(node: Node, detached: Iterable[Attempt]) -> Attempt | None:
+    """Give one of the ``detached`` whose band a node with nothing else to do should take over.
 
-    One that was rendered already is left its time: its tile may lie whole at the head. So is one
-    whose band the node has failed: it is better off with the one that is away.
+    Of the first job in the queue that has one, the one that is away longest. One that was rendered
+    already is left its time: its tile may lie whole at the head. So is one whose band the node has
+    failed: it is better off with the one that is away.
     """
-    for job in jobs:
-        if not job.takes_leases or node.kept_off_job(job.id):
-            continue
-        for frame in job.frames:
-            if not may_render(node, frame):
-                continue
-            for band in frame.counting_bands:
-                if band.reluctance(node.id):
-                    continue
-                for attempt in band.live_attempts:
-                    away = attempt.detached_until is not None
-                    if away and attempt.state is AttemptState.RENDERING:
-                        return attempt
-    return None
+    fitting = (attempt for attempt in detached if _may_take_over(node, attempt))
+    return min(fitting, key=lambda attempt: attempt.band.frame.job.rank, default=None)
+
+
+def _may_take_over(node: Node, attempt: Attempt) -> bool:
+    band, job = attempt.band, attempt.band.frame.job
+    return (
+        attempt.state is AttemptState.RENDERING
+        and job.takes_leases
+        and not node.kept_off_job(job.id)
+        and may_render(node, band.frame)
+        and not band.reluctance(node.id)
+    )
 
 
 def shares_of(node: Node, band: Band, hungry: Iterable[Node], tries: int) -> Shares:

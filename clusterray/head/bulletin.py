@@ -126,31 +126,35 @@ class Bulletin:
             self._published_at[job_id] = now
             self._publish_job(self._farm.jobs[job_id])
         if self._stale and now >= self._farm_view_at + PUBLISH_EVERY_S:
-            self.refresh()
+            self._refresh(now)
 
     def refresh(self) -> FarmView:
         """Make the view of the whole farm anew, publish and give it."""
+        return self._refresh(self._clock())
+
+    def _refresh(self, now: float) -> FarmView:
         jobs = list(self._farm.jobs.values())[-JOBS_SHOWN:][::-1]
         nodes = sorted(self._farm.nodes.values(), key=lambda node: (node.name, node.id))
-        most, now = most_common(nodes), self._clock()
+        most = most_common(nodes)
         cards = [(node, self._cards.get(node.id, NodeCard())) for node in nodes]
         self.farm_view = FarmView(
-            jobs=tuple(self._current_view(job) for job in jobs),
+            jobs=tuple(self._current_view(job, now) for job in jobs),
             nodes=tuple(node_view(node, card, most, now) for node, card in cards),
             at=time.time(),
             tokens={job.id: job.request.token for job in jobs},
         )
-        self._stale, self._farm_view_at = False, self._clock()
+        self._stale, self._farm_view_at = False, now
         return self.farm_view
 
     def jobs_of(self, token: str) -> list[JobView]:
         """Show the newest jobs that came with one token, newest first."""
         own = [job for job in self._farm.jobs.values() if job.request.token == token]
-        return [self._current_view(job) for job in own[-JOBS_SHOWN:][::-1]]
+        return [self._current_view(job, self._clock()) for job in own[-JOBS_SHOWN:][::-1]]
 
-    def _current_view(self, job: Job) -> JobView:
+    def _current_view(self, job: Job, now: float) -> JobView:
         """Give a job's view; time goes on for an open one, so that one is made anew."""
-        published = None if job.open else self._job_views.get(job.id)
+        fresh = not job.open or self._published_at.get(job.id) == now
+        published = self._job_views.get(job.id) if fresh else None
         return published or self.view_of(job)
 
     def _due_at(self, job: JobId) -> float:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from clusterray.head.doorkeeper import Doorkeeper
 from clusterray.head.ftp_server import FtpServer
+from clusterray.head.keeper import Keeper
 from clusterray.head.letters import PartialPlan
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.settings import HeadSettings
@@ -35,6 +36,7 @@ class Services:
     ftp_port: int
     http_port: int
     task_manager: TaskManager
+    keeper: Keeper
     tokens: TokenStore
     ftp: FtpServer
     scenes: SceneStore

@@ -8,9 +8,9 @@ words. By the time an action is carried out, its job may be gone: later actions 
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from clusterray.core import actions as act
@@ -28,6 +28,7 @@ from clusterray.core.model import (
     Stage,
 )
 from clusterray.head.bulletin import Bulletin
+from clusterray.head.chores import Chores
 from clusterray.head.disk_room import DiskRoom
 from clusterray.head.fidelity_file import fidelity_file
 from clusterray.head.ftp_server import FtpServer
@@ -35,11 +36,13 @@ from clusterray.head.grants import FileGrant
 from clusterray.head.job_logs import JobLogs
 from clusterray.head.letters import NewJob, Outlet
 from clusterray.head.memory import Known
+from clusterray.head.randomness import Randomness
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.state_folder import StateFolder
 from clusterray.head.stitcher import Pair, Stitcher
 from clusterray.head.uploads import Expected, expected_file, upload_limit, upload_user
 from clusterray.head.verdicts import verdict_lines
+from clusterray.images.preview import LIVE_SIDE
 from clusterray.wire import protocol as msg
 from clusterray.wire.protocol import Grant, Message
 
@@ -63,6 +66,7 @@ class Rooms:
     known: Known
     logs: JobLogs
     room: DiskRoom
+    chores: Chores
     bulletin: Bulletin
     outlets: dict[int, Outlet]
     submits: dict[int, NewJob]
@@ -80,10 +84,12 @@ class Errands:
         self._known = rooms.known
         self._logs = rooms.logs
         self._room = rooms.room
+        self._chores = rooms.chores
         self._bulletin = rooms.bulletin
         self._outlets = rooms.outlets
         self._submits = rooms.submits
         self._evict = evict
+        self._randomness = Randomness()
         self._actions: dict[type, Callable[[Any], None]] = {
             act.SendLease: self._send_lease,
             act.SendKeep: self._send_keep,
@@ -92,7 +98,7 @@ class Errands:
             act.SendAccepted: lambda a: self._send(a.conn, msg.Accepted(a.attempt)),
             act.CloseConnection: self._close_connection,
             act.RevokeGrants: self._revoke_grants,
-            act.DiscardTile: lambda a: self._folder.discard_attempt(a.attempt),
+            act.DiscardTile: lambda a: self.discard_attempt(a.attempt),
             act.BeginFrame: self._begin_frame,
             act.JoinLight: self._join_light,
             act.AddTile: self._add_tile,
@@ -140,6 +146,8 @@ class Errands:
             stage="final" if action.stage == "verify" else action.stage,
             lights=[self._grant_light(action, light) for light in action.lights],
             probe=action.probe,
+            scout=action.scout,
+            live=LIVE_SIDE,
         )
         rect = action.rect
         place = f"rows {rect.y0} to {rect.y1 - 1}, columns {rect.x0} to {rect.x1 - 1}"
@@ -154,7 +162,7 @@ class Errands:
             self._send(action.conn, msg.Keep(action.attempt, write), expected)
 
     def _grant_scene(self, attempt: AttemptId, scene: SceneId) -> Grant:
-        grant = Grant(f"r-{attempt}", secrets.token_hex(16), SCENE_FILE)
+        grant = Grant(f"r-{attempt}", self._randomness.password(), SCENE_FILE)
         path = self._scenes.tar_path(scene)
         manifest = (MANIFEST_FILE, self._scenes.manifest_path(scene))
         self._ftp.grant(
@@ -164,7 +172,7 @@ class Errands:
 
     def _grant_light(self, action: act.SendLease, light: Light) -> msg.LightRef:
         user = _light_user(light.kind, action.attempt)
-        grant = Grant(user, secrets.token_hex(16), LIGHT_FILE)
+        grant = Grant(user, self._randomness.password(), LIGHT_FILE)
         path = self._folder.light_of(action.job, action.frame, light.kind)
         self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, path, "read"))
         return msg.LightRef(light.kind, light.sha256, light.size, grant)
@@ -175,14 +183,16 @@ class Errands:
         spec = self._known.specs[job]
         expected = expected_file(self._folder, spec, attempt, rect, stage)
         limit = upload_limit(spec, rect, stage)
-        grant = Grant(upload_user(attempt), secrets.token_hex(16), TILE_FILE)
+        grant = Grant(upload_user(attempt), self._randomness.password(), TILE_FILE)
         path = expected.upload
         self._ftp.grant(FileGrant(grant.user, grant.password, grant.path, path, "write", limit))
         return grant, expected
 
     def _revoke_grants(self, action: act.RevokeGrants) -> None:
-        for kind in LIGHT_KINDS:
-            self._ftp.revoke(_light_user(kind, action.attempt))
+        attempt = self._farm.attempts.get(action.attempt)
+        if attempt is None or attempt.lights:
+            for kind in LIGHT_KINDS:
+                self._ftp.revoke(_light_user(kind, action.attempt))
         self._ftp.revoke(f"r-{action.attempt}")
         self._ftp.revoke(upload_user(action.attempt))
 
@@ -222,10 +232,19 @@ class Errands:
     def _discard_tiles(self, action: act.DiscardTiles) -> None:
         for frame in action.frames:
             self._folder.discard_light(action.job, frame)
+        # One chore for all of a job: texts are kept while few chores wait.
+        self._chores.put(partial(self._discard_attempts, action.attempts))
         for attempt in action.attempts:
-            self._folder.discard_attempt(attempt)
             if attempt not in self._farm.attempts:
                 self._known.forget_attempt(attempt)
+
+    def _discard_attempts(self, attempts: tuple[AttemptId, ...]) -> None:
+        for attempt in attempts:
+            self._folder.discard_attempt(attempt)
+
+    def discard_attempt(self, attempt: AttemptId) -> None:
+        """Have whatever was uploaded for an attempt deleted, when the disk has time for it."""
+        self._chores.put(partial(self._folder.discard_attempt, attempt))
 
     def _discard_result(self, action: act.DiscardResult) -> None:
         self._folder.discard_result(action.job)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from PIL import Image
+
 from clusterray.core.events import Event, NodeJoined
 from clusterray.core.model import (
     AttemptId,
@@ -119,6 +121,32 @@ class Said:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Glimpsed:
+    """A node shows blocks of an attempt: a small picture of the frame's pixels ``rect``."""
+
+    conn: int
+    attempt: AttemptId
+    rect: Rect
+    picture: Image.Image
+
+
+@dataclass(frozen=True, slots=True)
+class ScoutTold:
+    """A node tells of its scout; ``picture`` is None where there is none that can be shown.
+
+    The rest is as in the message.
+    """
+
+    conn: int
+    attempt: AttemptId
+    picture: Image.Image | None
+    columns: int
+    costs: tuple[float, ...]
+    parse_s: float
+    reason: str
+
+
 Order: TypeAlias = Cancel | Pause | Resume | Requeue | SetPriority | Delete
 Question: TypeAlias = Order | Follow | Fetch | Logs | ListJobs | ListNodes | Forgive | Show
 
@@ -191,6 +219,8 @@ Letter: TypeAlias = (
     | Closed
     | Spent
     | Said
+    | Glimpsed
+    | ScoutTold
     | Asked
     | NewJob
     | Hold

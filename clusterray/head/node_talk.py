@@ -1,4 +1,4 @@
-"""The conversation with a node: its reports become events, its uploads are checked here.
+"""The conversation with a node: its reports become events, its uploads go to the keeper.
 
 Runs on the connection's own thread.
 """
@@ -7,31 +7,31 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
+
+from PIL import Image
 
 from clusterray.core import events as ev
 from clusterray.core.bands import rest_of
 from clusterray.core.model import AttemptId, NodeId, PovrayClass, ProbeFound, Rect
 from clusterray.head.conversation import Conversation, Introduction, Refusal, Services
-from clusterray.head.letters import NodeOpened, Said, Spent
-from clusterray.head.uploads import (
-    Announced,
-    Expected,
-    UploadFault,
-    arrived_whole,
-    take_in,
-    upload_user,
-)
+from clusterray.head.keeper import Upload
+from clusterray.head.letters import Glimpsed, NodeOpened, Said, ScoutTold, Spent
+from clusterray.head.uploads import Announced, Expected, arrived_whole, upload_user
 from clusterray.head.views import NodeCard
+from clusterray.images.glimpse import read_glimpse
 from clusterray.images.tile import TileFault
 from clusterray.wire import protocol as msg
-from clusterray.wire.link import Link, LinkClosed
+from clusterray.wire.link import Link
 from clusterray.wire.protocol import Message, NodeInfo
 
 _log = logging.getLogger("clusterray.head.node_talk")
+MOST_GLIMPSES, GLIMPSES_S = 8, 2.0
+"""So many pictures of blocks a node may show in so many seconds; what is more is forgotten."""
 
 
 class NodeTalk(Conversation):
@@ -45,6 +45,8 @@ class NodeTalk(Conversation):
         self._povray = povray_class(card.hello.node)
         self._expected: dict[str, Expected] = {}
         self._announced: dict[str, Announced] = {}
+        self._glimpsed_at: deque[float] = deque(maxlen=MOST_GLIMPSES)
+        self._coming: dict[str, Upload] = {}
 
     def _open(self) -> None:
         info = self._hello.node
@@ -71,18 +73,34 @@ class NodeTalk(Conversation):
     def _expect(self, message: Message, expected: Expected | None) -> None:
         if isinstance(message, msg.Lease | msg.Keep) and expected is not None:
             self._expected[message.attempt] = expected
+            if (
+                isinstance(message, msg.Lease)
+                and message.scout
+                and self._protocol < msg.SCOUT_SINCE
+            ):
+                reason = "this node's ClusterRay is too old for scouts"
+                attempt = AttemptId(message.attempt)
+                self._post(ev.Scouted(self._number, attempt, None, 0.0, reason))
         elif isinstance(message, msg.Drop | msg.Accepted):
             self._forget(message.attempt)
+            self._coming.pop(message.attempt, None)
 
     def _forget(self, attempt: str) -> None:
         self._expected.pop(attempt, None)
         self._announced.pop(attempt, None)
 
+    def _about(self, attempt: str) -> AttemptId:
+        """Let the farm hear what came of an upload before anything else of its attempt."""
+        upload = self._coming.pop(attempt, None)
+        if upload is not None:
+            upload.settle()
+        return AttemptId(attempt)
+
     def _progress(self, message: msg.Progress) -> None:
         self._post(
             ev.AttemptProgress(
                 self._number,
-                AttemptId(message.attempt),
+                self._about(message.attempt),
                 message.phase,
                 message.done,
                 message.moves,
@@ -98,7 +116,7 @@ class NodeTalk(Conversation):
         self._post(ev.AttemptCut(self._number, attempt, keep))
 
     def _uploading(self, message: msg.Uploading) -> None:
-        attempt = AttemptId(message.attempt)
+        attempt = self._about(message.attempt)
         self._announced[attempt] = Announced(message.size, message.sha256)
         if attempt in self._expected:
             self._services.ftp.announced(upload_user(attempt), message.size)
@@ -106,7 +124,7 @@ class NodeTalk(Conversation):
         self._post(ev.AttemptRendered(self._number, attempt, message.size, message.sha256))
 
     def _done(self, message: msg.Done) -> None:
-        attempt = AttemptId(message.attempt)
+        attempt = self._about(message.attempt)
         self._post(Spent(attempt, message.seconds, message.gathers, frozenset(message.used)))
         self._post(Said(attempt, message.text))
         expected, announced = self._expected.get(attempt), self._announced.get(attempt)
@@ -114,41 +132,17 @@ class NodeTalk(Conversation):
             # Not one of this connection's: the farm answers DROP, or ACCEPTED once more.
             self._post(ev.AttemptRendered(self._number, attempt))
             return
-        self._take_in(attempt, expected, announced, self._keep_alive)
-
-    def _keep_alive(self) -> None:
-        """Let heartbeats flow; that the node is gone meanwhile takes nothing from its tile."""
-        with suppress(LinkClosed):
-            self._link.service()
-
-    def _take_in(
-        self,
-        attempt: AttemptId,
-        expected: Expected,
-        announced: Announced,
-        tick: Callable[[], None],
-    ) -> None:
         self._forget(attempt)
-        try:
-            take_in(expected, announced, tick)
-        except UploadFault as fault:
-            self._post(ev.UploadDamaged(attempt, str(fault)))
-        except TileFault as fault:
-            self._post(ev.TileRefused(attempt, str(fault)))
-        except OSError as error:
-            reason = f"the head cannot keep the tile {expected.tile}: {error.strerror}"
-            _log.error("%s", reason)
-            self._post(ev.TileNotKept(attempt, reason))
-        else:
-            self._post(ev.TileVerified(attempt))
+        self._coming[attempt] = self._services.keeper.take_in(attempt, expected, announced)
 
     def _failed(self, message: msg.Failed) -> None:
-        self._forget(message.attempt)
-        self._post(Said(AttemptId(message.attempt), message.text))
+        attempt = self._about(message.attempt)
+        self._forget(attempt)
+        self._post(Said(attempt, message.text))
         self._post(
             ev.AttemptFailed(
                 self._number,
-                AttemptId(message.attempt),
+                attempt,
                 message.fault,
                 message.message,
                 message.file,
@@ -158,8 +152,9 @@ class NodeTalk(Conversation):
         )
 
     def _handback(self, message: msg.HandBack) -> None:
-        self._forget(message.attempt)
-        self._post(ev.AttemptHandedBack(self._number, AttemptId(message.attempt), message.reason))
+        attempt = self._about(message.attempt)
+        self._forget(attempt)
+        self._post(ev.AttemptHandedBack(self._number, attempt, message.reason))
 
     def _probed(self, message: msg.Probed) -> None:
         view = message.found
@@ -168,6 +163,39 @@ class NodeTalk(Conversation):
             differing = min(view.differing, view.pixels)
             found = ProbeFound(view.pixels, differing, view.largest, view.levels)
         self._post(ev.Probed(self._number, AttemptId(message.attempt), found, message.reason))
+
+    def _scouted(self, message: msg.Scouted) -> None:
+        picture = self._seen(message.picture, message.attempt) if message.picture else None
+        self._post(
+            ScoutTold(
+                self._number,
+                AttemptId(message.attempt),
+                picture,
+                message.columns,
+                tuple(message.costs),
+                message.parse_s,
+                message.reason,
+            )
+        )
+
+    def _blocks(self, message: msg.Blocks) -> None:
+        now, shown_at = time.monotonic(), self._glimpsed_at
+        if len(shown_at) == MOST_GLIMPSES and now - shown_at[0] < GLIMPSES_S:
+            return
+        shown_at.append(now)
+        picture = self._seen(message.picture, message.attempt)
+        x0, y0, x1, y1 = message.rect
+        if picture is not None and x0 < x1 and y0 < y1:
+            self._post(
+                Glimpsed(self._number, AttemptId(message.attempt), Rect(x0, y0, x1, y1), picture)
+            )
+
+    def _seen(self, glimpse: bytes, attempt: str) -> Image.Image | None:
+        try:
+            return read_glimpse(glimpse)
+        except TileFault as fault:
+            _log.warning("what %s shows of %s: %s", self._hello.name, attempt, fault)
+            return None
 
     def _draining(self, _: msg.Draining) -> None:
         self._post(ev.NodeDraining(self._number))
@@ -183,6 +211,8 @@ class NodeTalk(Conversation):
         msg.Failed: _failed,
         msg.HandBack: _handback,
         msg.Probed: _probed,
+        msg.Scouted: _scouted,
+        msg.Blocks: _blocks,
         msg.Draining: _draining,
         msg.Unfit: _unfit,
     }
@@ -192,7 +222,11 @@ class NodeTalk(Conversation):
         for attempt, announced in list(self._announced.items()):
             expected = self._expected.get(attempt)
             if expected is not None and arrived_whole(expected.upload, announced, _no_tick):
-                self._take_in(AttemptId(attempt), expected, announced, _no_tick)
+                taken = self._services.keeper.take_in(AttemptId(attempt), expected, announced)
+                self._coming[attempt] = taken
+        # That the connection is closed is the last that the farm hears of it.
+        for upload in self._coming.values():
+            upload.settle()
 
 
 def _rect(said: msg.RectTuple) -> Rect:

@@ -98,7 +98,7 @@ def _arrived(attempt: Attempt, folder: StateFolder, known: Known) -> Iterator[Ar
             # It was checked before it came there; but what was announced may not be stored.
             expected.check(expected.tile)
         elif attempt.sha256 and arrived_whole(expected.upload, announced, _no_tick):
-            take_in(expected, announced, _no_tick)
+            take_in(expected, announced)
         else:
             return
         yield _mark(attempt.id, expected)

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ from clusterray.wire.tar_writer import TarWriter
 
 MANIFEST_NAME: Final = "manifest.json"
 
+_TOLD_EVERY_S: Final = 60.0
+"""A scene that is used again and again is marked on the disk no more often."""
 _PARTIAL: Final = ".part-"
 _UPLOADS: Final = "uploads"
 
@@ -61,9 +65,10 @@ class SceneStore:
         self._uploads = folder / _UPLOADS
         self._limits = limits
         self._max_bytes = max_bytes
-        # Guards _scenes, whose order is that of use, least recently used first. Never held while
-        # a tar is read or written.
+        # Guards _scenes, whose order is that of use, least recently used first, and _told_at, when
+        # one was marked as used last. Never held while a tar is read or written.
         self._lock = threading.Lock()
+        self._told_at = -math.inf
         self._scenes: dict[SceneId, _Stored] = {}
         self._open()
 
@@ -348,11 +353,16 @@ class SceneStore:
         return None
 
     def _use(self, scene: SceneId) -> _Stored | None:
+        now = time.monotonic()
         with self._lock:
-            stored = self._scenes.pop(scene, None)
+            stored = self._scenes.get(scene)
             if stored is None:
                 return None
-            self._scenes[scene] = stored
+            if scene == next(reversed(self._scenes)) and now - self._told_at < _TOLD_EVERY_S:
+                # As for each lease of a job.
+                return stored
+            self._scenes[scene] = self._scenes.pop(scene)
+            self._told_at = now
         # The order survives a restart as the folders' times; one that is lost does no harm.
         with contextlib.suppress(OSError):
             os.utime(self._folder / scene)

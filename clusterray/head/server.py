@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import resource
 import selectors
 import socket
@@ -24,13 +23,16 @@ from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId
 from clusterray.head.allocator import give_back, share_arenas
 from clusterray.head.certificate import HeadCertificate, head_certificate
+from clusterray.head.chores import Chores
 from clusterray.head.connections import Connection
 from clusterray.head.conversation import Services
 from clusterray.head.doorkeeper import Doorkeeper
 from clusterray.head.ftp_server import FtpLimits, FtpServer
+from clusterray.head.keeper import Keeper
 from clusterray.head.letters import PictureWritten
 from clusterray.head.listening import bind
 from clusterray.head.ownership import may_touch, seen_by
+from clusterray.head.randomness import Randomness
 from clusterray.head.scene_store import SceneStore
 from clusterray.head.settings import HeadSettings
 from clusterray.head.state_folder import Ports, StateFolder
@@ -125,7 +127,7 @@ class Head:
             on_compared=lambda *compared: manager.post(Compared(*compared)),
         )
         farm = Farm(
-            random.SystemRandom(),
+            Randomness(),
             detached_s=settings.detached_s,
             max_jobs=settings.max_jobs,
             keep_s=_seconds_of(settings.keep_results_days),
@@ -133,6 +135,9 @@ class Head:
         )
         store = Store(folder.store)
         undo.callback(store.close)
+        chores = Chores()
+        chores.start()
+        undo.callback(chores.stop)
         manager = TaskManager(
             farm,
             store,
@@ -140,6 +145,7 @@ class Head:
             ftp,
             scenes,
             stitcher,
+            chores,
             on_crash=self._crash,
             disk_bytes=settings.disk_bytes,
             jobs_per_token=settings.max_jobs_per_token,
@@ -149,6 +155,9 @@ class Head:
         stitcher.start()
         undo.callback(stitcher.stop)
         manager.start()
+        keeper = Keeper(manager.post, self._crash)
+        keeper.start()
+        undo.callback(keeper.stop)
         undo.callback(self._close_connections)
 
         web = _at_port(
@@ -172,6 +181,7 @@ class Head:
             ftp.port,
             web.port,
             manager,
+            keeper,
             tokens,
             ftp,
             scenes,

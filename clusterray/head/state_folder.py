@@ -20,6 +20,7 @@ from pathlib import Path
 from clusterray.core.entities import Job
 from clusterray.core.errors import LocalFault
 from clusterray.core.model import LIGHT_KINDS, STAGE_OF, AttemptId, JobId, LightKind, Stage
+from clusterray.core.states import JobState
 
 FIDELITY_SUFFIX = ".fidelity.json"
 """Behind the name of a picture, whose own end is another one: the two never meet."""
@@ -145,7 +146,8 @@ class StateFolder:
         ]
         for frame in job.frames:
             files += [self.light_of(job.id, frame.index, kind) for kind in LIGHT_KINDS]
-            for band in frame.all_bands:
+            # Of a job that is done they are deleted, or about to be.
+            for band in frame.all_bands if job.state is not JobState.DONE else ():
                 files += [self.file_of(attempt.id, band.stage) for attempt in band.attempts]
         return sum(map(_size, files))
 

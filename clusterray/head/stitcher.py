@@ -19,10 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from PIL import Image
+
 from clusterray.core.errors import ClusterRayError, LocalFault
 from clusterray.core.model import BandId, FileFormat, JobId, Light, LightKind, Rect
 from clusterray.core.verify import Comparison
 from clusterray.images.compare import compare_tiles
+from clusterray.images.preview import Layer
 from clusterray.images.stitch import FrameWriter
 from clusterray.images.tile import TileFault
 from clusterray.povray.light_file import LightFault, join_light
@@ -79,6 +82,15 @@ class _Add:
 
 
 @dataclass(frozen=True, slots=True)
+class _Sketch:
+    job: JobId
+    frame: int
+    picture: Image.Image
+    rect: Rect | None
+    layer: Layer
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Two tiles of the pixels ``rect`` to be compared for the verify band ``band``."""
 
@@ -110,7 +122,7 @@ class _Stop:
     """Nothing after this note is looked at."""
 
 
-_FrameNote: TypeAlias = _Begin | _Join | _Add | _Finish
+_FrameNote: TypeAlias = _Begin | _Join | _Add | _Sketch | _Finish
 _Note: TypeAlias = _FrameNote | _Compare | _Abandon | _Stop
 
 
@@ -153,7 +165,7 @@ class Stitcher:
         self._on_joined = on_joined
         self._on_compared = on_compared
         self._clock = clock
-        self._inbox: queue.Queue[_Note] = queue.Queue()
+        self._inbox: queue.SimpleQueue[_Note] = queue.SimpleQueue()
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stitcher")
         self._frames: dict[tuple[JobId, int], _Frame] = {}
@@ -192,6 +204,15 @@ class Stitcher:
     def add(self, job: JobId, frame: int, path: Path, rect: Rect) -> None:
         """Put the accepted tile ``path`` into its frame."""
         self._inbox.put(_Add(job, frame, path, rect))
+
+    def sketch(
+        self, job: JobId, frame: int, picture: Image.Image, rect: Rect | None, layer: Layer
+    ) -> None:
+        """Have a frame's preview show what is to come, where it shows nothing better.
+
+        ``picture`` is a small one of the pixels ``rect``, None for all that is wanted of the frame.
+        """
+        self._inbox.put(_Sketch(job, frame, picture, rect, layer))
 
     def compare(self, job: JobId, frame: int, pair: Pair) -> None:
         """Compare two tiles of a frame, written already or not; it ends in ``on_compared``."""
@@ -281,7 +302,18 @@ class Stitcher:
             frame.writer.add(note.path, note.rect)
             self._mark_due(note.job, note.frame)
             return
+        if isinstance(note, _Sketch):
+            self._sketch(note, frame.writer)
+            return
         self._finish(note, frame)
+
+    def _sketch(self, note: _Sketch, writer: FrameWriter) -> None:
+        try:
+            writer.sketch(note.picture, note.rect, note.layer)
+        except Exception:  # noqa: BLE001 - what is only looked at must not cost a picture
+            _log.exception("a sketch of job %s could not be drawn", note.job)
+            return
+        self._mark_due(note.job, note.frame)
 
     def _compare(self, note: _Compare) -> None:
         found, reason = None, ""

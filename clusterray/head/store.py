@@ -6,9 +6,11 @@ commit that returned outlives a power cut. docs/files.md tells what else is on t
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -219,14 +221,12 @@ class Store:
             data = _encode(frame)
             if self._differs("frames", (number, index), data):
                 yield "INSERT OR REPLACE INTO frames VALUES (?, ?, ?)", (number, index, data)
-        for number, (job_number, band) in rows.bands.items():
-            yield _BAND, (number, job_number, _encode(band))
-        for number, (job_number, attempt) in rows.attempts.items():
-            yield _ATTEMPT, (number, job_number, _encode(attempt))
-        for node, node_row in rows.nodes.items():
-            data = _encode(node_row)
-            if self._differs("nodes", node, data):
-                yield "INSERT OR REPLACE INTO nodes VALUES (?, ?)", (node, data)
+        bands = [(number, job, _encode(band)) for number, (job, band) in rows.bands.items()]
+        yield from _many("bands", bands)
+        attempts = [(number, job, _encode(row)) for number, (job, row) in rows.attempts.items()]
+        yield from _many("attempts", attempts)
+        nodes = [(node, _encode(row)) for node, row in rows.nodes.items()]
+        yield from _many("nodes", [row for row in nodes if self._differs("nodes", *row)])
 
     def _differs(self, table: str, key: object, data: bytes) -> bool:
         """Tell whether a row is another than the one stored last; it will be stored now."""
@@ -251,16 +251,35 @@ _JOBS_MADE: Final = (
     "INSERT INTO meta VALUES ('jobs_made', ?)"
     " ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)"
 )
-_BAND: Final = "INSERT OR REPLACE INTO bands VALUES (?, ?, ?)"
-_ATTEMPT: Final = "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?)"
+_AT_ONCE: Final = (64, 8, 1)
+"""So many rows go with one statement: for each one the interpreter's lock is let go and waited for.
+A few fixed numbers, so that each statement is compiled once."""
+
+
+def _many(table: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[_Write]:
+    """Give the writes of rows of one table, those of an earlier commit replaced."""
+    at = 0
+    for count in _AT_ONCE:
+        while len(rows) - at >= count:
+            values = tuple(chain.from_iterable(rows[at : at + count]))
+            yield _insert(table, len(rows[at]), count), values
+            at += count
+
+
+@functools.cache
+def _insert(table: str, columns: int, count: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"INSERT OR REPLACE INTO {table} VALUES {', '.join([row] * count)}"
 
 
 def _extras(
     reports: Mapping[AttemptId, tuple[JobId, Report]], results: Mapping[JobId, ResultRow | None]
 ) -> Iterator[_Write]:
-    for attempt, (job, report) in reports.items():
-        values = (number_of(attempt), number_of(job), _encode(report))
-        yield "INSERT OR REPLACE INTO reports VALUES (?, ?, ?)", values
+    rows = [
+        (number_of(attempt), number_of(job), _encode(report))
+        for attempt, (job, report) in reports.items()
+    ]
+    yield from _many("reports", rows)
     for job, result in results.items():
         if result is None:
             yield "DELETE FROM results WHERE job = ?", (number_of(job),)

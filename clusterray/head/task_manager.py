@@ -25,6 +25,7 @@ from clusterray.core.model import SceneId
 from clusterray.core.states import JobState
 from clusterray.head.answers import Answers
 from clusterray.head.bulletin import Bulletin
+from clusterray.head.chores import Chores
 from clusterray.head.disk_room import DiskRoom, room_for
 from clusterray.head.errands import Errands, Rooms
 from clusterray.head.ftp_server import FtpServer
@@ -33,6 +34,7 @@ from clusterray.head.letters import (
     Asked,
     ClientOpened,
     Closed,
+    Glimpsed,
     Hold,
     Letter,
     NewJob,
@@ -41,6 +43,7 @@ from clusterray.head.letters import (
     PartialPlan,
     PictureWritten,
     Said,
+    ScoutTold,
     Spent,
     Stop,
     TokenRevoked,
@@ -48,6 +51,7 @@ from clusterray.head.letters import (
 from clusterray.head.memory import Known, Memory, StoredResult
 from clusterray.head.restart import look_through
 from clusterray.head.scene_store import SceneStore
+from clusterray.head.sketches import Sketches
 from clusterray.head.state_folder import StateFolder
 from clusterray.head.stitcher import Stitcher
 from clusterray.head.store import Report, Store, StoreFault
@@ -81,6 +85,7 @@ class TaskManager:
         ftp: FtpServer,
         scenes: SceneStore,
         stitcher: Stitcher,
+        chores: Chores,
         *,
         on_crash: Callable[[], None],
         disk_bytes: int = 100 << 30,
@@ -90,6 +95,7 @@ class TaskManager:
         self._farm = farm
         self._folder = folder
         self._scenes = scenes
+        self._sketches = Sketches(farm, stitcher)
         self._on_crash = on_crash
         self._jobs_per_token = jobs_per_token
         self._clock = clock
@@ -101,7 +107,7 @@ class TaskManager:
         self._thread = threading.Thread(target=self._run, name="task-manager")
         self._outlets: dict[int, Outlet] = {}
         self._tokens: dict[int, str] = {}
-        self._logs = JobLogs(folder.logs)
+        self._logs = JobLogs(folder.logs, chores)
         self._room = DiskRoom(
             disk_bytes,
             farm,
@@ -134,6 +140,7 @@ class TaskManager:
             self._known,
             self._logs,
             self._room,
+            chores,
             self._bulletin,
             self._outlets,
             self._submits,
@@ -154,6 +161,8 @@ class TaskManager:
             Closed: self._closed,
             Spent: self._spent,
             Said: self._said,
+            Glimpsed: self._glimpsed,
+            ScoutTold: self._scout_told,
             Asked: self._asked,
             NewJob: self._new_job,
             Hold: self._hold,
@@ -390,6 +399,14 @@ class TaskManager:
         if attempt is not None:
             self._logs.keep(attempt.band.frame.job.id, attempt.id, letter.text)
 
+    def _glimpsed(self, letter: Glimpsed) -> None:
+        self._sketches.blocks(letter)
+
+    def _scout_told(self, letter: ScoutTold) -> None:
+        event = self._sketches.scout(letter)
+        if event is not None:
+            self._happen(event)
+
     def _asked(self, letter: Asked) -> None:
         letter.taken()
         question = letter.question
@@ -459,7 +476,7 @@ class TaskManager:
         bands = job.frames[event.frame].light_bands.values()
         attempts = [attempt.id for band in bands for attempt in band.attempts]
         for attempt in attempts:
-            self._later.append(partial(self._folder.discard_attempt, attempt))
+            self._later.append(partial(self._errands.discard_attempt, attempt))
         _log.info("light of %s: %s", job.id, light_view(job, self._known.gathers))
 
     def _picture_written(self, letter: PictureWritten) -> None:

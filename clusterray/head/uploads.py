@@ -1,4 +1,6 @@
-"""The check of an uploaded tile before the farm hears of it; runs on the node's own thread.
+"""The check of an uploaded tile before the farm hears of it, and how it is kept.
+
+On the threads of ``keeper``, and at a start on the task manager's.
 
 pyftpdlib's "received" proves nothing (a killed uploader looks like success), so the announced size
 and hash decide, and then the pixels: header, mode and every row. Knows files, not the farm.
@@ -7,13 +9,14 @@ and hash decide, and then the pixels: header, mode and every row. Knows files, n
 from __future__ import annotations
 
 import hashlib
-import uuid
-from collections.abc import Callable
+import itertools
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from clusterray.core.model import STAGE_OF, AttemptId, FileFormat, LightKind, Rect, Stage
-from clusterray.head.durable import sync
+from clusterray.head.durable import sync, sync_all
 from clusterray.head.state_folder import StateFolder
 from clusterray.images.formats import is_whole_picture, pixel_bytes
 from clusterray.images.tile import TileFault, check_tile
@@ -21,6 +24,8 @@ from clusterray.povray.light_file import LightFault, check_light, light_limit
 from clusterray.povray.spec import RenderSpec
 
 CHUNK_BYTES = 1 << 20
+
+_numbers = itertools.count()
 
 
 class UploadFault(Exception):
@@ -113,40 +118,79 @@ def arrived_whole(upload: Path, announced: Announced, tick: Callable[[], None]) 
     ``tick`` is called between chunks, so that heartbeats flow.
     """
     try:
-        if upload.stat().st_size != announced.size:
-            return False
-        return _sha256(upload, tick) == announced.sha256
+        fd = os.open(upload, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
+    try:
+        whole = os.fstat(fd).st_size == announced.size
+        return whole and _sha256(fd, announced.size, tick) == announced.sha256
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
-def take_in(expected: Expected, announced: Announced, tick: Callable[[], None]) -> None:
-    """Check the upload wholly, make it durable and move it to the tiles.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An upload that is what it should be, and where it goes once it is on the disk."""
+
+    path: Path
+    tile: Path
+
+
+def check_upload(expected: Expected, announced: Announced) -> Checked:
+    """Check the upload wholly, and put it aside to be kept.
 
     Raises UploadFault in words if it is not the file that was announced, TileFault if that file is
-    not the tile, OSError if this machine cannot keep it. The upload is gone either way.
+    not the tile, OSError if this machine cannot read it; then it is gone.
     """
     # Under a name that no upload has: the node may be back already and upload once more.
-    checked = expected.upload.with_suffix(f".{uuid.uuid4().hex}")
+    aside = Path(f"{expected.upload}.{next(_numbers)}")
     try:
-        expected.upload.rename(checked)
+        expected.upload.rename(aside)
     except FileNotFoundError:
         raise UploadFault("no tile was uploaded") from None
     try:
-        if not arrived_whole(checked, announced, tick):
+        if not arrived_whole(aside, announced, _no_tick):
             raise UploadFault("the uploaded tile is not the file that was announced")
-        expected.check(checked)
-        sync(checked)
-        checked.rename(expected.tile)
-        sync(expected.tile.parent)
-    finally:
-        checked.unlink(missing_ok=True)
+        expected.check(aside)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return Checked(aside, expected.tile)
 
 
-def _sha256(path: Path, tick: Callable[[], None]) -> str:
+def keep(uploads: Sequence[Checked]) -> None:
+    """Make uploads durable and move them to the tiles; all of them, or OSError is raised.
+
+    Then none of them counts: those that were not moved yet are gone.
+    """
+    try:
+        sync_all([upload.path for upload in uploads])
+        for upload in uploads:
+            upload.path.rename(upload.tile)
+        for folder in {upload.tile.parent for upload in uploads}:
+            sync(folder)
+    except BaseException:
+        for upload in uploads:
+            upload.path.unlink(missing_ok=True)
+        raise
+
+
+def take_in(expected: Expected, announced: Announced) -> None:
+    """Check an upload and keep it; raises as ``check_upload`` and ``keep`` do."""
+    keep((check_upload(expected, announced),))
+
+
+def _no_tick() -> None:
+    """Nobody waits for heartbeats."""
+
+
+def _sha256(fd: int, size: int, tick: Callable[[], None]) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
+    while size > 0 and (chunk := os.read(fd, min(size, CHUNK_BYTES))):
+        digest.update(chunk)
+        size -= len(chunk)
+        if size:
             tick()
     return digest.hexdigest()

@@ -5,12 +5,12 @@ Whoever shows them (followers, commands, pages) reads them on any thread and nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from clusterray.core.blame import kept_off_words
-from clusterray.core.entities import Attempt, Band, Frame, Job, Node
+from clusterray.core.entities import Attempt, Frame, Job, Node
 from clusterray.core.errors import EXIT_OK, JobCancelled, LocalFault, RenderFault
 from clusterray.core.farm import Farm
 from clusterray.core.fidelity import Fidelity
@@ -70,9 +70,8 @@ class NodeCard:
 
 def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fidelity) -> JobView:
     """Show one job; ``now`` is the farm's clock, ``created`` wall time of its submission."""
-    bands = [band for frame in job.frames for band in frame.bands.values()]
-    counting = (band for frame in job.frames for band in frame.counting_bands)
-    live = [attempt for band in counting for attempt in band.live_attempts]
+    done_bands, running, waiting = _count_bands(job)
+    live = _live_attempts(job)
     total = sum(frame.area.area for frame in job.frames)
     done = _pixels_done(job, live)
     ended = job.ended_at if job.ended_at is not None else now
@@ -98,9 +97,9 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         pixels_total=total,
         pixels_per_s=speed,
         eta_s=_seconds_left(job, total - done, speed),
-        bands_done=_count(bands, BandState.COVERED),
-        bands_running=_count(bands, BandState.RUNNING),
-        bands_waiting=_count(bands, BandState.WAITING),
+        bands_done=done_bands,
+        bands_running=running,
+        bands_waiting=waiting,
         nodes=sorted({attempt.node_name for attempt in live}),
         note=why_waiting(job, farm, live, now)[:MAX_TEXT],
         error_code=_exit_code(job),
@@ -115,10 +114,17 @@ def job_view(job: Job, farm: Farm, *, now: float, created: float, fidelity: Fide
         fidelity=fidelity.kind,
         fidelity_reason=fidelity.reason[:MAX_TEXT],
         making=_making(job),
+        parse_s=next((each.parse_s for each in job.frames if each.parse_s is not None), None),
+        previewed=any(_is_previewed(frame) for frame in job.frames),
         gone=job.gone[:MAX_TEXT],
         wasted_pixels=job.wasted_pixels,
         dropped_results=job.dropped_results,
     )
+
+
+def _is_previewed(frame: Frame) -> bool:
+    """Tell whether a scout's picture is shown where tiles will be."""
+    return frame.job.open and frame.scouted and not frame.complete
 
 
 def _seconds_left(job: Job, pixels: int, speed: float) -> float | None:
@@ -135,8 +141,25 @@ def _pixels_done(job: Job, live: Iterable[Attempt]) -> int:
     )
 
 
-def _count(bands: Sequence[Band], state: BandState) -> int:
-    return sum(band.state is state for band in bands)
+def _count_bands(job: Job) -> tuple[int, int, int]:
+    """Count the bands of a job's pictures that are covered, running and waiting."""
+    states = [band.state for frame in job.frames for band in frame.bands.values()]
+    return (
+        states.count(BandState.COVERED),
+        states.count(BandState.RUNNING),
+        states.count(BandState.WAITING),
+    )
+
+
+def _live_attempts(job: Job) -> list[Attempt]:
+    return [
+        attempt
+        for frame in job.frames
+        for bands in (frame.bands, frame.verify_bands)
+        for band in bands.values()
+        if band.state is BandState.RUNNING
+        for attempt in band.live_attempts
+    ]
 
 
 def _exit_code(job: Job) -> int:

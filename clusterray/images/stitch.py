@@ -13,13 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from PIL import Image
+
 from clusterray.core.bands import holes
 from clusterray.core.model import FileFormat, Rect
+from clusterray.images.cover import Cover
 from clusterray.images.formats import RESULT_KEYWORD, as_seen, colour_of_none, preview_colour
 from clusterray.images.gathered import GatheredRows, gather
 from clusterray.images.hatch import hatch_rows
 from clusterray.images.measured import Written
-from clusterray.images.preview import Preview
+from clusterray.images.preview import Layer, Preview
 from clusterray.images.rows import Colour, TileFault, seeing_step
 from clusterray.images.tile import cannot_write, open_tile
 
@@ -45,14 +48,14 @@ class FrameWriter:
         self._folder = folder
         self._rows: GatheredRows | None = None
         self._colour: Colour = ()
-        self._taken: list[Rect] = []
+        self._taken = Cover()
         self._preview = Preview(region.width, region.height)
         self._seeing_step = seeing_step(region.width, region.height)
 
     @property
     def covered(self) -> int:
         """Number of the region's pixels that are there."""
-        return sum(rect.area for rect in self._taken)
+        return self._taken.area
 
     def add(self, path: Path, rect: Rect) -> None:
         """Take the tile of the whole picture's pixels ``rect``; what sticks out is cut off.
@@ -63,16 +66,16 @@ class FrameWriter:
         inside = self.region.intersection(rect)
         if inside is None:
             raise TileFault(f"the tile {rect.as_tuple()} lies outside {self.region.as_tuple()}")
-        for other in self._taken:
-            if other.intersection(inside) is not None:
-                raise TileFault(f"the tile {rect.as_tuple()} overlaps {other.as_tuple()}")
+        other = self._taken.overlapped_by(inside)
+        if other is not None:
+            raise TileFault(f"the tile {rect.as_tuple()} overlaps {other.as_tuple()}")
         tile, place = open_tile(path, rect, self._format)
-        if self._taken and tile.colour != self._colour:
+        if self._taken.rects and tile.colour != self._colour:
             raise TileFault(f"the tile {rect.as_tuple()} has other colour chunks than the rest")
         x, y = place.x0 - rect.x0, place.y0 - rect.y0
         part = _moved(inside, x, y)
         self._gathered().take(tile, part, self._in_region(inside), self._see)
-        self._taken.append(inside)
+        self._taken.add(inside)
         self._colour = tile.colour
 
     def _gathered(self) -> GatheredRows:
@@ -80,6 +83,18 @@ class FrameWriter:
             size = (self.region.width, self.region.height)
             self._rows = gather(self._format, size, self._folder, _PACKERS)
         return self._rows
+
+    def sketch(self, picture: Image.Image, rect: Rect | None, layer: Layer) -> None:
+        """Have the preview show what the pixels ``rect``, None for the region, will be like.
+
+        Only where nothing better is there; ``picture`` is RGB, or RGBA with holes.
+        """
+        inside = self.region if rect is None else self.region.intersection(rect)
+        if inside is None:
+            return
+        if rect is not None and inside != rect:
+            picture = _part(picture, rect, inside)
+        self._preview.sketch(picture, self._in_region(inside), layer)
 
     def _in_region(self, rect: Rect) -> Rect:
         return _moved(rect, -self.region.x0, -self.region.y0)
@@ -95,12 +110,12 @@ class FrameWriter:
         there any more, TileFault; what has been written by then stays. Tiles may still come.
         """
         gathered = self._gathered()
-        for hole in holes(self.region, self._taken):
+        for hole in holes(self.region, self._taken.rects):
             for y in range(hole.y0, hole.y1, _HATCH_ROWS):
                 rows = Rect(hole.x0, y, hole.x1, min(y + _HATCH_ROWS, hole.y1))
                 gathered.put(self._in_region(rows), hatch_rows(rows, self._format))
                 tick()
-        colour = self._colour if self._taken else colour_of_none(self._format)
+        colour = self._colour if self._taken.rects else colour_of_none(self._format)
         return gathered.write(target, colour, tick)
 
     def finish(self, target: Path) -> Written:
@@ -135,6 +150,15 @@ class FrameWriter:
     def preview(self, max_side: int) -> bytes:
         """Give a PNG of what is there, at most ``max_side`` pixels wide and high, holes hatched."""
         return self._preview.png(max_side, preview_colour(self._colour, self._format))
+
+
+def _part(picture: Image.Image, rect: Rect, inside: Rect) -> Image.Image:
+    """Cut what shows ``inside`` out of a small picture of ``rect``."""
+    across, down = picture.width / rect.width, picture.height / rect.height
+    x0, y0 = int((inside.x0 - rect.x0) * across), int((inside.y0 - rect.y0) * down)
+    x1 = max(x0 + 1, round((inside.x1 - rect.x0) * across))
+    y1 = max(y0 + 1, round((inside.y1 - rect.y0) * down))
+    return picture.crop((x0, y0, x1, y1))
 
 
 def _moved(rect: Rect, x: int, y: int) -> Rect:

@@ -118,7 +118,7 @@ class _Node:
         self._backoff = Backoff(RECONNECT_FIRST_S, RECONNECT_MOST_S, rng)
         self._said = ""
         attempts, scenes = settings.work / "attempts", settings.work / "scenes"
-        probes = settings.work / "probes"
+        probes, scouts = settings.work / "probes", settings.work / "scouts"
         self._cache = SceneCache(scenes, settings.scene_cache_bytes)
         light = LightCache(settings.work / "light")
         self._salvage = Salvage(settings.work / "blocks", _blocks_of(identity.povray))
@@ -127,7 +127,8 @@ class _Node:
                 log.info("kept the finished blocks of %d killed renders", kept)
             if leftovers := empty_folder(attempts):
                 log.info("removed %d unfinished attempts of an earlier run", leftovers)
-            empty_folder(probes)
+            for beside in (probes, scouts):
+                empty_folder(beside)
             self._cache.open()
             light.open()
         except OSError as error:
@@ -146,6 +147,7 @@ class _Node:
             watch=watch,
             fitness=self._fitness,
             probes=probes,
+            scouts=scouts,
         )
         self._worker.look()
         self._drain = Drain(stop, self._holdings, settings.drain_s)

@@ -8,6 +8,7 @@ attempt. Knows nothing of POV-Ray's options or the network.
     <work>/scenes/               see node.scene_cache
     <work>/canary.json           what node.canary found out about POV-Ray; canary/ while it does
     <work>/light/                see node.light_cache
+    <work>/scouts/<attempt>/     a picture of node.scout, as an attempt has it
     <work>/probes/<attempt>-<n>/ one of the two renders of node.probe, as an attempt has it
     <work>/attempts/<attempt>/
         scene/                   real folders of symbolic links; POV-Ray runs in it

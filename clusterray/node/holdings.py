@@ -25,6 +25,7 @@ from clusterray.node.cut_line import CutLine
 from clusterray.node.folders import AttemptFolder
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
+    Blocks,
     Cut,
     CutTo,
     Done,
@@ -74,6 +75,7 @@ class Stage(Enum):
 
 
 _WITH_TILE = {Stage.RENDERED, Stage.STORED}
+_TO_RENDER = {Stage.QUEUED, Stage.WORKING}
 _UNFINISHED = {Stage.QUEUED, Stage.WORKING, Stage.RENDERED}
 
 
@@ -425,7 +427,7 @@ class Holdings:
         if not at_work:
             _remove_folder(held)
 
-    # ------------------------------------------------------------ called by "render" and "upload"
+    # ------------------------------------------------------------ called by the threads at work
 
     def next_to_render(self, patience_s: float | None = None) -> Held | None:
         """Wait for a queued attempt and take it; None when the node stops or patience ends."""
@@ -586,6 +588,24 @@ class Holdings:
         with self._changed:
             held.stage = Stage.FAILED
             held.failure = failure
+
+    def fail_early(self, attempt: str, failure: Callable[[Held], Failed]) -> bool:
+        """Something beside an attempt found what it would fail of itself: it fails now.
+
+        False if that is of no use any more, or cannot be told.
+        """
+        held = self._find(attempt)
+        if held is None or held.stage not in _TO_RENDER or not self.tell(failure(held)):
+            return False
+        self._forget(held)
+        return True
+
+    def show(self, held: Held, rect: Rect, seen: bytes) -> None:
+        """Let the head show finished blocks: the frame's pixels ``rect``, small."""
+        with self._changed:
+            if held.gone:
+                return
+        self.tell(Blocks(held.attempt, rect.as_tuple(), seen))
 
     def progress(self, held: Held, phase: Phase, done: int, total: int, moves: int = 0) -> None:
         """Report how far the attempt is, at most each PROGRESS_S."""

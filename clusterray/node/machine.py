@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -14,6 +15,7 @@ CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 _IDLE = "inactive_file"
 _CPU_TIMES = slice(11, 15)
+_CPUCLOCK_SCHED = 2
 """User and system time, own and children's, as proc(5) counts them behind the name."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -60,6 +62,14 @@ def process_cpu_s(pid: int) -> float:
     return sum(map(_own_cpu_s, _family(pid)))
 
 
+def fine_cpu_s(pid: int) -> float:
+    """Give the CPU seconds of a process and of those it has started that still run.
+
+    Not in ticks of 10 ms, as ``process_cpu_s``, but to the microsecond; 0 if it is gone.
+    """
+    return sum(map(_clock_s, _family(pid)))
+
+
 def process_written(pid: int) -> int:
     """Give the bytes that a process and those it has started, which still run, have written.
 
@@ -85,6 +95,14 @@ def _own_cpu_s(pid: int) -> float:
     # The second word is the program's name, in brackets and of any letters.
     words = _read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     return sum(int(word) for word in words[_CPU_TIMES]) / os.sysconf("SC_CLK_TCK")
+
+
+def _clock_s(pid: int) -> float:
+    try:
+        # Linux's clock of another process (clock_getcpuclockid(3), which Python lacks).
+        return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+    except OSError:
+        return 0.0
 
 
 def boot_id() -> str:

@@ -140,6 +140,10 @@ class Render:
 
     _yields = False
     """Whether the bands' POV-Ray goes first."""
+    _spare = False
+    """Whether it goes before the bands' POV-Ray when memory runs out."""
+    _tick_s = _TICK_S
+    """At least so often ``on_progress`` is called."""
 
     def __init__(
         self,
@@ -316,6 +320,7 @@ class Render:
                 threads=self._threads,
                 pixels=self._pixels,
                 yields=self._yields,
+                spare=self._spare,
             ) as launch,
             subprocess.Popen(
                 launch.argv,
@@ -375,7 +380,7 @@ class Render:
         with selectors.DefaultSelector() as selector:
             selector.register(stderr, selectors.EVENT_READ)
             selector.register(heard, selectors.EVENT_READ)
-            tick_s = _TICK_S
+            tick_s = self._tick_s
             while not _has_ended(process):
                 for key, _events in selector.select(tick_s):
                     if key.fileobj is heard:
@@ -383,7 +388,7 @@ class Render:
                     elif self._read(stderr) is _Output.ENDED:
                         # That it closed its stderr does not mean that it will end.
                         selector.unregister(stderr)
-                        tick_s = _ENDING_TICK_S
+                        tick_s = min(tick_s, _ENDING_TICK_S)
                 asked = self._cancel, self._enough()
                 if asked > heeded:
                     heeded = asked

@@ -139,12 +139,15 @@ class Sandbox:
         threads: int,
         pixels: int,
         yields: bool = False,
+        spare: bool = False,
     ) -> Iterator[Launch]:
         """Build the wall for one start of POV-Ray, which ``argv`` is, in ``folder``.
 
-        It is to be run in ``start``. The picture has ``pixels``. OSError if a folder is not there.
+        It is to be run in ``start``. The picture has ``pixels``. With ``yields`` others compute
+        first, if it is ``spare`` it goes first when memory runs out. OSError if a folder is not
+        there.
         """
-        orders = self._orders(threads, pixels, yields)
+        orders = self._orders(threads, pixels, yields, spare)
         if self.wall is Wall.LANDLOCK:
             ruleset = landlock.make_ruleset(self.abi, self._rules(argv[0], folder))
             try:
@@ -172,7 +175,7 @@ class Sandbox:
             return f"the wall could not be built: {text.splitlines()[0]}"
         return ""
 
-    def _orders(self, threads: int, pixels: int, yields: bool) -> list[str]:
+    def _orders(self, threads: int, pixels: int, yields: bool, spare: bool) -> list[str]:
         limits = self.limits
         return [
             f"--limit=DATA:{limits.memory_bytes + threads * STACK_BYTES}",
@@ -180,7 +183,7 @@ class Sandbox:
             f"--limit=CPU:{limits.cpu_seconds(threads)}",
             f"--limit=NOFILE:{OPEN_FILES}",
             f"--nice={YIELDING_NICENESS if yields else NICENESS}",
-            f"--dispensable={MOST_DISPENSABLE if yields else DISPENSABLE}",
+            f"--dispensable={MOST_DISPENSABLE if spare else DISPENSABLE}",
         ]
 
     def _rules(self, program: str, folder: AttemptFolder) -> Iterator[tuple[Path, int]]:

@@ -1,9 +1,9 @@
 """The threads that turn leases into tiles at the head.
 
 The "render" thread takes one attempt after the other: scene, POV-Ray, crop, hash. The "upload"
-thread stores finished tiles by FTP, so that the next attempt renders meanwhile; "probe" is
-node.probe's. What they work on and what they report goes through node.holdings. They know nothing
-of the control connection.
+thread stores finished tiles by FTP, so that the next attempt renders meanwhile; "probe" and
+"scout" are node.probe's and node.scout's. What they work on and what they report goes through
+node.holdings. They know nothing of the control connection.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from pathlib import Path
 
 from clusterray.core.errors import LocalFault
 from clusterray.images.tile import TileFault, crop_tile
+from clusterray.node.beside import Beside, Task
 from clusterray.node.canary import PovrayWatch
 from clusterray.node.fitness import LOOK_S, Fitness
 from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
 from clusterray.node.kept_session import KeptSession
 from clusterray.node.light_cache import LightCache, LightDamaged
 from clusterray.node.light_pass import LightRender, PhotonRender
-from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, Task, is_due
+from clusterray.node.live import LiveBlocks
+from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, is_due
 from clusterray.node.renderer import (
     Render,
     RenderCancelled,
@@ -37,10 +39,23 @@ from clusterray.node.renderer import (
 from clusterray.node.salvage import Salvage
 from clusterray.node.sandbox import Sandbox
 from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
+from clusterray.node.scout import TOO_MANY_SCOUTS, Scouter
 from clusterray.povray.command import add_light_footer
+from clusterray.povray.gamma import read_assumed_gamma
 from clusterray.povray.light_file import seat_samples
+from clusterray.povray.live import SmallCanvas
 from clusterray.povray.photons import load_photons, save_photons
-from clusterray.wire.protocol import Failed, Grant, LeaseStage, LightRef, Phase, Probed
+from clusterray.povray.scout import region_of
+from clusterray.wire.protocol import (
+    MAX_BLOCKS_BYTES,
+    Failed,
+    Grant,
+    LeaseStage,
+    LightRef,
+    Phase,
+    Probed,
+    Scouted,
+)
 from clusterray.wire.staging import FtpSession, GrantRefused, StagingFault
 
 log = logging.getLogger(__name__)
@@ -67,7 +82,7 @@ _FILE_CHARACTERS = 4096
 
 
 class Worker:
-    """Starts and ends the threads "render", "upload" and "probe"."""
+    """Starts and ends the threads "render", "upload", "probe" and "scout"."""
 
     def __init__(
         self,
@@ -82,17 +97,31 @@ class Worker:
         watch: PovrayWatch,
         fitness: Fitness,
         probes: Path,
+        scouts: Path,
     ) -> None:
         self._holdings = holdings
-        self._prober = Prober(povray, sandbox, probes, holdings.tell_in_time)
-        holdings.when_unwanted(self._prober.drop)
+        prober = Prober(povray, sandbox, probes, holdings.tell_in_time)
+        scouter = Scouter(povray, sandbox, scouts, holdings.tell_in_time, self._scene_fault)
+        self._beside: tuple[Beside, ...] = (prober, scouter)
+        holdings.when_unwanted(self._drop)
         self._render = RenderLoop(
-            povray, sandbox, threads, cache, light, salvage, holdings, watch, fitness, self._prober
+            povray,
+            sandbox,
+            threads,
+            cache,
+            light,
+            salvage,
+            holdings,
+            watch,
+            fitness,
+            prober,
+            scouter,
         )
         self._loops = (
             ("render", self._render.run),
             ("upload", UploadLoop(holdings).run),
-            ("probe", self._prober.run),
+            ("probe", prober.run),
+            ("scout", scouter.run),
         )
         self._threads: list[threading.Thread] = []
 
@@ -110,11 +139,19 @@ class Worker:
     def stop(self) -> None:
         """Break off what is at work, forget every attempt and end the threads."""
         self._holdings.stop()
-        self._prober.stop()
+        for beside in self._beside:
+            beside.stop()
         for thread in self._threads:
             thread.join(JOIN_S)
             if thread.is_alive():
                 log.warning("the thread %s did not end in %.0f s", thread.name, JOIN_S)
+
+    def _drop(self, attempt: str) -> None:
+        for beside in self._beside:
+            beside.drop(attempt)
+
+    def _scene_fault(self, attempt: str, failure: RenderFailed) -> bool:
+        return self._holdings.fail_early(attempt, lambda held: _failed(held, failure))
 
     def _live(self, run: Callable[[], None]) -> None:
         try:
@@ -138,6 +175,7 @@ class RenderLoop:
         watch: PovrayWatch,
         fitness: Fitness,
         prober: Prober,
+        scouter: Scouter,
     ) -> None:
         self._fitness = fitness
         self._povray = povray
@@ -150,6 +188,7 @@ class RenderLoop:
         self._watch = watch
         self._prober = prober
         self._session = KeptSession()
+        self._scouter = scouter
 
     def run(self) -> None:
         """Work until the node stops."""
@@ -161,7 +200,7 @@ class RenderLoop:
     def _run(self) -> None:
         while not self._holdings.stopped:
             held = self._holdings.next_to_render(self._patience_s())
-            for scene in self._prober.spent():
+            for scene in (*self._prober.spent(), *self._scouter.spent()):
                 self._cache.release(scene)
             if held is None:
                 self._salvage.trim()
@@ -232,6 +271,8 @@ class RenderLoop:
             held.folder.create()
             self._furnish(held, scene)
             held.seconds.fetch = clock() - began_at
+            if held.lease.scout:
+                self._begin_scout(held)
             self._render(held, scene)
         finally:
             self._cache.release(held.lease.scene.id)
@@ -325,12 +366,15 @@ class RenderLoop:
 
     def _run_povray(self, held: Held, scene: Path, kept_pixels: int) -> None:
         kind = _RENDERS[held.lease.stage]
+        live = self._live_blocks(held)
 
         def look(phase: Phase, done: int, total: int) -> None:
             self._holdings.progress(held, phase, done, total, render.moves)
             wanted = held.lease.probe and not held.probe_begun
             if wanted and phase == "rendering" and is_due(*render.cpu_seconds()):
                 self._begin_probe(held)
+            if live is not None and phase == "rendering":
+                live.look()
 
         render = kind(
             povray=self._povray,
@@ -357,11 +401,41 @@ class RenderLoop:
             self._holdings.tell(Probed(held.attempt, None, TOO_MANY))
             return
         try:
-            scene = self._cache.acquire(held.lease.scene, partial(self._download, held))
+            self._begin_beside(held, self._prober)
         except OSError as error:
             self._holdings.tell(Probed(held.attempt, None, f"its scene is not at hand: {error}"))
+
+    def _begin_scout(self, held: Held) -> None:
+        """Have a quick look at the whole frame while its band is rendered."""
+        if self._scouter.full:
+            self._holdings.tell(Scouted(held.attempt, reason=TOO_MANY_SCOUTS))
             return
-        self._prober.add(Task(held.attempt, held.words, held.spec, held.lease.scene.id, scene))
+        try:
+            self._begin_beside(held, self._scouter)
+        except OSError as error:
+            reason = f"its scene is not at hand: {error}"
+            self._holdings.tell(Scouted(held.attempt, reason=reason))
+
+    def _begin_beside(self, held: Held, beside: Beside) -> None:
+        """Have something rendered beside the band, its scene held for it."""
+        scene = self._cache.acquire(held.lease.scene, partial(self._download, held))
+        beside.add(Task(held.attempt, held.words, held.spec, held.lease.scene.id, scene))
+
+    def _live_blocks(self, held: Held) -> LiveBlocks | None:
+        """Give what shows the band's finished blocks, None if they are not wanted."""
+        spec, wanted = held.spec, held.lease.live
+        if not wanted or held.lease.stage != "final":
+            return None
+        region = region_of(spec)
+        step = -(-max(region.width, region.height) // wanted)
+        gamma = read_assumed_gamma(held.folder.scene / spec.input)
+        canvas = SmallCanvas(held.rect, (spec.width, spec.height), step, gamma)
+        return LiveBlocks(
+            held.folder.blocks,
+            canvas,
+            MAX_BLOCKS_BYTES,
+            lambda rect, seen: self._holdings.show(held, rect, seen),
+        )
 
     def _download(self, held: Held, name: str, target: Path, size: int) -> None:
         """Store what the head has of the scene under ``name``; raises as ``_fetch`` does."""
@@ -481,17 +555,18 @@ class _SceneRefused(Exception):
 
 
 def _fail(holdings: Holdings, held: Held, failure: RenderFailed) -> None:
+    holdings.fail(held, _failed(held, failure))
+
+
+def _failed(held: Held, failure: RenderFailed) -> Failed:
     log.warning("%s: failed (%s): %s", held.words, failure.fault, failure.message)
-    holdings.fail(
-        held,
-        Failed(
-            held.attempt,
-            failure.fault,
-            failure.message[:_MESSAGE_CHARACTERS],
-            failure.file[:_FILE_CHARACTERS],
-            failure.line,
-            failure.text[-_TEXT_CHARACTERS:],
-        ),
+    return Failed(
+        held.attempt,
+        failure.fault,
+        failure.message[:_MESSAGE_CHARACTERS],
+        failure.file[:_FILE_CHARACTERS],
+        failure.line,
+        failure.text[-_TEXT_CHARACTERS:],
     )
 
 

@@ -168,6 +168,25 @@ class Block:
             rgb[channel::3] = bytes(map(table.__getitem__, halves[2 * channel :: step]))
         return bytes(rgb)
 
+    def sampled(self, columns: range, rows: range, assumed_gamma: float | None = 1.0) -> bytearray:
+        """Give the pixels at some columns and rows of the block, with the colours of ``rgb``.
+
+        Row by row, each pixel its red, green and blue and 255. No range is empty.
+        """
+        length = PIXEL_BYTES * len(columns) * columns.step
+        parts = []
+        for row in rows:
+            begin = self.pixels_at + PIXEL_BYTES * (row * self.rect.width + columns.start)
+            # The last row may end before the last step does.
+            parts.append(self.record[begin : begin + length].ljust(length, b"\0"))
+        halves = array("H", b"".join(parts))
+        table = _srgb_table(assumed_gamma)
+        step = PIXEL_BYTES // halves.itemsize * columns.step
+        rgba = bytearray(b"\xff" * (4 * len(columns) * len(rows)))
+        for channel in range(3):
+            rgba[channel::4] = bytes(map(table.__getitem__, halves[2 * channel :: step]))
+        return rgba
+
 
 class StateReader:
     """Reads the blocks of a state file that POV-Ray may still be writing."""

@@ -18,10 +18,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from clusterray.wire import tls
+from clusterray.wire.bell import Bell
 from clusterray.wire.protocol import (
     MAX_FRAME_BYTES,
     AnyMessage,
@@ -33,6 +34,8 @@ from clusterray.wire.protocol import (
 )
 
 _READ_BYTES: Final = 1 << 16
+_RECORD_BYTES: Final = 1 << 14
+"""TLS gives so much at a time at most."""
 _READS_PER_PASS: Final = 32
 _WRITE_BYTES: Final = 1 << 16
 _INBOX_MESSAGES: Final = 1024
@@ -140,18 +143,18 @@ class Link:
         self.silent_s = silent_s
         self._clock = clock
         self._sock = sock
-        self._bell_in, self._bell_out = socket.socketpair()
-        for each in (sock, self._bell_in, self._bell_out):
-            each.setblocking(False)
+        self._bell = Bell()
+        sock.setblocking(False)
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             # A lease or a heartbeat is one small packet; Nagle would hold it for a round trip.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._poll.register(self._bell_out, select.POLLIN)
+        self._poll.register(self._bell, select.POLLIN)
 
-        # Guards _outbox, _outbox_left, _closed, _released, _inside, _woken and _rung: what other
-        # threads leave here. Held for a few instructions, never across a system call that blocks.
+        # Guards _outbox, _outbox_left, _closed, _released, _inside, _woken, _waiting and _rung:
+        # what other threads leave here. Held for a few instructions, never across a system call
+        # that blocks.
         self._lock = threading.Lock()
         self._outbox: deque[bytes] = deque()
         self._outbox_left = outbox_bytes
@@ -159,13 +162,15 @@ class Link:
         self._released = False
         self._inside = False
         self._woken = False
+        self._waiting = False
         self._rung = False
 
-        # The owner's alone.
+        # The owner's alone. _readable: the socket has not said that there is nothing to read.
         self._decoder = FrameDecoder()
         self._inbox: deque[AnyMessage] = deque()
         self._ended: str | None = None
         self._silent = False
+        self._readable = True
         self._writing = memoryview(b"")
         self._write_failed = False
         self._write_waits_for = select.POLLOUT
@@ -239,7 +244,7 @@ class Link:
     def _until_done(self, step: Callable[[], Result], deadline: float) -> Result:
         """Repeat what the socket is not ready for until it is; raises OSError, LinkClosed."""
         while True:
-            self._answer_bell()
+            self._check_open()
             try:
                 return step()
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
@@ -249,7 +254,8 @@ class Link:
             left_s = deadline - self._clock()
             if left_s <= 0:
                 raise TimeoutError("it took too long")
-            self._poll.poll(math.ceil(left_s * 1000))
+            if self._may_wait():
+                self._poll_for(left_s)
 
     def receive(self, timeout_s: float | None) -> AnyMessage | None:
         """Give the next message, or None after ``timeout_s`` seconds or a ``wake``.
@@ -259,9 +265,13 @@ class Link:
         ProtocolError for bytes that are no message, after which the link can still send.
         """
         deadline = None if timeout_s is None else self._clock() + timeout_s
+        if timeout_s == 0:
+            self._readable = True
         with self._owned():
             while True:
-                self._pass()
+                # What has been read is given first: each message would cost a look at the socket.
+                if not self._inbox:
+                    self._pass()
                 if self._inbox:
                     return self._inbox.popleft()
                 if self._ended is not None:
@@ -278,6 +288,7 @@ class Link:
 
         What arrives stays for the next ``receive``. Raises as ``receive`` does.
         """
+        self._readable = True
         with self._owned():
             self._pass()
             if self._ended is not None and not self._inbox:
@@ -289,7 +300,7 @@ class Link:
         try:
             with self._owned():
                 while True:
-                    self._answer_bell()
+                    self._check_open()
                     self._write_outbox()
                     if self._write_failed:
                         return False
@@ -312,11 +323,11 @@ class Link:
     # ------------------------------------------------------------ under the lock
 
     def _ring(self) -> None:
-        if self._rung or self._released:
+        # An owner that does not wait looks here before it does.
+        if not self._waiting or self._rung or self._released:
             return
         self._rung = True
-        with suppress(BlockingIOError):
-            self._bell_in.send(b"\0")
+        self._bell.ring()
 
     def _close_locked(self, reason: str) -> None:
         if self._closed is not None:
@@ -334,8 +345,8 @@ class Link:
         if self._released:
             return
         self._released = True
-        for each in (self._sock, self._bell_in, self._bell_out):
-            each.close()
+        self._sock.close()
+        self._bell.close()
 
     # ------------------------------------------------------------ the owner's inner work
 
@@ -358,24 +369,24 @@ class Link:
 
     def _pass(self) -> None:
         """Do everything that can be done without waiting."""
-        self._answer_bell()
-        self._read_socket()
+        self._check_open()
+        heard_at = self._heard_at
+        if self._readable or self._clock() - self._heard_at >= self.silent_s:
+            self._read_socket()
         now = self._clock()
         if self._ended is None and now - self._heard_at >= self.silent_s:
             self._silent = True
             self._ended = f"nothing was heard from {self.peer} for {self.silent_s:g} s"
         self._write_outbox()
-        if now - self._sent_at >= self.heartbeat_s and not self._has_output():
+        # Whoever was woken by the peer's beat sends its own in the same breath.
+        beat_s = self.heartbeat_s / 2 if self._heard_at > heard_at else self.heartbeat_s
+        if now - self._sent_at >= beat_s and not self._has_output():
             # With output waiting a beat would not arrive any sooner.
             self._queue_beat()
             self._write_outbox()
 
-    def _answer_bell(self) -> None:
+    def _check_open(self) -> None:
         with self._lock:
-            if self._rung:
-                self._rung = False
-                with suppress(BlockingIOError):
-                    self._bell_out.recv(64)
             if self._closed is not None:
                 raise LinkClosed(self._closed)
 
@@ -400,8 +411,13 @@ class Link:
                 return
             data = self._read_some()
             if data is None:
+                self._readable = False
                 return
             self._take_bytes(data)
+            if len(data) < _RECORD_BYTES and not self._has_decrypted():
+                # Most likely all there was; if not, poll says so at once.
+                self._readable = False
+                return
 
     def _take_bytes(self, data: bytes) -> None:
         if not data:
@@ -452,18 +468,42 @@ class Link:
         return min(duties)
 
     def _wait(self, seconds: float, *, reading: bool = True) -> None:
+        heed_wake = reading
         pause_s = self._allowance.wait_s(self._clock()) if reading else 0.0
         if pause_s:
             reading, seconds = False, min(seconds, pause_s)
-        if reading and isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
-            # Already decrypted: poll would not report it.
+        if reading and self._has_decrypted():
+            # Poll would not report it.
+            self._readable = True
+            return
+        if not self._may_wait(heed_wake=heed_wake):
             return
         events = self._read_waits_for if reading else 0
         if not self._write_failed and self._has_output():
             events |= self._write_waits_for
         self._poll.modify(self._sock, events)
+        self._poll_for(seconds)
+
+    def _has_decrypted(self) -> bool:
+        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+
+    def _may_wait(self, *, heed_wake: bool = False) -> bool:
+        """Have others ring from now on, unless one has left word to go on already."""
+        with self._lock:
+            self._waiting = self._closed is None and not (heed_wake and self._woken)
+            return self._waiting
+
+    def _poll_for(self, seconds: float) -> None:
+        """Wait for the socket or the bell, for at most ``seconds``."""
         # Rounded up, or the last part of a millisecond would be spent spinning.
-        self._poll.poll(max(0, math.ceil(seconds * 1000)))
+        found = self._poll.poll(max(0, math.ceil(seconds * 1000)))
+        bell = self._bell.fileno()
+        self._readable |= any(fd != bell for fd, _ in found)
+        with self._lock:
+            self._waiting = False
+            if self._rung:
+                self._rung = False
+                self._bell.silence()
 
     # ------------------------------------------------------------ the two that touch the socket
 

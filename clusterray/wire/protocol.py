@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
+from clusterray.core.costs import MAX_CELLS
 from clusterray.core.fidelity import FidelityKind
 from clusterray.core.model import MAX_BANDS, LightKind, Mix
 
@@ -26,11 +27,17 @@ PROTOCOL_MIN = 1
 PROTOCOL_MAX = 2
 CUT_SINCE = 2
 """The protocol that brought CUT: a peer of an older one is not asked."""
+SCOUT_SINCE = 2
+"""The protocol that brought SCOUTED: of a node of an older one no answer is expected."""
 
 MAX_FRAME_BYTES = 1 << 20
 """Largest frame either side accepts; a manifest travels in parts that stay below it."""
 MAX_HELLO_BYTES = 1 << 18
 """Largest frame accepted from a peer that has not yet shown its secret."""
+MAX_SCOUT_BYTES = 1 << 18
+"""Largest picture of a scout."""
+MAX_BLOCKS_BYTES = 48_000
+"""Largest picture of finished blocks: with base64 around it the message stays below 64 KiB."""
 MANIFEST_PART_BYTES = 1 << 18
 """A sender closes a manifest part before its entries' encoded size passes this."""
 
@@ -45,6 +52,7 @@ RelPath: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 RequestId: TypeAlias = Annotated[int, Meta(ge=0, le=2**31)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
+Columns: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_CELLS)]
 Port: TypeAlias = Annotated[int, Meta(ge=0, le=65535)]
 Pixel: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 ExitCode: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
@@ -190,7 +198,9 @@ class JobView(Part, frozen=True):
     again; ``verified`` is what came of it, None before the picture is covered.
     ``fidelity`` is the class of how true the picture is, ``fidelity_reason`` says why.
     ``wasted_pixels`` were rendered in vain, ``dropped_results`` counts the whole tiles among them.
-    ``making`` says so if its light is still being made.
+    ``making`` says so if its light is still being made. ``parse_s`` is how long its scene takes to
+    parse, None while nobody knows; ``previewed``: where its bands are not there a preview of the
+    picture is shown.
     """
 
     id: Ident
@@ -232,6 +242,8 @@ class JobView(Part, frozen=True):
     wasted_pixels: Count = 0
     dropped_results: Count = 0
     making: Text = ""
+    parse_s: Seconds | None = None
+    previewed: bool = False
 
 
 class AttemptView(Part, frozen=True):
@@ -379,7 +391,9 @@ class Lease(Message, frozen=True, tag="lease"):
     ``stage`` "photons": shoot the scene's photons instead, "light": gather the band's radiosity
     samples; the file of these takes the tile's place. ``lights``: load these, and make none of
     their kinds. ``probe``: find out besides whether the frame depends on threads, and answer
-    PROBED, at leisure.
+    PROBED, at leisure. ``scout``: have a quick look at the whole frame, and answer SCOUTED. While
+    it renders, finished blocks are wanted as BLOCKS, of a picture whose longer side has ``live``
+    pixels; 0: none.
     """
 
     attempt: Ident
@@ -394,6 +408,8 @@ class Lease(Message, frozen=True, tag="lease"):
     stage: LeaseStage = "final"
     lights: Annotated[list[LightRef], Meta(max_length=2)] = []
     probe: bool = False
+    scout: bool = False
+    live: Pixel = 0
 
 
 class Keep(Message, frozen=True, tag="keep"):
@@ -481,6 +497,33 @@ class Probed(Message, frozen=True, tag="probed"):
     attempt: Ident
     found: ProbeView | None = None
     reason: Text = ""
+
+
+class Scouted(Message, frozen=True, tag="scouted"):
+    """What the scout saw that was asked for with ``attempt``; a finer one may follow.
+
+    ``picture`` is the frame's region, small, as images.glimpse packs it. ``costs`` are those of the
+    cells of a grid over the whole picture, row by row, ``columns`` in each; none while they are not
+    known. ``parse_s`` are CPU seconds. With a ``reason`` nothing came of it.
+    """
+
+    attempt: Ident
+    picture: Annotated[bytes, Meta(max_length=MAX_SCOUT_BYTES)] = b""
+    columns: Columns = 0
+    costs: Annotated[list[Seconds], Meta(max_length=MAX_CELLS)] = []
+    parse_s: Seconds = 0.0
+    reason: Text = ""
+
+
+class Blocks(Message, frozen=True, tag="blocks"):
+    """Blocks that POV-Ray has finished in an attempt that it still renders, to look at alone.
+
+    ``picture`` is ``rect`` of the frame, small, packed as in SCOUTED.
+    """
+
+    attempt: Ident
+    rect: RectTuple
+    picture: Annotated[bytes, Meta(max_length=MAX_BLOCKS_BYTES)]
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -827,6 +870,8 @@ FromNode: TypeAlias = (
     | Uploading
     | Done
     | Probed
+    | Scouted
+    | Blocks
     | Failed
     | HandBack
     | Draining

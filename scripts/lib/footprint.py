@@ -93,6 +93,7 @@ NODE_KINDS: Mapping[str, str] = {
     "scenes": "cached scenes",
     "light": "cached light",
     "probes": "probes",
+    "scouts": "scouts",
     "attempts": "attempts",
     "blocks": "kept blocks",
 }

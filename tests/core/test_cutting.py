@@ -82,6 +82,24 @@ def test_costs_decide_where_the_middle_is() -> None:
     assert keep.y1 >= 32 * 26
 
 
+def test_what_a_scout_saw_turns_what_was_believed_of_a_band() -> None:
+    """The upper half is done and was cheap: nearly all is still to come, and it is not even."""
+    world = World()
+    pi = world.join("pi")
+    world.submit(request(shape=picture(64, 32 * ROWS)))
+    (attempt,) = world.rendering(pi)
+    world.renders(pi, attempt, 0)
+    for second in range(1, 9):
+        world.now += 1
+        world.renders(pi, attempt, round(second / 8 * 64 * 32 * ROWS / 2))
+    seen = CostMap.of(64, 32 * ROWS, 1, [1.0, 1.0, 8.0, 30.0])
+    world.do(ev.Scouted(pi, attempt, seen, 0.1))
+    assert world.farm.attempts[attempt].pace.done == pytest.approx(64 * 32 * ROWS / 20, rel=0.01)
+    world.join("desk")
+    assert 32 * 26 <= world.answer(pi, attempt).y1 <= 32 * 29
+    end_well(world)
+
+
 def test_the_band_that_would_end_last_is_cut() -> None:
     world = World()
     conns = {name: world.join(name) for name in ("slow", "fast", "dry")}

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from clusterray.core import events as ev
 from clusterray.core.bands import cut_rows, row_step
+from clusterray.core.costs import CostMap
 from clusterray.core.entities import Band, Job, Node
 from clusterray.core.fidelity import fidelity_of
 from clusterray.core.model import (
@@ -265,6 +266,16 @@ class AnyOrder(RuleBasedStateMachine):
             return
         found = None if differing is None else ProbeFound(10, differing)
         self.world.do(ev.Probed(conn, attempt, found, "no time"))
+
+    @rule(data=st.data(), cells=st.integers(0, 9), reason=st.sampled_from(["", "", "no time"]))
+    def scouted(self, data: st.DataObject, cells: int, reason: str) -> None:
+        """Whoever it is, whenever it comes, about any attempt, and of pictures of any size."""
+        conn = self._conn(data)
+        attempt = None if conn is None else self._attempt(data, conn)
+        if conn is None or attempt is None:
+            return
+        costs = CostMap.of(64, 300, 1, [1.0] * cells) if cells else None
+        self.world.do(ev.Scouted(conn, attempt, costs, 0.5, reason))
 
     @rule(data=st.data(), flag=st.booleans(), priority=st.integers(-101, 101))
     @precondition(lambda self: self.jobs)

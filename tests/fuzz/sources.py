@@ -22,4 +22,5 @@ SOURCES: Final[dict[str, tuple[str, ...]]] = {
     "light": ("povray/light_file.py",),
     "tile": ("images/tile.py", "images/png_reader.py", "images/plain.py"),
     "segment": ("images/png_reader.py", "images/segments.py", "images/joined.py"),
+    "glimpse": ("images/glimpse.py",),
 }

@@ -20,6 +20,7 @@ from typing import Final
 from clusterray.core.errors import NoHead, SceneFault, UsageFault
 from clusterray.core.model import FileFormat, Rect
 from clusterray.images.formats import write_tile
+from clusterray.images.glimpse import MOST_PIXELS, read_glimpse
 from clusterray.images.png import FORMATS, write_head, write_tail
 from clusterray.images.png_reader import read_png
 from clusterray.images.segments import EMPTY_FINAL, chunk
@@ -267,6 +268,14 @@ def try_light(data: bytes, folder: Path) -> None:
         assert check_light("radiosity", path) == samples, "seating breaks a sample"
 
 
+def try_glimpse(data: bytes, folder: Path) -> None:
+    """Read a small picture of a node's making: it is of a kind that can be drawn, and no larger."""
+    with suppress(TileFault):
+        image = read_glimpse(data)
+        assert image.mode in ("RGB", "RGBA")
+        assert image.width * image.height <= MOST_PIXELS
+
+
 def try_tile(data: bytes, folder: Path) -> None:
     """Check a tile; the first byte says of which format it is to be."""
     how, body = (data[0], data[1:]) if data else (0, b"")
@@ -380,5 +389,6 @@ TARGETS: Final = {
         Target("light", try_light),
         Target("tile", try_tile),
         Target("segment", try_segment, 512),
+        Target("glimpse", try_glimpse, 2048),
     )
 }

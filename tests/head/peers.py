@@ -7,6 +7,7 @@ import hashlib
 import io
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +151,14 @@ class Peer:
         path = self.head.state.parent / f"{lease.attempt}.png"
         path.write_bytes(data)
         upload(self.head, lease.write, path)
+
+
+def wait_until_holds(folder: Path, *stems: str) -> None:
+    """Wait until just the files of these stems are below ``folder``: deleting is no hurry."""
+    deadline = time.monotonic() + ANSWER_S
+    while (left := {path.stem for path in folder.rglob("*")}) != set(stems):
+        assert time.monotonic() < deadline, f"{folder} still holds {left}"
+        threading.Event().wait(0.005)
 
 
 def dial(head: RunningHead, port: int = 0) -> socket.socket:

@@ -25,7 +25,15 @@ from clusterray.wire.link import LinkClosed
 from clusterray.wire.manifest import build_manifest, scene_id
 from clusterray.wire.staging import GrantRefused, StagingFault
 from clusterray.wire.trust import JoinToken
-from tests.head.peers import Peer, RunningHead, download, running_head, tile_of, upload
+from tests.head.peers import (
+    Peer,
+    RunningHead,
+    download,
+    running_head,
+    tile_of,
+    upload,
+    wait_until_holds,
+)
 
 
 @pytest.fixture
@@ -251,7 +259,7 @@ def test_a_job_from_offer_to_fetch(head: RunningHead, scene: Path, tmp_path: Pat
         download(head, result.read, tmp_path / "out.png")
         with Image.open(tmp_path / "out.png") as picture:
             assert picture.getpixel((3, 60)) == (3, 60, 7)
-        assert not list((head.state / "tiles").iterdir())
+        wait_until_holds(head.state / "tiles")
         assert not list((head.state / "incoming").iterdir())
 
 

@@ -15,7 +15,7 @@ from clusterray.core.model import Rect
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire import protocol as msg
 from clusterray.wire.staging import GrantRefused
-from tests.head.peers import Peer, RunningHead, download, running_head, tile_of
+from tests.head.peers import Peer, RunningHead, download, running_head, tile_of, wait_until_holds
 
 SAMPLE = b"C1\t0.22\t54.88\t%d\t7f007f\t0.1630\t0.1151\t0.0309\t1.62431\t0.233514\t075c97\n"
 MAP = struct.pack("<I", 2) + b"p" * 40 + struct.pack("<I", 0)
@@ -94,7 +94,7 @@ def test_samples_are_joined_and_every_band_gets_the_one_file(
         assert [band.stage for band in detail.bands] == ["light", "light", "final", "final"]
         with pytest.raises(GrantRefused):
             download(head, light.read, tmp_path / "again")
-    assert not list((head.state / "tiles").iterdir())
+    wait_until_holds(head.state / "tiles")
 
 
 def test_without_samples_the_bands_get_no_light(head: RunningHead, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_map_lights_the_samples_and_both_the_picture(head: RunningHead, tmp_pa
         )
         stages = [band.stage for band in detail.bands]
         assert stages == ["photons", "light", "light", "final", "final"]
-    assert not list((head.state / "tiles").iterdir())
+    wait_until_holds(head.state / "tiles")
 
 
 def test_a_scene_without_photons_goes_on_to_its_samples(head: RunningHead, tmp_path: Path) -> None:

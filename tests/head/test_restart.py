@@ -96,6 +96,7 @@ def test_whoever_asked_as_a_commit_failed_is_answered(
         client.say(msg.Cancel(61, job))
         assert "it is broken" in client.hear(msg.Refused).message
         assert not failing
+        assert jobs(client) == [(job, "queued")], "it has gone on, so that no commit is under way"
         failing = True
         (scene / "a.pov").write_text("sphere { 1, 1 }\n")
         with pytest.raises(AssertionError, match="the head cannot take a scene now"):

@@ -155,9 +155,9 @@ def test_a_node_that_goes_while_its_tile_is_checked_has_delivered(
 ) -> None:
     gone, hash_of = threading.Event(), uploads._sha256
 
-    def hash_once_it_is_gone(path: Path, tick: Callable[[], None]) -> str:
+    def hash_once_it_is_gone(fd: int, size: int, tick: Callable[[], None]) -> str:
         assert gone.wait(10)
-        return hash_of(path, tick)
+        return hash_of(fd, size, tick)
 
     with Peer(head) as client:
         client.join("submit")

@@ -14,7 +14,7 @@ from clusterray.core.verify import Comparison
 from clusterray.head.verdicts import MAX_LINES, check_views, verdict_lines, verified_view
 from clusterray.wire import protocol as msg
 from tests.core.world import ALIKE, World, picture, request
-from tests.head.peers import Peer, RunningHead, running_head, tile_of
+from tests.head.peers import Peer, RunningHead, running_head, tile_of, wait_until_holds
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_difference_is_told_in_words_and_figures_and_fails_nothing(
         assert [band.stage for band in detail.bands] == ["final", "verify"]
         assert detail.bands[0].id == check.band
         assert (detail.job.bands_done, detail.job.error_code) == (1, 0)
-        assert not list((head.state / "tiles").iterdir())
+        wait_until_holds(head.state / "tiles")
 
 
 def test_the_second_tile_goes_when_it_is_compared(head: RunningHead, scene: Path) -> None:
@@ -105,8 +105,7 @@ def test_the_second_tile_goes_when_it_is_compared(head: RunningHead, scene: Path
             1,
             ["verifying: 1 of 2 bands rendered again and compared"],
         )
-        left = {path.stem for path in (head.state / "tiles").iterdir()}
-        assert left == {desk_lease.attempt, pi_lease.attempt}
+        wait_until_holds(head.state / "tiles", desk_lease.attempt, pi_lease.attempt)
         client.say(msg.Cancel(11, job))
 
 

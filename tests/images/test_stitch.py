@@ -13,6 +13,7 @@ from PIL import Image
 from clusterray.core.errors import LocalFault
 from clusterray.core.model import FileFormat, Rect
 from clusterray.images.png import FORMATS, PixelFormat
+from clusterray.images.preview import Layer
 from clusterray.images.stitch import RESULT_KEYWORD, FrameWriter
 from clusterray.images.tile import TileFault, check_tile, crop_tile
 from tests.images import pngraw
@@ -159,6 +160,31 @@ def test_a_preview_shows_what_is_there_and_hatches_the_rest(
     below = (0, 32, 64, 64)
     assert shown.crop(below).tobytes() == empty.crop(below).tobytes()
     assert seen.info["gamma"] == pytest.approx(0.45455)
+
+
+def test_a_sketch_is_shown_where_there_is_nothing_better(tmp_path: Path) -> None:
+    region = Rect(10, 10, 50, 42)
+    writer = FrameWriter(region, RGB)
+
+    def seen(x: int, y: int) -> object:
+        return Image.open(io.BytesIO(writer.preview(64))).convert("RGB").getpixel((x, y))
+
+    hatch = seen(20, 20)
+    scout, finer = (Image.new("RGB", (5, 4), colour) for colour in ("#00c800", "#c8c800"))
+    writer.sketch(scout, None, Layer.SCOUT)
+    assert {seen(0, 0), seen(39, 31)} == {(0, 200, 0)}
+    blocks = Image.new("RGBA", (4, 4), (0, 0, 200, 255))
+    blocks.paste((9, 9, 9, 0), (0, 0, 2, 4))
+    writer.sketch(blocks, Rect(2, 10, 34, 42), Layer.BLOCKS)
+    assert (seen(7, 20), seen(12, 20)) == ((0, 200, 0), (0, 0, 200)), "holes hide nothing"
+    writer.sketch(finer, None, Layer.SCOUT)
+    assert (seen(7, 20), seen(12, 20)) == ((200, 200, 0), (0, 0, 200))
+    rect = Rect(10, 10, 50, 20)
+    writer.add(tile_file(tmp_path, [bytes([200, 0, 0] * 50)] * 42, rect), rect)
+    for layer in (Layer.SCOUT, Layer.BLOCKS):
+        writer.sketch(scout, None, layer)
+    assert (seen(12, 5), seen(12, 20)) == ((200, 0, 0), (0, 200, 0))
+    assert hatch not in ((200, 0, 0), (0, 200, 0))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from clusterray.node import probe as node_probe
-from clusterray.node.probe import TOO_SHORT, Prober, Task, is_due
+from clusterray.node.beside import Task
+from clusterray.node.probe import TOO_SHORT, Prober, is_due
 from clusterray.node.sandbox import MOST_DISPENSABLE, YIELDING_NICENESS
 from clusterray.wire.protocol import (
     Accepted,
@@ -274,7 +275,7 @@ def test_a_probe_begins_when_rendering_has_outweighed_parsing_by_far(
 
 def test_scenes_are_let_go_of_once_for_each_probe_however_it_ends(tmp_path: Path) -> None:
     scene = make_scene(tmp_path, SPHERES)
-    told: queue.Queue[Probed] = queue.Queue()
+    told: queue.Queue[Message] = queue.Queue()
     prober = Prober(POVRAY, open_field(), tmp_path / "probes", told.put)
     for name in ("a1", "a2", "a3"):
         prober.add(Task(name, name, scene.spec, name.upper(), tmp_path / "nothing there"))
@@ -284,8 +285,9 @@ def test_scenes_are_let_go_of_once_for_each_probe_however_it_ends(tmp_path: Path
     thread = threading.Thread(target=prober.run)
     thread.start()
     answers = [told.get(timeout=ANSWER_S) for _ in range(2)]
-    assert [(each.attempt, each.found) for each in answers] == [("a1", None), ("a3", None)]
-    assert all("nothing there" in each.reason for each in answers)
+    probed = [each for each in answers if isinstance(each, Probed)]
+    assert [(each.attempt, each.found) for each in probed] == [("a1", None), ("a3", None)]
+    assert all("nothing there" in each.reason for each in probed)
     prober.stop()
     thread.join(ANSWER_S)
     assert prober.spent() == ["A1", "A3"]

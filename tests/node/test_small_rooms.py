@@ -13,7 +13,13 @@ import pytest
 
 from clusterray.node.backoff import Backoff
 from clusterray.node.folders import AttemptFolder, empty_folder, make_read_only, remove_tree
-from clusterray.node.machine import memory_bytes, memory_left, process_cpu_s, usable_cores
+from clusterray.node.machine import (
+    fine_cpu_s,
+    memory_bytes,
+    memory_left,
+    process_cpu_s,
+    usable_cores,
+)
 from clusterray.node.stop import StopFlag
 
 
@@ -69,6 +75,17 @@ def test_the_work_of_a_process_counts_its_children_that_ended() -> None:
     subprocess.run([sys.executable, "-c", work], check=True)
     assert computed() > before
     assert process_cpu_s(1 << 22) == 0
+
+
+def test_the_work_of_a_process_is_told_finer_than_the_kernel_counts_ticks() -> None:
+    before, ticks = fine_cpu_s(os.getpid()), process_cpu_s(os.getpid())
+    while process_cpu_s(os.getpid()) == ticks:
+        assert fine_cpu_s(os.getpid()) >= before
+    assert fine_cpu_s(os.getpid()) > before
+    with subprocess.Popen(["/bin/sleep", "60"]) as child:
+        child.kill()
+        child.wait()
+        assert fine_cpu_s(child.pid) == 0
 
 
 def test_an_attempt_folder_keeps_only_its_tile(tmp_path: Path) -> None:

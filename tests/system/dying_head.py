@@ -13,7 +13,7 @@ from typing import Any
 
 from clusterray.cli import server
 from clusterray.core import actions as act
-from clusterray.head import node_talk
+from clusterray.head import keeper
 from clusterray.head.errands import Errands
 from clusterray.head.memory import Memory
 from clusterray.head.stitcher import Stitcher
@@ -70,8 +70,8 @@ POINTS: Mapping[str, Callable[[], None]] = {
     "before a submit is committed": _a_job_is_there_and_not_committed,
     "after a submit is committed": lambda: _instead_of(act.AnswerSubmit),
     "after a lease is committed": lambda: _instead_of(act.SendLease),
-    "after a tile has come": lambda: _before(node_talk, "take_in"),
-    "after a tile's rename and before its commit": lambda: _after(node_talk, "take_in"),
+    "after a tile has come": lambda: _before(keeper, "check_upload"),
+    "after a tile's rename and before its commit": lambda: _after(keeper, "keep"),
     "after the commit and before the answer": lambda: _instead_of(act.SendAccepted),
     "while stitching": lambda: _after(JoinedRows, "write"),
     "after the picture's rename and before its commit": lambda: _before(

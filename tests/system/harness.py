@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -292,10 +292,17 @@ def differing_pixels(one: Path, other: Path) -> int:
     return sum(rows[i : i + size] != others[i : i + size] for i in range(0, len(rows), size))
 
 
-def povrays_of(process: Process) -> list[psutil.Process]:
-    """The POV-Ray processes below a daemon."""
-    children = psutil.Process(process.popen.pid).children(recursive=True)
-    return [child for child in children if child.name() == "povray"]
+def povrays_of(process: Process, word: str = "") -> list[psutil.Process]:
+    """The POV-Ray processes below a daemon; with a ``word`` of their command line, if given.
+
+    A scout's has another size than a band's.
+    """
+    found = []
+    for child in psutil.Process(process.popen.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if child.name() == "povray" and (not word or word in child.cmdline()):
+                found.append(child)
+    return found
 
 
 def gone(processes: Sequence[psutil.Process], timeout_s: float) -> bool:

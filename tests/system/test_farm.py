@@ -161,7 +161,7 @@ def test_what_was_finished_outlives_povray_and_the_node(tmp_path: Path) -> None:
         process.err.wait_for("is submitted")
         farm.wait_until(["show", "j1"], finished, "three blocks are finished")
         node = farm.nodes["n1"]
-        (povray,) = povrays_of(node)
+        (povray,) = povrays_of(node, options[0])
         povray.kill()
         node.err.wait_for("going on from what it had finished")
         node.signal(signal.SIGKILL)

@@ -13,10 +13,24 @@ from flask import Flask
 from clusterray.head.certificate import head_certificate
 from clusterray.head.web.app import create_app
 from clusterray.head.web.web_server import WebServer
+from clusterray.wire import protocol as msg
+from tests.head.peers import Peer, running_head
+from tests.head.test_light import next_lease
+from tests.head.test_scout import GREEN, small, submit
 from tests.web.browser import Browser
 from tests.web.farm import HOSTILE, NODE, SUBMIT, preview_for, view, visitor_of
 
 CHROMIUM = shutil.which("chromium")
+PICTURES = "[...document.querySelectorAll('figure img')]"
+COLOUR = """(() => {
+    const image = document.querySelector('figure img');
+    const canvas = document.createElement('canvas');
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const paint = canvas.getContext('2d');
+    paint.drawImage(image, 0, 0);
+    return [...paint.getImageData(80, 60, 1, 1).data];
+})()"""
+"""What a pixel of the picture looks like in the browser."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -104,3 +118,32 @@ def test_the_session_cookie_is_hidden_from_scripts(server: WebServer, tmp_path: 
         assert browser.value("document.cookie") == ""
         browser.after_load(lambda: browser.value("document.querySelector('header button').click()"))
         assert browser.value("document.querySelector('#token') !== null")
+
+
+def test_a_preview_is_seen_before_any_tile_is_there(tmp_path: Path) -> None:
+    """A real head, whose node has told of its scout and delivered nothing."""
+    assert CHROMIUM is not None
+    with running_head(tmp_path / "state", tls=False) as head:
+        token = (tmp_path / "state" / "submit.token").read_text().strip()
+        with Peer(head) as client, Peer(head) as node:
+            submit(client, tmp_path)
+            node.join("node")
+            lease = next_lease(node)
+            with Browser(CHROMIUM, tmp_path / "profile") as browser:
+                here = f"http://127.0.0.1:{head.ready.http}/"
+                browser.after_load(lambda: browser.send("Page.navigate", url=here))
+                log_in(browser, token)
+                assert browser.value(f"{PICTURES}.length") == 0
+                node.say(msg.Scouted(lease.attempt, small(GREEN), 2, [1.0, 3.0], 0.25))
+                # The page loads itself again.
+                for _ in range(10):
+                    browser.after_load()
+                    if browser.value(f"{PICTURES}.length"):
+                        break
+                assert browser.value(f"{PICTURES}.every(i => i.complete && i.naturalWidth)")
+                assert browser.value(COLOUR) == [*GREEN, 255]
+                assert browser.value("document.querySelector('figure .preview').innerText") == (
+                    "preview"
+                )
+                assert "0 %" in browser.value("document.body.innerText")
+                browser.look(shots(tmp_path) / "preview.png", width=900, height=700, scheme="light")

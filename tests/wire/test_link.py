@@ -192,8 +192,18 @@ def test_a_beat_goes_out_when_nothing_else_did_even_in_long_work(
     assert ends.heard() == b""
     for step, due in ((3.9, b""), (0.1, encode(Beat())), (3.0, b""), (1.0, encode(Beat()))):
         ends.clock.now += step
-        ends.far.send(encode(Beat()))
         ends.link.service()
+        assert ends.heard() == due
+
+
+def test_a_beat_is_answered_at_once_where_one_would_soon_be_due(
+    make: Callable[..., Ends],
+) -> None:
+    ends = make(heartbeat_s=4)
+    for step, due in ((1.9, b""), (1.9, encode(Beat())), (1.9, b"")):
+        ends.clock.now += step
+        ends.far.send(encode(Beat()))
+        assert ends.link.receive(0) is None
         assert ends.heard() == due
 
 
@@ -232,6 +242,25 @@ def test_a_silent_peer_is_given_up(make: Callable[..., Ends]) -> None:
     ends.clock.now += 0.1
     with pytest.raises(LinkClosed, match="nothing was heard from this machine for 16 s"):
         ends.link.receive(None)
+
+
+def test_a_peer_is_not_silent_whose_words_nobody_has_read_yet(make: Callable[..., Ends]) -> None:
+    ends = make(silent_s=16)
+    ends.far.send(encode(Bye(reason="first")))
+    assert ends.link.receive(None) == Bye(reason="first")
+    ends.far.send(encode(Bye(reason="second")))
+    ends.clock.now += 20
+    assert ends.link.receive(None) == Bye(reason="second")
+
+
+def test_word_left_for_an_owner_who_does_not_wait_is_not_lost(make: Callable[..., Ends]) -> None:
+    ends = make()
+    ends.far.send(encode(Bye(reason="meanwhile")))
+    assert ends.link.receive(None) == Bye(reason="meanwhile")
+    ends.link.wake()
+    ends.link.send(drop(1))
+    assert ends.link.receive(None) is None
+    assert ends.heard() == encode(drop(1))
 
 
 def test_what_waited_while_we_were_busy_counts_as_heard(make: Callable[..., Ends]) -> None:
