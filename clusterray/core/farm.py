@@ -447,18 +447,20 @@ class Farm(TroubleRules, Helping, RestartRules):
         if not asking or not (self.detached or any(job.has_waiting for job in self.open_jobs)):
             return
         tries = self.patience.band_tries
-        meant: dict[NodeId, Band] = {}
         hungry = [node for node in asking.values() if node.id in self.hungry]
         turn = policy.in_turn(hungry, self.nodes.values())
         for place, node in enumerate(turn):
-            if node.id not in meant:
-                band = policy.choose_band(node, self.open_jobs, self.nodes.values(), tries)
-                if band is None:
-                    band = self._take_over(node) or self._relight_for(node)
-                if band is None:
-                    continue
-                meant |= self._share_out(band, turn[place:])
-            self._lease(node, meant[node.id])
+            if node.id not in self.hungry:
+                continue
+            band = policy.choose_band(node, self.open_jobs, self.nodes.values(), tries)
+            if band is None:
+                band = self._take_over(node) or self._relight_for(node)
+            if band is None:
+                continue
+            left = [other for other in turn[place:] if other.id in self.hungry]
+            # At once: what is meant for one of them must not be chosen by another.
+            for taker, part in self._share_out(band, left).items():
+                self._lease(self.nodes[taker], part)
 
     def _share_out(self, band: Band, turn: list[Node]) -> dict[NodeId, Band]:
         """Cut a waiting band for the first of ``turn`` and all others who want a part of it.

@@ -31,6 +31,10 @@ from clusterray.core.states import AttemptState, AttemptTrigger
 
 ANSWER_S = 3.0
 """How long a node may take to answer a cut before its band is rendered by another one too."""
+WIDE = 6
+"""A rest with more blocks in a row than so many for each thread of its taker is halved: a row would
+be much of it, and what is begun cannot be cut (scripts/bench/balance: 8 nodes 0.84 instead of 0.71
+of the ideal in the worst of 11 scenes)."""
 SEEK_S = 0.25
 """Nodes for which nothing was found to help with look again after that."""
 LOOKED_AT = 4
@@ -77,12 +81,12 @@ class Helping(Lighting):
         attempt = self._live(event.conn, event.attempt)
         if attempt is None or attempt.state is not AttemptState.RENDERING:
             return
-        self.asks.pop(attempt.id, None)
+        ask = self.asks.pop(attempt.id, None)
         if event.keep == attempt.band.rect:
             attempt.uncut = True
             self._seek_soon()
         elif self._may_be_cut(attempt, event.keep):
-            self._take_cut(attempt, event.keep)
+            self._take_cut(attempt, event.keep, ask)
         else:
             self._fail_here(attempt, f"its node cut its band to {_words(event.keep)}")
 
@@ -91,15 +95,27 @@ class Helping(Lighting):
         step = row_step(band.frame.job.request.picture)
         return _is_cuttable(band) and may_cut(band.rect, keep, step)
 
-    def _take_cut(self, attempt: Attempt, keep: Rect) -> None:
+    def _take_cut(self, attempt: Attempt, keep: Rect, ask: Ask | None = None) -> None:
         band = attempt.band
         for other in band.live_attempts:
             if other is not attempt:
                 self._end(other, AttemptTrigger.DROP, "the band was cut after all")
         attempt.done = min(attempt.done, keep.area)
-        self._cut(band, keep)
+        rest = self._cut(band, keep)
+        if ask is not None:
+            self._narrow(rest, self.nodes[ask.wanted_by])
         self._changed(band.frame.job)
         self._believe(attempt)
+
+    def _narrow(self, band: Band, node: Node) -> None:
+        """Halve a rest that is wide for who takes it; the other half waits for another node."""
+        step = row_step(band.frame.job.request.picture)
+        rect = band.rect
+        columns = -(-rect.width // step)
+        if rect.height <= step or columns <= WIDE * node.threads:
+            return
+        middle = rect.x0 + step * -(-columns // 2)
+        self._cut(band, Rect(rect.x0, rect.y0, middle, rect.y1))
 
     # ---------------------------------------------------------------- who helps with what
 

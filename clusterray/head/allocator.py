@@ -9,6 +9,7 @@ arenas make them no faster, and a crowd of an hour ago would stay in memory.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from typing import Final
 
@@ -31,7 +32,9 @@ def give_back() -> None:
         trim(0)
 
 
+@functools.cache
 def _of_libc(name: str) -> Callable[..., int] | None:
-    # Both names are glibc's alone; a call through CDLL lets Python's other threads run meanwhile.
+    # The names are glibc's alone. A call through CDLL lets Python's other threads run meanwhile.
+    # Each CDLL is a ring with a class of its own, so one for each name is enough.
     found: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)
     return found

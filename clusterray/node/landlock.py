@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import stat
 import struct
@@ -127,11 +128,18 @@ def _allow(ruleset: int, path: Path, rights: int) -> None:
         os.close(place)
 
 
-def _call(number: int, *arguments: int | bytes | None) -> int:
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    # One for all calls: each CDLL is a ring with a class of its own, which stays in memory until
+    # Python looks for rings.
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
+    return libc
+
+
+def _call(number: int, *arguments: int | bytes | None) -> int:
     words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
-    result = int(libc.syscall(ctypes.c_long(number), *words))
+    result = int(_libc().syscall(ctypes.c_long(number), *words))
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

@@ -403,3 +403,20 @@ def test_what_was_learned_of_a_node_outlives_the_head() -> None:
     world.join("slow", canary_cpu_s=0.1)
     (node,) = world.farm.nodes.values()
     assert node.thread_speed == 0.25
+
+
+def test_a_rest_that_is_wide_for_its_taker_is_halved() -> None:
+    world = World()
+    pi = world.join("pi")
+    world.submit(request(shape=picture(32 * 20, 32 * ROWS)))
+    (attempt,) = world.rendering(pi)
+    world.renders(pi, attempt, 0)
+    world.now += 40
+    world.renders(pi, attempt, 8 * 32 * 20 * 32)
+    desk = world.join("desk")
+    keep = world.answer(pi, attempt)
+    assert band_of(world, world.rendering(desk)[0]) == Rect(0, keep.y1, 32 * 10, 32 * ROWS)
+    third = world.join("third")
+    assert band_of(world, world.rendering(third)[0]) == Rect(32 * 10, keep.y1, 32 * 20, 32 * ROWS)
+    world.work_off()
+    assert the_job(world).state is JobState.DONE

@@ -76,31 +76,32 @@ def test_whoever_asked_as_a_commit_failed_is_answered(
 ) -> None:
     """A question by what is stored, an order and a scene that comes by a sentence."""
     commit = Memory.commit
-    failing = True
+    broken = False
 
-    def fail_once(memory: Memory) -> None:
-        nonlocal failing
-        if failing:
-            failing = False
+    def fail_while_broken(memory: Memory) -> None:
+        if broken:
             raise StoreFault("the store cannot be written: it is broken")
         commit(memory)
 
-    monkeypatch.setattr(task_manager, "STORE_AGAIN_S", 0.0)
+    monkeypatch.setattr(task_manager, "STORE_AGAIN_S", 0.02)
+    monkeypatch.setattr(Memory, "commit", fail_while_broken)
     with running_head(tmp_path / "state") as head, Peer(head) as client:
         client.join("submit")
         job = client.submit(client.stage(scene))
-        monkeypatch.setattr(Memory, "commit", fail_once)
+        broken = True
         assert jobs(client) == [(job, "queued")]
-        assert not failing
-        failing = True
+        broken = False
+        assert jobs(client) == [(job, "queued")]
+        broken = True
         client.say(msg.Cancel(61, job))
         assert "it is broken" in client.hear(msg.Refused).message
-        assert not failing
-        assert jobs(client) == [(job, "queued")], "it has gone on, so that no commit is under way"
-        failing = True
+        broken = False
+        assert jobs(client) == [(job, "queued")]
+        broken = True
         (scene / "a.pov").write_text("sphere { 1, 1 }\n")
         with pytest.raises(AssertionError, match="the head cannot take a scene now"):
             client.stage(scene, request=62)
+        broken = False
         assert jobs(client) == [(job, "queued")]
 
 

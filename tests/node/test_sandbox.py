@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,6 +111,23 @@ def test_what_a_wall_leaves_open_is_said_at_the_start(
         head.meet()
     assert "behind Landlock, version 2" in caplog.text
     assert "leaves open: TCP connections (Linux 6.7 closes that)" in caplog.text
+
+
+def test_the_rules_of_one_render_leave_no_rings(tmp_path: Path) -> None:
+    """They are made for every start of POV-Ray, and rings would stay until Python looks."""
+    try:
+        abi = landlock.abi()
+    except landlock.NoLandlock as reason:
+        pytest.skip(f"needs Landlock: {reason}")
+    rules = [(tmp_path, landlock.READ_FILE)] * 10
+    os.close(landlock.make_ruleset(abi, rules))
+    gc.collect()
+    gc.disable()
+    try:
+        os.close(landlock.make_ruleset(abi, rules))
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_bubblewrap_is_not_tried_where_landlock_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
