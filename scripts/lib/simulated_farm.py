@@ -87,8 +87,6 @@ class FarmHead:
                 ev.NodeJoined(machine.number, NodeId(name), name, machine.cores, POVRAY, cuts=True)
             )
         self._happen(ev.JobSubmitted(1, self.request()))
-        if self._sights:
-            self._scout(self._sim.machines[0])
 
     def phase(self, attempt: int, phase: str) -> None:
         """POV-Ray parses, or renders."""
@@ -138,6 +136,8 @@ class FarmHead:
                 self._ours[action.attempt] = attempt
                 self._theirs[attempt] = action.attempt
                 self._rects[attempt] = rect
+                if action.scout and self._sights:
+                    self._scout(machine, action.attempt)
             case act.SendCut():
                 self._sim.cut(self._ours[action.attempt], self._blocks(action.keep))
             case act.SendDrop():
@@ -164,15 +164,16 @@ class FarmHead:
 
         self._sim.after(max(0.0, due - self._sim.now), tick)
 
-    def _scout(self, machine: Machine) -> None:
+    def _scout(self, machine: Machine, attempt: AttemptId) -> None:
         """Have a machine look once more, with one thread beside its band."""
         sight = self._sights.pop(0)
+        parse_s = self._sim.costs.parse_s
 
         def told() -> None:
-            # Scouts do not speak to the Farm yet.
-            next(iter(self.farm.jobs.values())).frames[0].costs = sight.costs
-            if self._sights:
-                self._scout(machine)
+            if machine.alive:
+                self._happen(ev.Scouted(machine.number, attempt, sight.costs, parse_s))
+                if self._sights:
+                    self._scout(machine, attempt)
 
         self._sim.beside(machine, sight.work_s, told)
 
