@@ -120,6 +120,7 @@ class LifeRules(Verifying):
         for frame in job.frames:
             frame.run += 1
             frame.stitched = False
+            self._note_frame(frame)
             for band in frame.bands.values():
                 if band.state is BandState.VOID:
                     self._revive(band, f"job {job.id} is requeued")

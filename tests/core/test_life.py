@@ -313,3 +313,14 @@ def test_what_the_state_forbids_is_refused_in_words_and_changes_nothing(
     assert words in refusal(job, order)
     assert not world.do(order)
     assert job.state is state
+
+
+def test_that_a_covered_frame_begins_once_more_is_stored() -> None:
+    """Or what an earlier run of it writes would count after the head was killed."""
+    world = World()
+    pi = world.join("pi")
+    job = world.submit(request(wish_bands=1))
+    world.finish(pi, world.rendering(pi)[0])
+    world.do(ev.JobCancelled(job, "ann"))
+    world.do(ev.JobRequeued(job, "ann"))
+    world.stores.check(world.farm)
