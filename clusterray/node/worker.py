@@ -38,7 +38,7 @@ from clusterray.node.renderer import (
 )
 from clusterray.node.salvage import Salvage
 from clusterray.node.sandbox import Sandbox
-from clusterray.node.scene_cache import SceneCache, SceneDamaged, link_tree
+from clusterray.node.scene_cache import TAR_NAME, SceneCache, SceneDamaged, link_tree
 from clusterray.node.scout import TOO_MANY_SCOUTS, Scouter
 from clusterray.povray.command import add_light_footer
 from clusterray.povray.gamma import read_assumed_gamma
@@ -443,7 +443,9 @@ class RenderLoop:
         self._fitness.make_room(self._make_room, 2 * size)
         scene, read = held.lease.scene.id, held.lease.read
         log.info("%s: fetching %.20s of scene %.12s, %d bytes", held.words, name, scene, size)
-        self._fetch(held, Grant(read.user, read.password, name), target, size)
+        # The head may call the tar what it likes.
+        path = read.path + name.removeprefix(TAR_NAME) if name.startswith(TAR_NAME) else name
+        self._fetch(held, Grant(read.user, read.password, path), target, size)
 
     def _fetch(self, held: Held, read: Grant, target: Path, size: int) -> None:
         """Store what ``read`` opens in ``target``, trying again for as long as the lease holds.

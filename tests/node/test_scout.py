@@ -63,6 +63,12 @@ light_source { <3, -5, -6> rgb 1 area_light x*4, y*4, 60, 60 }
 Scouts = Callable[[Scene], list[Scouted]]
 
 
+@pytest.fixture(autouse=True)
+def costs_however_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an idle machine the first picture is over after a few looks: too few to tell costs by."""
+    monkeypatch.setattr(povray_scout, "LEAST_LOOKS", 1)
+
+
 @pytest.fixture
 def told() -> queue.Queue[Message]:
     return queue.Queue()
