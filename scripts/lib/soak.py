@@ -127,7 +127,8 @@ class Plan:
             "pictures": 2 * self.kept_jobs,
             "logs": BANDS * self.kept_jobs,
             "the node's own": 3 * self.nodes,
-            "cached scenes": (_CACHED_SCENES + 1) * self.nodes,
+            # Each with its manifest.
+            "cached scenes": 2 * (_CACHED_SCENES + 1) * self.nodes,
         }
 
 

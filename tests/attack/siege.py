@@ -93,6 +93,8 @@ def besiege(
     scene = folder / "scene"
     scene.mkdir(parents=True)
     (scene / "room.pov").write_text(SCENE, encoding="utf-8")
+    # So that both nodes have a part of each picture, the first one too.
+    (scene / "job.yaml").write_text("bands: 4\n", encoding="utf-8")
     width, height = size
     options = (f"+W{width}", f"+H{height}", "-A")
     due = plain_povray(scene, folder / "due.png", "+Iroom.pov", *options)

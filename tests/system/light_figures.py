@@ -33,6 +33,10 @@ from tests.system.seams import largest_difference, mean_difference, seam
 EXAMPLES = Path("/usr/share/doc/povray/examples")
 
 
+BANDS = 10
+"""As many as the farm is asked for."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """A scene to measure: ``added`` stands behind it, ``changed`` is another text for some of it.
@@ -113,7 +117,9 @@ def measure(farm: Farm, sample: Sample, folder: Path) -> Figures:
     scene = copied(sample, folder)
     farm.wait_until(["nodes"], lambda nodes: idle(nodes, len(farm.nodes)), "idle nodes")
     ours = folder / "farm.png"
-    submit = farm.submit(scene, "-o", str(ours), "--", *options, cwd=folder)
+    # Many cuts, along rows: the farm alone would make few, and some of them down columns.
+    (scene.parent / "job.yaml").write_text(f"scene: {scene.name}\nbands: {BANDS}\n", "utf-8")
+    submit = farm.submit(scene.parent, "-o", str(ours), "--", *options, cwd=folder)
     assert submit.wait(1200) == 0, submit.err.seen[-20:]
     detail = farm.ask("show", farm.ask("jobs")[0]["id"])
     told = Told(detail["light"])

@@ -20,7 +20,7 @@ from tests.system.test_farm import SLOW, rendering, scene_in
 
 pytestmark = [needs_povray, pytest.mark.slow]
 
-SIZE = ("+W160", "+H640", "+A0.0", "+R3")
+SIZE = ("+W160", "+H640")
 """Some 20 s on one idle core, in 20 rows of blocks: a node that joins finds much of it to do."""
 
 

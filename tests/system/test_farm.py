@@ -43,7 +43,7 @@ sphere { 0, 1 pigment { rgb <1, 0.5, 0.2> } finish { phong 0.8 } }
 SLOW = QUICK.replace(
     "sphere { 0, 1",
     "isosurface { function { x*x + y*y + z*z - 1 + 0.2*sin(30*x)*sin(31*y)*sin(29*z) }"
-    " contained_by { sphere { 0, 1.3 } } max_gradient 60 accuracy 0.0000001",
+    " contained_by { sphere { 0, 1.3 } } max_gradient 400 accuracy 0.0000001",
 )
 """Takes about ten seconds at 160x480 on one core: long enough to do something meanwhile."""
 

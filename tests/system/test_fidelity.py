@@ -29,7 +29,7 @@ class HeldBands:
         os.mkfifo(self._go)
         self.program = stand_in(
             folder,
-            'case "$*" in *Render_Block_Size=8*|*+RFO*|*+RFI*) exec povray "$@";; esac\n'
+            'case "$*" in *Render_Block_Size=[48]*|*+RFO*|*+RFI*) exec povray "$@";; esac\n'
             f'{TO_ITS_END}; read -r word < "{self._go}"; exit $code',
         )
 
