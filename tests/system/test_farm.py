@@ -9,6 +9,7 @@ import socket
 import ssl
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -133,8 +134,8 @@ def test_a_node_killed_in_the_middle_costs_nothing_but_time(tmp_path: Path) -> N
     size = ("+W160", "+H480")
     with farm_of(tmp_path / "farm", 1, 1) as farm:
         process = farm.submit(scene, "-o", "out.png", "--", *size, cwd=tmp_path)
-        rendering(farm, process)
-        victim = farm.nodes["n1"]
+        shown: Any = rendering(farm, process)
+        victim = farm.nodes[shown["bands"][0]["attempts"][0]["node"]]
         povrays = povrays_of(victim)
         assert povrays
         victim.signal(signal.SIGKILL)
