@@ -15,6 +15,7 @@ from itertools import islice
 from clusterray.core import actions as act
 from clusterray.core import events as ev
 from clusterray.core.bands import may_cut, rest_of, row_step
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.cutting import (
     TOO_SLOW,
     Helper,
@@ -111,7 +112,7 @@ class Helping(Lighting):
         """Halve a rest that is wide for who takes it; the other half waits for another node."""
         step = row_step(band.frame.job.request.picture)
         rect = band.rect
-        columns = -(-rect.width // step)
+        columns = BlockGrid(rect, step).columns
         if rect.height <= step or columns <= WIDE * node.threads:
             return
         middle = rect.x0 + step * -(-columns // 2)

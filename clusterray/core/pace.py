@@ -9,10 +9,10 @@ attempt did of late says most about how it goes on: machines slow down, and beli
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.costs import CostMap
 from clusterray.core.model import Rect
 
@@ -106,8 +106,9 @@ def seconds_for(
     """
     tail: list[float] = []
     dealt = 0.0
-    for each in _last_blocks(rect, block, TAIL_BLOCKS * threads):
-        work = work_of(costs, each)
+    grid = BlockGrid(rect, block)
+    for serial in reversed(range(max(0, grid.count - TAIL_BLOCKS * threads), grid.count)):
+        work = work_of(costs, grid.block(serial))
         if dealt + work > left:
             break
         tail.append(work)
@@ -117,15 +118,6 @@ def seconds_for(
     for work in reversed(tail):
         heappush(free_at, heappop(free_at) + work / thread_rate)
     return max(free_at)
-
-
-def _last_blocks(rect: Rect, block: int, count: int) -> Iterator[Rect]:
-    """Give the last blocks of ``rect`` in POV-Ray's order, the last one first."""
-    columns, rows = -(-rect.width // block), -(-rect.height // block)
-    for serial in range(columns * rows - 1, max(-1, columns * rows - 1 - count), -1):
-        row, column = divmod(serial, columns)
-        x0, y0 = rect.x0 + column * block, rect.y0 + row * block
-        yield Rect(x0, y0, min(x0 + block, rect.x1), min(y0 + block, rect.y1))
 
 
 def guessed(canary_cpu_s: float) -> float:

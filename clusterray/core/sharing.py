@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from clusterray.core.bands import cut_columns, cut_rows, row_step
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.entities import Frame, Node
 from clusterray.core.model import Rect
 
@@ -68,11 +69,10 @@ def share_out(frame: Frame, rect: Rect, nodes: Sequence[Node], *, columns: bool 
 
 
 def _is_too_little(frame: Frame, rect: Rect, nodes: Sequence[Node]) -> bool:
-    step = row_step(frame.job.request.picture)
-    columns, rows = -(-rect.width // step), -(-rect.height // step)
+    grid = BlockGrid(rect, row_step(frame.job.request.picture))
     # A block is one thread's work; and a single row of them has to be worth being joined.
-    least = 1 if rows > 1 else ROW_BLOCKS_PER_THREAD
-    if columns * rows < least * sum(node.threads for node in nodes):
+    least = 1 if grid.rows > 1 else ROW_BLOCKS_PER_THREAD
+    if grid.count < least * sum(node.threads for node in nodes):
         return True
     speed = sum(node.speed for node in nodes)
     return frame.work(rect) < frame.rate * speed * LEAST_BAND_S
@@ -117,8 +117,8 @@ def _best_split(
 
 
 def _wants_columns(rect: Rect, step: int, nodes: int) -> bool:
-    rows, columns = -(-rect.height // step), -(-rect.width // step)
-    return rows < ROWS_OF_BAND * nodes and columns > max(1.0, NARROWEST * rows)
+    grid = BlockGrid(rect, step)
+    return grid.rows < ROWS_OF_BAND * nodes and grid.columns > max(1.0, NARROWEST * grid.rows)
 
 
 def _by_rows(rect: Rect, step: int) -> list[tuple[Rect, Rect]]:

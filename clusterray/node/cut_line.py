@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 from clusterray.core.bands import rest_of, row_step
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.model import Rect
 from clusterray.povray.spec import RenderSpec
 
@@ -63,7 +64,7 @@ class CutLine:
 
     def _at_least(self, keep: Rect) -> Rect:
         rect, block = self._rect, self._block
-        columns = -(-rect.width // block)
+        columns = BlockGrid(rect, block).columns
         begun = self._begun()
         if keep.x1 == rect.x1:
             rows = -(-begun // columns)

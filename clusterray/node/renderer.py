@@ -23,6 +23,7 @@ from enum import Enum, IntEnum
 from pathlib import Path
 from typing import IO, Literal
 
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.model import LightKind, Rect
 from clusterray.node import launcher
 from clusterray.node.cut_line import CutLine
@@ -32,7 +33,7 @@ from clusterray.node.sandbox import Sandbox
 from clusterray.povray.command import environment, prepare_home, render_argv
 from clusterray.povray.progress import ProgressParser, RenderProblem
 from clusterray.povray.spec import RenderSpec
-from clusterray.povray.state_file import PIXEL_BYTES, BlockGrid, NoStateFile, StateReader
+from clusterray.povray.state_file import PIXEL_BYTES, NoStateFile, StateReader
 
 TERMINATE_S = 2.0
 """How long POV-Ray may take to end after SIGTERM before SIGKILL follows (DESIGN 6)."""

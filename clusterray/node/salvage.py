@@ -19,13 +19,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from clusterray.core.blocks import BlockGrid
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.holdings import Held
 from clusterray.node.machine import boot_id
 from clusterray.povray.light import scene_texts, wants_shared_light
 from clusterray.povray.state_file import (
     STATE_SUFFIX,
-    BlockGrid,
     NoStateFile,
     Origin,
     keep_blocks,

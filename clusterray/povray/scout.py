@@ -12,10 +12,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.model import Rect
 from clusterray.povray.option_table import Value, declared_name
 from clusterray.povray.spec import RenderSpec, canonical_options
-from clusterray.povray.state_file import BlockGrid
 
 FIRST_SIDE = 16
 """A side of the first picture has this part of the frame's,"""

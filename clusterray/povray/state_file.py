@@ -38,12 +38,13 @@ import functools
 import json
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.model import Rect
 
 HEADER_BYTES = 512
@@ -66,65 +67,6 @@ _MOST_ORIGIN_BYTES = 1 << 16
 
 class NoStateFile(Exception):
     """It is no state file of POV-Ray 3.7's, or of a form that this version does not know."""
-
-
-# ---------------------------------------------------------------- where blocks lie
-
-
-@dataclass(frozen=True, slots=True)
-class BlockGrid:
-    """The blocks of ``size`` pixels that POV-Ray renders ``rect`` in, by serial from 0.
-
-    ``size`` may be larger than the rectangle: POV-Ray then has one block of the rectangle's size.
-    """
-
-    rect: Rect
-    size: int
-
-    @property
-    def columns(self) -> int:
-        """Blocks in a row."""
-        return -(-self.rect.width // self.size)
-
-    @property
-    def count(self) -> int:
-        """Blocks in all."""
-        return self.columns * -(-self.rect.height // self.size)
-
-    def block(self, serial: int) -> Rect:
-        """Give the pixels of a block; ValueError if there is no such serial."""
-        if not 0 <= serial < self.count:
-            raise ValueError(f"there is no block {serial} among {self.count}")
-        row, column = divmod(serial, self.columns)
-        x0, y0 = self.rect.x0 + column * self.size, self.rect.y0 + row * self.size
-        return Rect(x0, y0, min(x0 + self.size, self.rect.x1), min(y0 + self.size, self.rect.y1))
-
-    def serial(self, block: Rect) -> int | None:
-        """Give the serial of a block, None if no block of the grid has exactly these pixels."""
-        if not self.rect.contains(block):
-            return None
-        column, left = divmod(block.x0 - self.rect.x0, self.size)
-        row, above = divmod(block.y0 - self.rect.y0, self.size)
-        serial = row * self.columns + column
-        return None if left or above or self.block(serial) != block else serial
-
-    def area(self, serials: Iterable[int]) -> int:
-        """Give the number of pixels in these blocks."""
-        return sum(self.block(serial).area for serial in serials)
-
-    def whole_rows(self, serials: Iterable[int]) -> list[tuple[int, int]]:
-        """Give the rows of pixels whose blocks are all among ``serials``: half-open ranges."""
-        have = set(serials)
-        found: list[tuple[int, int]] = []
-        for first in range(0, self.count, self.columns):
-            if not have.issuperset(range(first, first + self.columns)):
-                continue
-            block = self.block(first)
-            if found and found[-1][1] == block.y0:
-                found[-1] = (found[-1][0], block.y1)
-            else:
-                found.append((block.y0, block.y1))
-        return found
 
 
 # ---------------------------------------------------------------- reading

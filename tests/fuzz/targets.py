@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.errors import NoHead, SceneFault, UsageFault
 from clusterray.core.model import FileFormat, Rect
 from clusterray.images.formats import write_tile
@@ -35,7 +36,6 @@ from clusterray.povray.progress import MAX_TEXT_BYTES, ProgressParser
 from clusterray.povray.sdl import blank_comments, notable_tokens, strip, tokens
 from clusterray.povray.spec import RenderSpec
 from clusterray.povray.state_file import (
-    BlockGrid,
     NoStateFile,
     keep_blocks,
     read_blocks,

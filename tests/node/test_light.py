@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.model import Rect
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.light_cache import KEPT, LightCache, LightDamaged
@@ -18,7 +19,7 @@ from clusterray.node.renderer import Render, RenderCancelled, RenderFailed, Rend
 from clusterray.node.scene_cache import link_tree
 from clusterray.povray.command import add_light_footer
 from clusterray.povray.light_file import check_light, seat_samples
-from clusterray.povray.state_file import BlockGrid, keep_blocks, read_blocks
+from clusterray.povray.state_file import keep_blocks, read_blocks
 from clusterray.wire.protocol import Grant, LightRef
 from tests.node.doubles import POVRAY, Scene, make_scene, open_field, sandbox_for
 

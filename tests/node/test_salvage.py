@@ -19,6 +19,7 @@ import psutil
 import pytest
 from PIL import Image, ImageChops
 
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.model import FileFormat, Rect
 from clusterray.images.tile import crop_tile
 from clusterray.node.cut_line import CutLine
@@ -31,7 +32,6 @@ from clusterray.node.scene_cache import link_tree
 from clusterray.povray.state_file import (
     Block,
     BlockCanvas,
-    BlockGrid,
     Origin,
     StateReader,
     keep_blocks,

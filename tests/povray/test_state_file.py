@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.model import Rect
 from clusterray.povray.command import environment, prepare_home, render_argv
 from clusterray.povray.scene import plan_job
@@ -20,7 +21,6 @@ from clusterray.povray.state_file import (
     HEADER_BYTES,
     Block,
     BlockCanvas,
-    BlockGrid,
     NoStateFile,
     Origin,
     StateReader,
