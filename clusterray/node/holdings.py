@@ -333,13 +333,18 @@ class Holdings:
         if held is None:
             # What it was ended by is on its way to the head.
             return
+        try:
+            wanted = Rect(*cut.keep)
+        except ValueError as error:
+            log.warning("%s: a cut that makes no sense: %s", held.words, error)
+            return
 
         def agreed(keep: Rect) -> None:
             log.info("%s: %dx%d of it are left here", held.words, keep.width, keep.height)
             self.tell(CutTo(cut.attempt, keep.as_tuple()))
 
         # The head must hear of it before it hears of a tile of this size.
-        held.line.cut(Rect(*cut.keep), agreed)
+        held.line.cut(wanted, agreed)
 
     def drop(self, attempt: str, reason: str) -> None:
         """The attempt counts no more: stop it and forget it; nothing is reported."""

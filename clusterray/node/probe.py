@@ -22,7 +22,6 @@ from clusterray.node.folders import AttemptFolder
 from clusterray.node.machine import memory_bytes, memory_left
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
 from clusterray.node.sandbox import Sandbox
-from clusterray.povray.command import render_argv
 from clusterray.povray.probe import RUNS, ProbeRun, probe_of
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import Probed, ProbeView
@@ -78,16 +77,6 @@ class ProbeRender(Render):
 
     def _name_blocks(self) -> None:
         """Nothing: what is small is not gone on from."""
-
-    def _povray_argv(self) -> list[str]:
-        argv = render_argv(
-            self._spec,
-            self._rect,
-            threads=self._threads,
-            povray=self._povray,
-            output=self._folder.picture,
-        )
-        return [*argv, *self._words]
 
     def _look(self, _phase: str, _done: int, _total: int) -> None:
         if self.given_up:

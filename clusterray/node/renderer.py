@@ -143,6 +143,8 @@ class Render:
     """Whether the bands' POV-Ray goes first."""
     _spare = False
     """Whether it goes before the bands' POV-Ray when memory runs out."""
+    _words: tuple[str, ...] = ()
+    """What else POV-Ray is told, last."""
     _tick_s = _TICK_S
     """At least so often ``on_progress`` is called."""
 
@@ -355,7 +357,7 @@ class Render:
         return self._spec.width * self._spec.height
 
     def _povray_argv(self) -> list[str]:
-        return render_argv(
+        argv = render_argv(
             self._spec,
             self._rect,
             threads=self._threads,
@@ -364,6 +366,7 @@ class Render:
             light=self._folder.samples if self._lit else None,
             resume=self._kept_pixels > 0,
         )
+        return [*argv, *self._words]
 
     def _enough(self) -> bool:
         """Tell whether POV-Ray may be ended, because nothing more is wanted of it."""

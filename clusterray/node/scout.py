@@ -27,7 +27,6 @@ from clusterray.node.folders import AttemptFolder
 from clusterray.node.machine import fine_cpu_s, memory_bytes, memory_left
 from clusterray.node.renderer import Render, RenderCancelled, RenderFailed
 from clusterray.node.sandbox import Sandbox
-from clusterray.povray.command import render_argv
 from clusterray.povray.gamma import read_assumed_gamma
 from clusterray.povray.scout import (
     BlockTimes,
@@ -115,16 +114,6 @@ class GlanceRender(Render):
     def finish(self) -> None:
         """Take what POV-Ray left in its last moment."""
         self._take_blocks()
-
-    def _povray_argv(self) -> list[str]:
-        argv = render_argv(
-            self._spec,
-            self._rect,
-            threads=self._threads,
-            povray=self._povray,
-            output=self._folder.picture,
-        )
-        return [*argv, *self._words]
 
     def _look(self, _phase: str, _done: int, _total: int) -> None:
         now = time.monotonic()

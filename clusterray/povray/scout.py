@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 from clusterray.core.blocks import BlockGrid
 from clusterray.core.model import Rect
-from clusterray.povray.option_table import Value, declared_name
-from clusterray.povray.spec import RenderSpec, canonical_options
+from clusterray.povray.option_table import declared_name
+from clusterray.povray.small import largest_scale, shrunk
+from clusterray.povray.spec import RenderSpec
 
 FIRST_SIDE = 16
 """A side of the first picture has this part of the frame's,"""
@@ -44,16 +45,7 @@ LEAST_LOOKS = 8
 done in a moment."""
 CELLS = 64
 """The map of costs has at most so many rows and columns."""
-_MOST_WHOLE = 1 << 20
-"""What POV-Ray holds in memory, and writes, is the whole picture, however little it renders."""
 _BLOCK = 4
-_AT_WORK: dict[str, Value] = {"Render_Block_Size": _BLOCK}
-_LEFT_OUT = frozenset(
-    {
-        *("Antialias", "Antialias_Threshold", "Antialias_Depth", "Antialias_Gamma"),
-        *("Sampling_Method", "Jitter", "Jitter_Amount", "Compression", *_AT_WORK),
-    }
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +114,7 @@ def _believed_s(spec: RenderSpec, seen: Seen) -> float:
 
 
 def _bounded(scale: float, spec: RenderSpec) -> float:
-    return min(1.0, scale, math.sqrt(_MOST_WHOLE / (spec.width * spec.height)))
+    return min(scale, largest_scale(spec))
 
 
 def glance_of(spec: RenderSpec, scale: float) -> Glance:
@@ -130,34 +122,11 @@ def glance_of(spec: RenderSpec, scale: float) -> Glance:
 
     Without antialiasing, in the smallest blocks, as PNG with 8 bits.
     """
-    region = region_of(spec)
-    width, height = (max(1, round(side * scale)) for side in (spec.width, spec.height))
-    x0, x1 = _scaled(region.x0, region.x1, width / spec.width, width)
-    y0, y1 = _scaled(region.y0, region.y1, height / spec.height, height)
-    kept = [(name, value) for name, value in spec.options if name not in _LEFT_OUT]
-    small = replace(
-        spec,
-        width=width,
-        height=height,
-        region=None,
-        file_type="N",
-        bits=8,
-        grey=False,
-        alpha=False,
-        options=canonical_options([*kept, *_AT_WORK.items()]),
-        light=(),
-        photon_files=(),
-        sources={},
-    )
+    small, rect = shrunk(spec, region_of(spec), scale, block=_BLOCK, bits=8)
     declared = {declared_name(str(value)) for name, value in spec.options if name == "Declare"}
     sizes = {"image_width": spec.width, "image_height": spec.height}
     words = (f"Declare={name}={size}" for name, size in sizes.items() if name not in declared)
-    return Glance(small, Rect(x0, y0, x1, y1), tuple(words))
-
-
-def _scaled(begin: int, end: int, scale: float, limit: int) -> tuple[int, int]:
-    first = min(math.floor(begin * scale), limit - 1)
-    return first, min(max(math.ceil(end * scale), first + 1), limit)
+    return Glance(replace(small, alpha=False), rect, tuple(words))
 
 
 # ---------------------------------------------------------------- what it costs
