@@ -446,6 +446,8 @@ class Progress(Message, frozen=True, tag="progress"):
     """How far an attempt is; coalesced by the node to at most one each half second.
 
     ``moves`` counts what POV-Ray says while it renders besides pixels, such as photons shot.
+    ``place``: what is left of it takes no longer than another band's start, so that the node has a
+    place for one already; true ever after.
     """
 
     attempt: Ident
@@ -453,16 +455,19 @@ class Progress(Message, frozen=True, tag="progress"):
     done: Count = 0
     total: Count = 0
     moves: Count = 0
+    place: bool = False
 
 
 class CutTo(Message, frozen=True, tag="cut_to"):
     """The answer to CUT: the node renders ``keep``, and nothing else of the band from now on.
 
-    At least what has begun; all of the band if it is too late.
+    At least what has begun; all of the band if it is too late. ``parses``: the tile of what it
+    keeps takes a parse of the whole scene once more.
     """
 
     attempt: Ident
     keep: RectTuple
+    parses: bool = True
 
 
 class Uploading(Message, frozen=True, tag="uploading"):
