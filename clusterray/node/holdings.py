@@ -14,16 +14,24 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 from clusterray.core.errors import SceneFault
-from clusterray.core.model import LightKind, Rect
-from clusterray.node.backoff import Backoff
-from clusterray.node.cut_line import CutLine
-from clusterray.node.folders import AttemptFolder
-from clusterray.povray.spec import RenderSpec
+from clusterray.core.model import Rect
+from clusterray.node.held import (
+    TO_RENDER,
+    UNFINISHED,
+    WITH_TILE,
+    Abort,
+    Connection,
+    Gone,
+    Held,
+    Names,
+    Report,
+    Stage,
+    Upload,
+    hold,
+)
 from clusterray.wire.protocol import (
     Blocks,
     Cut,
@@ -37,9 +45,7 @@ from clusterray.wire.protocol import (
     Lease,
     Message,
     Phase,
-    PhaseSeconds,
     Progress,
-    RectTuple,
     Uploading,
 )
 
@@ -47,136 +53,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_S = 0.5
 """At most one PROGRESS of an attempt in this time."""
-RETRY_FIRST_S = 0.5
-RETRY_MOST_S = 15.0
 POVRAY_CHANGED = "POV-Ray on this node has changed; it is tested again"
-
-Report = Callable[[Message], bool]
-"""Sends a message to the head; False if the connection is gone."""
-Abort = Callable[[bool], None]
-"""Breaks off what a thread does for an attempt; True: at once, with no time to tidy up."""
-
-
-class Stage(Enum):
-    """Where an attempt is on this node, which thread brings it on, and what may come next.
-
-    QUEUED     render   WORKING; gone by DROP, HANDBACK
-    WORKING    render   RENDERED, FAILED; gone by DROP, HANDBACK
-    RENDERED   upload   STORED, FAILED; gone by DROP, HANDBACK
-    STORED     none     RENDERED by KEEP, for the head wants it again; gone by ACCEPTED, DROP
-    FAILED     none     gone once FAILED is sent, by DROP
-    """
-
-    QUEUED = "queued"
-    WORKING = "working"
-    RENDERED = "rendered"
-    STORED = "stored"
-    FAILED = "failed"
-
-
-_WITH_TILE = {Stage.RENDERED, Stage.STORED}
-_TO_RENDER = {Stage.QUEUED, Stage.WORKING}
-_UNFINISHED = {Stage.QUEUED, Stage.WORKING, Stage.RENDERED}
-
-
-class Gone(Exception):
-    """The attempt at hand counts no more, or the node stops: let go of it in silence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """A standing connection to the head, numbered from 1, and where its files are staged.
-
-    ``fingerprint`` is the pin of both, "" without TLS.
-    """
-
-    number: int
-    host: str
-    ftp_port: int
-    report: Report
-    fingerprint: str = ""
-
-    @property
-    def ftp_place(self) -> tuple[str, int, str]:
-        """Where the FTP server is: host, port, fingerprint."""
-        return self.host, self.ftp_port, self.fingerprint
-
-
-@dataclass(slots=True)
-class Seconds:
-    """Where an attempt's time went so far, wall seconds; the thread at work on it writes them."""
-
-    fetch: float = 0.0
-    parse: float = 0.0
-    render: float = 0.0
-    crop: float = 0.0
-    upload: float = 0.0
-
-    def report(self) -> PhaseSeconds:
-        """Give the form that crosses the wire."""
-        return PhaseSeconds(self.fetch, self.parse, self.render, self.crop, self.upload)
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The attempts still to be rendered, those whose tile waits, and what is left of cut bands."""
-
-    rendering: list[str]
-    rendered: list[str]
-    kept: dict[str, RectTuple]
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """One attempt on this node.
-
-    The first block never changes; the last one, from ``tile_bytes`` on, belongs to the thread at
-    work; all else is guarded by the lock of Holdings. ``gone``: it counts no more, and a
-    thread that is at work on it removes its folder when it lets go. ``leased_in`` is the number of
-    the connection whose LEASE or KEEP vouches for it, None once its write grant was refused;
-    ``announced_in`` the one that has been told UPLOADING. ``line`` has a lock of its own.
-    """
-
-    attempt: str
-    words: str
-    lease: Lease
-    spec: RenderSpec
-    line: CutLine
-    folder: AttemptFolder
-    backoff: Backoff
-
-    write: Grant
-    leased_in: int | None
-    stage: Stage = Stage.QUEUED
-    gone: bool = False
-    abort: Abort | None = None
-    announced_in: int | None = None
-    retry_at: float = 0.0
-    failure: Failed | None = None
-    told: Progress | None = None
-    told_at: float = 0.0
-
-    tile_bytes: int = 0
-    tile_sha256: str = ""
-    seconds: Seconds = field(default_factory=Seconds)
-    gathers: int = 0
-    used: tuple[LightKind, ...] = ()
-    probe_begun: bool = False
-    text: str = ""
-
-    @property
-    def rect(self) -> Rect:
-        """What is left of its band."""
-        return self.line.rect
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A tile to store now: by which connection's word, and under which grant."""
-
-    held: Held
-    connection: Connection
-    grant: Grant
 
 
 class Holdings:
@@ -229,7 +106,7 @@ class Holdings:
     def names(self) -> Names:
         """Give what is held, for HELLO."""
         with self._changed:
-            rendered = [name for name, held in self._held.items() if held.stage in _WITH_TILE]
+            rendered = [name for name, held in self._held.items() if held.stage in WITH_TILE]
             rendering = [name for name in self._held if name not in rendered]
             rects = {name: held.rect.as_tuple() for name, held in self._held.items()}
             leased = {name: held.lease.rect for name, held in self._held.items()}
@@ -282,31 +159,14 @@ class Holdings:
 
     def _queue(self, lease: Lease) -> None:
         try:
-            spec = RenderSpec.from_wire(lease.spec)
-            rect = Rect(*lease.rect)
-            if lease.attempt in (".", ".."):
-                raise ValueError(f"{lease.attempt} cannot be the name of a folder")
-            if not Rect(0, 0, spec.width, spec.height).contains(rect):
-                raise ValueError(f"{rect} lies outside {spec.width}x{spec.height}")
+            held = hold(lease, self._attempts, self._rng)
         except (SceneFault, ValueError) as error:
             log.warning("the lease of band %s makes no sense: %s", lease.band, error)
             self.tell(Failed(lease.attempt, "node", f"the lease makes no sense: {error}"))
             return
         with self._changed:
-            number = self._connection.number if self._connection is not None else None
-            self._held[lease.attempt] = Held(
-                attempt=lease.attempt,
-                words=f"band {lease.band} of job {lease.job}",
-                lease=lease,
-                spec=spec,
-                line=CutLine(rect, spec, closed=lease.stage != "final"),
-                folder=AttemptFolder(
-                    self._attempts / lease.attempt, spec.file_format.tile.extension
-                ),
-                backoff=Backoff(RETRY_FIRST_S, RETRY_MOST_S, self._rng),
-                write=lease.write,
-                leased_in=number,
-            )
+            held.leased_in = self._connection.number if self._connection is not None else None
+            self._held[lease.attempt] = held
             self._changed.notify_all()
 
     def keep(self, keep: Keep) -> None:
@@ -371,7 +231,7 @@ class Holdings:
     def hand_back_all(self, reason: str) -> None:
         """Hand back every attempt whose tile the head has not got."""
         with self._changed:
-            unfinished = [held for held in self._held.values() if held.stage in _UNFINISHED]
+            unfinished = [held for held in self._held.values() if held.stage in UNFINISHED]
         for held in unfinished:
             self.hand_back(held, reason)
 
@@ -600,7 +460,7 @@ class Holdings:
         False if that is of no use any more, or cannot be told.
         """
         held = self._find(attempt)
-        if held is None or held.stage not in _TO_RENDER or not self.tell(failure(held)):
+        if held is None or held.stage not in TO_RENDER or not self.tell(failure(held)):
             return False
         self._forget(held)
         return True

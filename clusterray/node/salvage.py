@@ -21,7 +21,7 @@ from pathlib import Path
 
 from clusterray.core.blocks import BlockGrid
 from clusterray.node.folders import AttemptFolder
-from clusterray.node.holdings import Held
+from clusterray.node.held import Held
 from clusterray.node.machine import boot_id
 from clusterray.povray.light import scene_texts, wants_shared_light
 from clusterray.povray.state_file import (

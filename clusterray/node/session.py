@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from clusterray import __version__
 from clusterray.core.model import PovrayClass
 from clusterray.node.fitness import Fitness
-from clusterray.node.holdings import POVRAY_CHANGED, Holdings, Names
+from clusterray.node.held import Names
+from clusterray.node.holdings import POVRAY_CHANGED, Holdings
 from clusterray.node.stop import StopFlag
 from clusterray.wire.link import Link, LinkClosed
 from clusterray.wire.protocol import (

@@ -23,7 +23,8 @@ from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.beside import Beside, Task
 from clusterray.node.canary import PovrayWatch
 from clusterray.node.fitness import LOOK_S, Fitness
-from clusterray.node.holdings import Abort, Gone, Held, Holdings, Upload
+from clusterray.node.held import Abort, Gone, Held, Upload
+from clusterray.node.holdings import Holdings
 from clusterray.node.kept_session import KeptSession
 from clusterray.node.light_cache import LightCache, LightDamaged
 from clusterray.node.light_pass import LightRender, PhotonRender

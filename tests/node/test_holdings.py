@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from clusterray.core.model import Rect
-from clusterray.node.holdings import Gone, Holdings, Names, Stage
+from clusterray.node.held import Gone, Names, Stage
+from clusterray.node.holdings import Holdings
 from clusterray.wire.protocol import (
     Cut,
     CutTo,
