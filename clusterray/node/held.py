@@ -15,6 +15,7 @@ from clusterray.core.model import LightKind, Rect
 from clusterray.node.backoff import Backoff
 from clusterray.node.cut_line import CutLine
 from clusterray.node.folders import AttemptFolder
+from clusterray.node.overlap import Outlook
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     Failed,
@@ -38,8 +39,8 @@ Abort = Callable[[bool], None]
 class Stage(Enum):
     """Where an attempt is on this node, which thread brings it on, and what may come next.
 
-    QUEUED     render   WORKING; gone by DROP, HANDBACK
-    WORKING    render   RENDERED, FAILED; gone by DROP, HANDBACK
+    QUEUED     render-N WORKING; gone by DROP, HANDBACK
+    WORKING    render-N RENDERED, FAILED; gone by DROP, HANDBACK
     RENDERED   upload   STORED, FAILED; gone by DROP, HANDBACK
     STORED     none     RENDERED by KEEP, for the head wants it again; gone by ACCEPTED, DROP
     FAILED     none     gone once FAILED is sent, by DROP
@@ -112,7 +113,8 @@ class Held:
     work; all else is guarded by the lock of Holdings. ``gone``: it counts no more, and a
     thread that is at work on it removes its folder when it lets go. ``leased_in`` is the number of
     the connection whose LEASE or KEEP vouches for it, None once its write grant was refused;
-    ``announced_in`` the one that has been told UPLOADING. ``line`` has a lock of its own.
+    ``announced_in`` the one that has been told UPLOADING. ``place``: it ends soon, so that another
+    may begin beside it. ``line`` has a lock of its own.
     """
 
     attempt: str
@@ -133,12 +135,14 @@ class Held:
     failure: Failed | None = None
     told: Progress | None = None
     told_at: float = 0.0
+    place: bool = False
 
     tile_bytes: int = 0
     tile_sha256: str = ""
     seconds: Seconds = field(default_factory=Seconds)
     gathers: int = 0
     used: tuple[LightKind, ...] = ()
+    outlook: Outlook = field(default_factory=Outlook)
     probe_begun: bool = False
     text: str = ""
 

@@ -1,8 +1,9 @@
 """What this node holds for the head: every attempt, its stage, and the connection if there is one.
 
-Three threads meet here, and only here: "main" (node.session) brings the head's words, "render"
-and "upload" (node.worker) take attempts and bring them on. Each attempt goes through the states
-of ``Stage``. Without a connection rendering goes on and tiles wait; a new connection must confirm
+Its threads meet here, and only here: "main" (node.session) brings the head's words, "render-1",
+"render-2" (node.worker) and "upload" (node.upload_loop) take attempts and bring them on. Each
+attempt goes through the states of ``Stage``. A second one begins only beside one that ends soon.
+Without a connection rendering goes on and tiles wait; a new connection must confirm
 an attempt with KEEP before its grants are used again. Knows nothing of sockets, FTP or POV-Ray.
 """
 
@@ -15,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import msgspec
 
 from clusterray.core.errors import SceneFault
 from clusterray.core.model import Rect
@@ -73,6 +76,7 @@ class Holdings:
         self._stopped = False
         self._broken = False
         self._povray_changed = False
+        self._crowded = False
         self._end_probe: Callable[[str], None] = lambda _attempt: None
 
     # ------------------------------------------------------------ called before any thread starts
@@ -127,9 +131,13 @@ class Holdings:
 
     @property
     def povray_changed(self) -> bool:
-        """Tell whether POV-Ray must be tested again before the head is spoken to."""
+        """Tell whether POV-Ray must be tested again before the head is spoken to, and can be.
+
+        Beside a band that renders it would be measured too slow.
+        """
         with self._changed:
-            return self._povray_changed
+            at_work = any(held.stage is Stage.WORKING for held in self._at_work)
+            return self._povray_changed and not at_work
 
     def povray_tested(self) -> None:
         """The next HELLO says what POV-Ray is now."""
@@ -171,6 +179,7 @@ class Holdings:
 
     def keep(self, keep: Keep) -> None:
         """After a reconnect: the attempt still counts, and its tile now goes to ``keep.write``."""
+        again: Progress | None = None
         with self._changed:
             held = self._held.get(keep.attempt)
             if held is not None:
@@ -179,6 +188,8 @@ class Holdings:
                 held.announced_in = None
                 held.retry_at = 0.0
                 held.backoff.reset()
+                # The new connection has not heard of it.
+                again = held.told if held.place and held.stage in TO_RENDER else None
                 if held.stage is Stage.STORED:
                     held.stage = Stage.RENDERED
                 self._changed.notify_all()
@@ -186,6 +197,8 @@ class Holdings:
             self.tell(HandBack(keep.attempt, "the node no longer holds this attempt"))
         elif held.failure is not None:
             self.fail(held, held.failure)
+        elif again is not None:
+            self.tell(again)
 
     def cut(self, cut: Cut) -> None:
         """Keep only a part of a band, as far as that can be, and say which."""
@@ -236,7 +249,7 @@ class Holdings:
             self.hand_back(held, reason)
 
     def stop(self) -> None:
-        """Break everything off at once and forget it; both threads find nothing more to do."""
+        """Break everything off at once and forget it; no thread finds anything more to do."""
         with self._changed:
             self._stopped = True
             # What was dropped a moment ago may still be at its end, and is not held any more.
@@ -273,9 +286,12 @@ class Holdings:
 
     def hand_back(self, held: Held, reason: str) -> None:
         """Give an attempt back unfinished; nobody is at fault."""
+        self._hand_back(held, reason)
+
+    def _hand_back(self, held: Held, reason: str, *, at_once: bool = False) -> None:
         log.info("%s: handed back: %s", held.words, reason)
         self.tell(HandBack(held.attempt, reason))
-        self._forget(held)
+        self._forget(held, at_once=at_once)
 
     def _forget(self, held: Held, *, at_once: bool = False, probe_goes_on: bool = False) -> None:
         """Drop an attempt; its folder goes now, or when the thread at work lets go of it."""
@@ -295,7 +311,10 @@ class Holdings:
     # ------------------------------------------------------------ called by the threads at work
 
     def next_to_render(self, patience_s: float | None = None) -> Held | None:
-        """Wait for a queued attempt and take it; None when the node stops or patience ends."""
+        """Wait for a queued attempt that may begin and take it.
+
+        None when the node stops or patience ends.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._stopped or self._first_queued() is not None, patience_s
@@ -307,8 +326,45 @@ class Holdings:
         return held
 
     def _first_queued(self) -> Held | None:
+        """Give the next attempt, if it may begin beside what renders."""
+        rendering = [held for held in self._held.values() if held.stage is Stage.WORKING]
+        self._crowded = self._crowded and bool(rendering)
+        if self._crowded or not all(held.place for held in rendering):
+            return None
         queued = (held for held in self._held.values() if held.stage is Stage.QUEUED)
         return next(queued, None)
+
+    def give_place(self, held: Held) -> None:
+        """The attempt ends soon, and memory has room for another one: tell the head at once.
+
+        Not if the node takes nothing more, or has another one to render already.
+        """
+        with self._changed:
+            others = any(
+                other.stage in TO_RENDER for other in self._held.values() if other is not held
+            )
+            closed = self._draining or self._povray_changed or self._stopped
+            if held.gone or held.place or others or closed:
+                return
+            held.place = True
+            told = held.told or Progress(held.attempt, "rendering", 0, held.rect.area)
+            news = held.told = msgspec.structs.replace(told, place=True)
+            held.told_at = time.monotonic()
+            self._changed.notify_all()
+        log.info("%s: ends soon; there is a place for another one", held.words)
+        self.tell(news)
+
+    def is_younger(self, held: Held) -> bool:
+        """Tell whether the attempt renders beside one that was leased before it."""
+        with self._changed:
+            rendering = [each for each in self._held.values() if each.stage is Stage.WORKING]
+            return held in rendering[1:]
+
+    def hand_back_younger(self, held: Held, reason: str) -> None:
+        """Give back the younger of two; no other one begins before the older is rendered."""
+        with self._changed:
+            self._crowded = True
+        self._hand_back(held, reason, at_once=True)
 
     def hand_back_for_test(self, held: Held) -> None:
         """POV-Ray is not the one that the head was told of: hand back all that has not begun."""
@@ -453,6 +509,7 @@ class Holdings:
         with self._changed:
             held.stage = Stage.FAILED
             held.failure = failure
+            self._changed.notify_all()
 
     def fail_early(self, attempt: str, failure: Callable[[Held], Failed]) -> bool:
         """Something beside an attempt found what it would fail of itself: it fails now.
@@ -474,9 +531,9 @@ class Holdings:
 
     def progress(self, held: Held, phase: Phase, done: int, total: int, moves: int = 0) -> None:
         """Report how far the attempt is, at most each PROGRESS_S."""
-        news = Progress(held.attempt, phase, done, total, moves)
         now = time.monotonic()
         with self._changed:
+            news = Progress(held.attempt, phase, done, total, moves, held.place)
             if held.gone or news == held.told or now - held.told_at < PROGRESS_S:
                 return
             held.told = news

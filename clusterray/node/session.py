@@ -115,7 +115,7 @@ class Drain:
         if not self._stop.draining:
             return False
         if self._until is None:
-            log.info("draining: at most %.0f s for the band in work", self._drain_s)
+            log.info("draining: at most %.0f s for the bands in work", self._drain_s)
             self._until = time.monotonic() + self._drain_s
             # Before anything is handed back, or the head would lease it to this node again.
             self._holdings.tell(Draining())
