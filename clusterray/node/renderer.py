@@ -423,10 +423,11 @@ class Render:
                     look_at = now + _LOOK_S
                     self._excess = self._find_excess(late=now >= ends_at)
                     kill_at = now if self._excess else kill_at
+                # Before it is killed: of a quick render there is nothing else to be seen.
+                self._on_progress(*self._progress())
                 if kill_at is not None and now >= kill_at:
                     kill_at = None
                     _signal_group(process, signal.SIGKILL)
-                self._on_progress(*self._progress())
 
     def _find_excess(self, *, late: bool) -> str:
         """Say which of the limits that the kernel does not hold POV-Ray has passed; "" for none."""
