@@ -339,6 +339,8 @@ class Holdings:
 
         Not if the node takes nothing more, or has another one to render already.
         """
+        # Before the lock is taken: who agrees to a cut takes it while it holds the line's.
+        whole = held.rect.area
         with self._changed:
             others = any(
                 other.stage in TO_RENDER for other in self._held.values() if other is not held
@@ -347,7 +349,7 @@ class Holdings:
             if held.gone or held.place or others or closed:
                 return
             held.place = True
-            told = held.told or Progress(held.attempt, "rendering", 0, held.rect.area)
+            told = held.told or Progress(held.attempt, "rendering", 0, whole)
             news = held.told = msgspec.structs.replace(told, place=True)
             held.told_at = time.monotonic()
             self._changed.notify_all()
