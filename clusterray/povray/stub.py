@@ -28,6 +28,7 @@ from clusterray.povray.lookup import Found, Lookup
 from clusterray.povray.option_table import declared_name
 from clusterray.povray.sdl import Token, blank_comments, token_at
 from clusterray.povray.spec import RenderSpec
+from clusterray.povray.statements import behind_bracket
 
 STUB_NAME = "stub.pov"
 MAX_TEXT_BYTES = 64 << 20
@@ -38,16 +39,18 @@ _MAX_DEPTH = 32
 _OF_THE_SCENE = frozenset({"Include_Header", "Library_Path", "Declare"})
 """Options that say what a scene reads and means; the stub reads nothing."""
 
-_TELLING = re.compile(rb"\bassumed_gamma\b|\bversion\b|\binclude\b")
+_TELLING = (b"assumed_gamma", b"version", b"include")
+_GAMMA_WORD = "assumed_gamma"
+# One set of characters is sought many times faster than alternatives: a mesh is megabytes.
+_BEGIN = re.compile(r"[\"#]")
 _NOTABLE = re.compile(
-    r"""(?P<text>"(?:\\.|[^"\\])*") | \#\s*(?P<directive>[A-Za-z]\w*) | \b(?P<gamma>assumed_gamma)\b
-    """,
-    re.DOTALL | re.VERBOSE,
+    r"""(?P<text>"(?:\\.|[^"\\])*") | \#\s*(?P<directive>[A-Za-z]\w*)""", re.DOTALL | re.VERBOSE
 )
 _TELLING_TEXT = re.compile(r"\bassumed_gamma\b|#\s*version\b")
 _NAME_IN_BRACKETS = re.compile(r"\s*\(\s*([A-Za-z_]\w*)\s*\)")
 _NAME = re.compile(r"[\s(]*([A-Za-z_]\w*)")
 _BLOCKS = frozenset({"if", "ifdef", "ifndef", "switch", "while", "for", "macro"})
+_CONDITIONS = frozenset({"if", "ifdef", "ifndef"})
 _BRANCHES = frozenset({"else", "elseif", "case", "range", "default"})
 _ASSIGNMENTS = frozenset({"declare", "local", "undef", "for"})
 
@@ -133,19 +136,19 @@ def _read_text(text: str) -> _Text:
     bare = blank_comments(text)
     opened = [_Open("", "", [[]])]
     assigned: Counter[str] = Counter()
-    for found in _NOTABLE.finditer(bare):
+    for found in _notable(bare):
         nodes = opened[-1].branches[-1]
-        directive = found["directive"]
-        if found["text"] is not None:
-            if _TELLING_TEXT.search(found["text"]):
+        directive = found.text if found.kind == "directive" else ""
+        if found.kind == "text":
+            if _TELLING_TEXT.search(found.text):
                 # A scene may write it to a file and include that.
                 raise _Unsure
-        elif directive is None:
-            nodes.append(_Gamma(_gamma_at(bare, found.end())))
+        elif found.kind == "word":
+            nodes.append(_Gamma(_gamma_at(bare, found.end)))
         elif directive == "version":
-            nodes.append(_Version(_version_at(bare, found.end())))
+            nodes.append(_Version(_version_at(bare, found.end)))
         elif directive == "include":
-            nodes.append(_Include(_included_at(bare, found.end())))
+            nodes.append(_Include(_included_at(bare, found.end)))
         elif directive == "end":
             block = opened.pop().closed()
             if not opened:
@@ -155,17 +158,42 @@ def _read_text(text: str) -> _Text:
         elif directive in _BRANCHES and len(opened) > 1:
             # At worst a #default of textures, which makes less sure.
             opened[-1].branches.append([])
-        if directive in _ASSIGNMENTS and (name := _NAME.match(bare, found.end())):
+        if directive in _ASSIGNMENTS and (name := _NAME.match(bare, found.end)):
             assigned[name[1]] += 1
             if _is_version(bare, name.end()):
                 nodes.append(_Save(name[1]))
         if directive in _BLOCKS:
-            guard = _NAME_IN_BRACKETS.match(bare, found.end())
+            guard = _NAME_IN_BRACKETS.match(bare, found.end)
             is_guard = directive == "ifndef" and guard is not None
             opened.append(_Open(directive, guard[1] if is_guard and guard else "", [[]]))
     if len(opened) > 1:
         raise _Unsure
     return _Text(tuple(opened[0].branches[0]), assigned)
+
+
+def _notable(text: str) -> Iterator[Token]:
+    """Give the strings, the directives, and assumed_gamma as a word."""
+    at, gamma_at = 0, text.find(_GAMMA_WORD)
+    while True:
+        begin = _BEGIN.search(text, at)
+        while gamma_at >= 0 and (begin is None or gamma_at < begin.start()):
+            end = gamma_at + len(_GAMMA_WORD)
+            if gamma_at >= at and _is_word(text, gamma_at, end):
+                yield Token("word", _GAMMA_WORD, gamma_at, end)
+            gamma_at = text.find(_GAMMA_WORD, end)
+        if begin is None:
+            return
+        found = _NOTABLE.match(text, begin.start())
+        at = begin.end() if found is None else found.end()
+        if found is not None and found["text"] is not None:
+            yield Token("text", found["text"][1:-1], found.start(), at)
+        elif found is not None:
+            yield Token("directive", found["directive"], found.start(), at)
+
+
+def _is_word(text: str, begin: int, end: int) -> bool:
+    around = text[max(0, begin - 1) : begin] + text[end : end + 1]
+    return not any(each.isalnum() or each == "_" for each in around)
 
 
 def _gamma_at(text: str, at: int) -> str:
@@ -200,9 +228,23 @@ def _included_at(text: str, at: int) -> str:
 
 
 def _ends_at(text: str, token: Token, mark: str) -> bool:
-    """Tell whether an expression is just this token: with no operator behind it."""
-    after = token_at(text, token.end)
-    return after is None or after.kind in ("word", "directive") or after.text == mark
+    """Tell whether an expression is just this token: with no operator behind it, nor a macro that
+    may hold one.
+    """
+    at = token.end
+    while (after := token_at(text, at)) is not None and after.kind == "directive":
+        at = after.end
+        if after.text in _CONDITIONS:
+            opening = token_at(text, at)
+            if opening is None or opening.text != "(":
+                return False
+            at = behind_bracket(text, opening)
+        elif after.text not in ("else", "end"):
+            return True
+    if after is None or after.text == mark:
+        return True
+    behind = token_at(text, after.end)
+    return after.kind == "word" and (behind is None or behind.text != "(")
 
 
 def _side(version: float) -> str:
@@ -215,7 +257,7 @@ def _side(version: float) -> str:
 def _read_file(path: Path) -> _Text:
     try:
         with _mapped(path) as data:
-            if _TELLING.search(data) is None:
+            if all(data.find(word) < 0 for word in _TELLING):
                 return _Text(silent=True)
             if len(data) > MAX_TEXT_BYTES:
                 raise _Unsure
