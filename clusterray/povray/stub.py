@@ -385,7 +385,8 @@ class _Parse:
             elif isinstance(node, _Version):
                 state = replace(state, versions=self._versions(node.value, state, saved))
             elif isinstance(node, _Gamma):
-                state = replace(state, gammas=frozenset({node.value}))
+                # POV-Ray heeds only the first of several; here they must agree.
+                state = replace(state, gammas=(state.gammas - {""}) | {node.value})
             elif isinstance(node, _Include):
                 found = self._texts.find(node.name)
                 if found is not None:
