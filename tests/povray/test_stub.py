@@ -102,7 +102,7 @@ UNSURE = {
     "version under a condition": "#version 3.7; #if (A) #version 3.5; #end",
     "version in a macro": "#version 3.7; #macro M() #version 3.5; #end",
     "version in a loop": "#version 3.7; #while (A) #version 3.5; #end",
-    "a version of another name": "#version 3.7; #version T;",
+    "a version of another name": "#declare old = 3.7; #version old;",
     "a version that is reckoned": "#version 3.5 + 0.5;",
     "a patch": "#version unofficial patch 3.7;",
     "first set under a condition": '#if (A) #include "saving.inc" #end',
