@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import mmap
-import re
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -43,6 +43,9 @@ from clusterray.povray.stub_text import (
 
 STUB_NAME = "stub.pov"
 MAX_TEXT_BYTES = 64 << 20
+"""So much is read of a scene's texts that have one of our words."""
+MAX_SOUGHT_BYTES = 4 << 30
+"""So much is looked through for words in all: a second or two. A mesh has none of them."""
 _MAX_TEXTS = 2000
 _MAX_STEPS = 20_000
 _MAX_DEPTH = 32
@@ -58,39 +61,34 @@ _TELLING = (b"assumed_gamma", b"version", b"include")
 # ---------------------------------------------------------------- all texts of a scene
 
 
-def _read_file(path: Path) -> Text:
+@contextmanager
+def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
+    """Give what is in a file; Unsure if it cannot be read."""
     try:
-        with _mapped(path) as data:
-            if all(data.find(word) < 0 for word in _TELLING):
-                return Text(silent=True)
-            if len(data) > MAX_TEXT_BYTES:
-                raise Unsure
-            # Latin-1 takes any byte, and the words looked for are ASCII.
-            return read_text(data[:].decode("latin-1"))
+        with path.open("rb") as file:
+            if not file.seek(0, 2):
+                yield b""
+                return
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                yield data
     except OSError:
         raise Unsure from None
 
 
-@contextmanager
-def _mapped(path: Path) -> Iterator[bytes | mmap.mmap]:
-    with path.open("rb") as file:
-        if not file.seek(0, 2):
-            yield b""
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield data
-
-
 @functools.lru_cache(maxsize=64)
 def _shipped_text(path: Path) -> Text:
-    return _read_file(path)
+    with _mapped(path) as data:
+        return read_text(data[:].decode("latin-1"))
 
 
 class _Texts:
-    """All files that a scene may include, each once."""
+    """All files that a scene below ``root`` may include, each once."""
 
-    def __init__(self, lookup: Lookup) -> None:
+    def __init__(self, root: Path, lookup: Lookup) -> None:
+        self._root = root
         self._lookup = lookup
+        self._left_to_read = MAX_TEXT_BYTES
+        self._left_to_seek = MAX_SOUGHT_BYTES
         self.read: dict[Path, Text] = {}
 
     def add(self, main: Path) -> None:
@@ -102,9 +100,9 @@ class _Texts:
                 continue
             if len(self.read) >= _MAX_TEXTS:
                 raise Unsure
-            text = _shipped_text(found.path) if found.shipped else _read_file(found.path)
+            text = _shipped_text(found.path) if found.shipped else self._read(found.path)
             self.read[found.path] = text
-            for name in _included(text.nodes):
+            for name in set(_included(text.nodes)):
                 included = self.find(name)
                 if included is not None:
                     waiting.append(included)
@@ -117,20 +115,38 @@ class _Texts:
         """Give the file that an include means."""
         return self._lookup.find(name, "include")
 
-    def assigned_once(self, name: str) -> bool:
-        """Tell whether one place in all texts gives ``name`` its value."""
-        word = re.compile(rb"\b" + re.escape(name.encode("latin-1")) + rb"\b")
-        if sum(text.assigned[name] for text in self.read.values()) != 1:
-            return False
-        return not any(text.silent and _has(path, word) for path, text in self.read.items())
-
-
-def _has(path: Path, word: re.Pattern[bytes]) -> bool:
-    try:
+    def _read(self, path: Path) -> Text:
+        if not Path(os.path.normpath(path)).is_relative_to(self._root):
+            # POV-Ray may not read there, and what lies there may be no file of a finite size.
+            raise Unsure
         with _mapped(path) as data:
-            return word.search(data) is not None
-    except OSError:
-        raise Unsure from None
+            if not self._has_any(data, _TELLING):
+                return Text(silent=True)
+            self._left_to_read -= len(data)
+            if self._left_to_read < 0:
+                raise Unsure
+            # Latin-1 takes any byte, and the words looked for are ASCII.
+            return read_text(data[:].decode("latin-1"))
+
+    def assigned_once(self, name: str) -> bool:
+        """Tell whether one place in all texts that say something gives ``name`` its value."""
+        return sum(text.assigned[name] for text in self.read.values()) == 1
+
+    def silent_of(self, names: Collection[str]) -> bool:
+        """Tell whether none of the other texts has any of these names."""
+        words = [name.encode("latin-1") for name in names]
+        for path, text in self.read.items():
+            if text.silent:
+                with _mapped(path) as data:
+                    if self._has_any(data, words):
+                        return False
+        return True
+
+    def _has_any(self, data: bytes | mmap.mmap, words: Sequence[bytes]) -> bool:
+        self._left_to_seek -= len(words) * len(data)
+        if self._left_to_seek < 0:
+            raise Unsure
+        return any(data.find(word) >= 0 for word in words)
 
 
 def _included(nodes: Sequence[Node]) -> Iterator[str]:
@@ -157,14 +173,18 @@ class _State:
 
 
 class _Parse:
-    """Goes through the texts as POV-Ray does; lives for one scene."""
+    """Goes through the texts as POV-Ray does; lives for one scene.
 
-    def __init__(self, texts: _Texts, declares: Collection[str]) -> None:
+    ``trusting``: a name that one place assigns has its value from there. ``relied_on`` are these.
+    """
+
+    def __init__(self, texts: _Texts, declares: Collection[str], *, trusting: bool) -> None:
         self._texts = texts
+        self._trusting = trusting
         self._declared = set(declares)
         self._macros: list[Block] = []
         self._steps = 0
-        self._once: dict[str, bool] = {}
+        self.relied_on: set[str] = set()
 
     def run(self, files: Sequence[Path], state: _State) -> _State:
         """Give what may come out where these files are read one after the other."""
@@ -237,9 +257,10 @@ class _Parse:
         return saves and self._is_once(block.guard)
 
     def _is_once(self, name: str) -> bool:
-        if name not in self._once:
-            self._once[name] = self._texts.assigned_once(name)
-        return self._once[name]
+        if not self._trusting or not self._texts.assigned_once(name):
+            return False
+        self.relied_on.add(name)
+        return True
 
 
 def _set(versions: frozenset[str]) -> frozenset[str]:
@@ -258,20 +279,32 @@ def scene_stub(root: Path, spec: RenderSpec) -> str | None:
     ``stub_spec(spec)``.
     """
     start = root / spec.start
-    values = [(name, str(value)) for name, value in spec.options]
-    version = spec.value("Version")
     try:
-        texts = _Texts(Lookup(start, [root / path for path in spec.library_paths]))
-        headers = [root / value for name, value in values if name == "Include_Header"]
-        files = [*headers, root / spec.input]
+        texts = _Texts(root, Lookup(start, [root / path for path in spec.library_paths]))
+        files = [*(root / path for path in _values(spec, "Include_Header")), root / spec.input]
         for path in files:
             texts.add(path)
-        declares = [declared_name(value) for name, value in values if name == "Declare"]
-        at_first = "" if version is None else side(float(version))
-        came_to = _Parse(texts, declares).run(files, _State(frozenset({at_first})))
+        # Mostly a gamma is named for all to see, and nothing hangs on who assigns what.
+        return _come_to(spec, texts, files, trusting=False) or _come_to(
+            spec, texts, files, trusting=True
+        )
     except (Unsure, RecursionError):
         return None
-    return _stub(came_to)
+
+
+def _come_to(
+    spec: RenderSpec, texts: _Texts, files: Sequence[Path], *, trusting: bool
+) -> str | None:
+    version = spec.value("Version")
+    at_first = _State(frozenset({"" if version is None else side(float(version))}))
+    declares = [declared_name(value) for value in _values(spec, "Declare")]
+    parse = _Parse(texts, declares, trusting=trusting)
+    stub = _stub(parse.run(files, at_first))
+    return stub if stub is not None and texts.silent_of(parse.relied_on) else None
+
+
+def _values(spec: RenderSpec, name: str) -> list[str]:
+    return [str(value) for key, value in spec.options if key == name]
 
 
 def stub_spec(spec: RenderSpec) -> RenderSpec:

@@ -6,14 +6,14 @@ conditions, loops and macros. Nothing is decided here, but that what is not plai
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from clusterray.povray.sdl import Token, blank_comments, token_at
-from clusterray.povray.statements import behind_bracket
+from clusterray.povray.sdl import Token, blank_comments, tokens
 
 _GAMMA_WORD = "assumed_gamma"
 # One set of characters is sought many times faster than alternatives: a mesh is megabytes.
@@ -29,6 +29,12 @@ _CONDITIONS = frozenset({"if", "ifdef", "ifndef"})
 _BRANCHES = frozenset({"else", "elseif", "case", "range", "default"})
 _ASSIGNMENTS = frozenset({"declare", "local", "undef", "for"})
 
+MAX_SAID = 2000
+"""So much a text may say of our matters, and it may have 500 times as many directives and
+strings: a stranger wrote it."""
+_MAX_NOTABLE = 500 * MAX_SAID
+_AHEAD = 2048
+"""So many characters are looked at for what a statement's words are."""
 _FIRST_NEW = 370
 """From this language version on, in hundredths, an assumed_gamma is implied."""
 OLD, NEW, UNKNOWN = "below 3.7", "3.7 or above", "?"
@@ -109,8 +115,12 @@ def read_text(text: str) -> Text:
     bare = blank_comments(text)
     opened = [_Open("", "", [[]])]
     assigned: Counter[str] = Counter()
-    for found in _notable(bare):
+    said = 0
+    for count, found in enumerate(_notable(bare)):
+        if count > _MAX_NOTABLE or said > MAX_SAID:
+            raise Unsure
         nodes = opened[-1].branches[-1]
+        before = len(nodes)
         directive = found.text if found.kind == "directive" else ""
         if found.kind == "text":
             if _TELLING_TEXT.search(found.text):
@@ -139,6 +149,7 @@ def read_text(text: str) -> Text:
             guard = _NAME_IN_BRACKETS.match(bare, found.end)
             is_guard = directive == "ifndef" and guard is not None
             opened.append(_Open(directive, guard[1] if is_guard and guard else "", [[]]))
+        said += len(nodes) - before
     if len(opened) > 1:
         raise Unsure
     return Text(tuple(opened[0].branches[0]), assigned)
@@ -157,6 +168,8 @@ def _notable(text: str) -> Iterator[Token]:
         if begin is None:
             return
         found = _NOTABLE.match(text, begin.start())
+        if found is None and begin[0] == '"':
+            raise Unsure
         at = begin.end() if found is None else found.end()
         if found is not None and found["text"] is not None:
             yield Token("text", found["text"][1:-1], found.start(), at)
@@ -170,16 +183,16 @@ def _is_word(text: str, begin: int, end: int) -> bool:
 
 
 def _gamma_at(text: str, at: int) -> str:
-    token = token_at(text, at)
+    token = _token_at(text, at)
     if token is None or not _ends_at(text, token, "}"):
         return UNKNOWN
-    if token.kind == "number":
+    if token.kind == "number" and math.isfinite(float(token.text)):
         return repr(float(token.text))
     return "srgb" if token.text == "srgb" else UNKNOWN
 
 
 def _version_at(text: str, at: int) -> str:
-    token = token_at(text, at)
+    token = _token_at(text, at)
     if token is None or not _ends_at(text, token, ";"):
         return UNKNOWN
     if token.kind == "number":
@@ -188,13 +201,13 @@ def _version_at(text: str, at: int) -> str:
 
 
 def _is_version(text: str, at: int) -> bool:
-    equals = token_at(text, at)
-    value = token_at(text, equals.end) if equals is not None and equals.text == "=" else None
+    equals = _token_at(text, at)
+    value = _token_at(text, equals.end) if equals is not None and equals.text == "=" else None
     return value is not None and value.text == "version" and _ends_at(text, value, ";")
 
 
 def _included_at(text: str, at: int) -> str:
-    token = token_at(text, at)
+    token = _token_at(text, at)
     if token is None or token.kind != "text":
         raise Unsure
     return token.text
@@ -202,24 +215,32 @@ def _included_at(text: str, at: int) -> str:
 
 def _ends_at(text: str, token: Token, mark: str) -> bool:
     """Tell whether an expression is just this token: with no operator behind it, nor a macro that
-    may hold one.
+    may hold one. Conditions are looked past.
     """
-    at = token.end
-    while (after := token_at(text, at)) is not None and after.kind == "directive":
-        at = after.end
-        if after.text in _CONDITIONS:
-            opening = token_at(text, at)
-            if opening is None or opening.text != "(":
+    ahead = tokens(text, token.end, min(len(text), token.end + _AHEAD))
+    depth, condition = 0, False
+    for after in ahead:
+        if depth or condition:
+            depth += (after.text == "(") - (after.text == ")")
+            if condition and not depth:
                 return False
-            at = behind_bracket(text, opening)
-        elif after.text not in ("else", "end"):
-            return True
-    if after is None or after.text == mark:
-        return True
-    behind = token_at(text, after.end)
-    return after.kind == "word" and (behind is None or behind.text != "(")
+            condition = False
+        elif after.kind == "directive":
+            condition = after.text in _CONDITIONS
+            if not condition and after.text not in ("else", "end"):
+                return True
+        elif after.kind == "word":
+            behind = next(ahead, None)
+            return behind is None or behind.text != "("
+        else:
+            return after.kind == "mark" and after.text == mark
+    return token.end + _AHEAD >= len(text) and not depth
+
+
+def _token_at(text: str, at: int) -> Token | None:
+    return next(tokens(text, at, min(len(text), at + _AHEAD)), None)
 
 
 def side(version: float) -> str:
     """Give on which side of 3.7 a language version is: OLD or NEW."""
-    return NEW if int(version * 100 + 0.5) >= _FIRST_NEW else OLD
+    return NEW if version * 100 + 0.5 >= _FIRST_NEW else OLD

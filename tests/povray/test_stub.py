@@ -112,6 +112,9 @@ UNSURE = {
     "an include that is not there": '#version 3.7; #include "nowhere.inc"',
     "an include that is put together": '#version 3.7; #include concat("sav", "ing.inc")',
     "text that may be included": '#version 3.7; #write (F, "global_settings{assumed_gamma 2}")',
+    "a string that does not end": '#version 3.7; #declare A = "',
+    "no number": "global_settings{assumed_gamma 1e999}",
+    "from outside the scene": '#version 3.7; #include "/etc/hostname"',
     "ends too soon": "#version 3.7; #end #version 3.5;",
     "does not end": "#version 3.7; #if (A) sphere { 0, 1 }",
     "includes itself": '#version 3.7; #if (A) #include "again.inc" #end',
@@ -162,6 +165,28 @@ def test_an_include_is_sought_where_povray_seeks_it(tmp_path: Path) -> None:
     )
     assert scene_stub(tmp_path, there) == with_gamma("2.2")
     assert (stub_spec(there).start, stub_spec(there).options) == (".", ())
+
+
+BOMBS = {
+    "strings": '\\"' * 500_000,
+    "brackets": "assumed_gamma 1 #if (" * 50_000,
+    "ends": "#version 3.7 #if (A) #end " * 50_000,
+    "includes": '#include "gamma.inc" ' * 50_000,
+    "declares": "#declare T = version; #version T; " * 50_000,
+    "depth": "#if (A) " * 50_000 + GAMMA + "#end " * 50_000,
+    "doubling": '#include "two.inc" ',
+    "huge": "#version 1e999; sphere { 0, 1 }",
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("case", BOMBS)
+def test_a_scene_that_means_ill_takes_no_long_look(tmp_path: Path, case: str) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.inc").write_text(f'#include "{number + 1}.inc" ' * 2)
+    (tmp_path / "two.inc").write_text('#include "0.inc" #version version;')
+    (tmp_path / "30.inc").write_text(GAMMA)
+    scene_stub(scene(tmp_path, BOMBS[case], **INCLUDES), spec_of())
 
 
 # ---------------------------------------------------------------- held against POV-Ray
