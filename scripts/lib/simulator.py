@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -147,6 +147,8 @@ class Machine:
 
     ``clock`` is what each thread would have done that was there from the start; ``threads`` are
     queued by the clock's time at which they are done. All have the same share of the cores.
+    ``wasted`` are core-seconds of speed 1 that brought the picture no further, by why: what the
+    runs were at while cores were idle, work that was dropped, the scout's.
     """
 
     number: int
@@ -158,7 +160,7 @@ class Machine:
     clock: float = 0.0
     at: float = 0.0
     wakes: int = 0
-    wasted: Counter[str] = field(default_factory=Counter)
+    wasted: dict[str, float] = field(default_factory=dict)
 
     @property
     def power(self) -> float:
@@ -174,9 +176,13 @@ class Machine:
         """Let its threads get on until ``now``, and count what its other cores do not do."""
         seconds, idle = now - self.at, self.cores - len(self.threads)
         if idle > 0 and self.alive:
-            self.wasted[self._why_idle()] += idle * seconds * self.speed
+            self.waste(self._why_idle(), idle * seconds * self.speed)
         self.clock += seconds * self.pace
         self.at = now
+
+    def waste(self, why: str, work_s: float) -> None:
+        """Count what brought the picture no further."""
+        self.wasted[why] = self.wasted.get(why, 0.0) + work_s
 
     def _why_idle(self) -> str:
         phases = [run.phase for run in self.runs]
@@ -355,7 +361,7 @@ class Simulation:
         # The first is done, whatever rounding says.
         _, _, thread = heapq.heappop(threads)
         if thread.run is None:
-            machine.wasted["scout"] += thread.work_s
+            machine.waste("scout", thread.work_s)
         thread.happen()
         self._wake(machine)
 
@@ -382,9 +388,8 @@ class Simulation:
 
     def _give_place(self, run: Run) -> None:
         """Say so if a run ends soon, unless the machine has another one."""
-        alone = run.machine.runs == [run] or all(
-            other is run or other.phase == "makes its tile" for other in run.machine.runs
-        )
+        others = [other for other in run.machine.runs if other is not run]
+        alone = all(other.phase == "makes its tile" for other in others)
         if not self.costs.overlaps or run.place or not alone or not run.ends_soon():
             return
         run.place = True
@@ -465,7 +470,7 @@ class Simulation:
         machine.threads = [each for each in machine.threads if each[2].run is not run]
         heapq.heapify(machine.threads)
         if run.phase in ("renders", "makes its tile"):
-            machine.wasted["dropped"] += sum(run.costs[: run.done])
+            machine.waste("dropped", sum(run.costs[: run.done]))
         self._wake(machine)
 
 
