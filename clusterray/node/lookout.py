@@ -12,7 +12,7 @@ from clusterray.node.fitness import Fitness
 from clusterray.node.held import Held
 from clusterray.node.holdings import Holdings
 from clusterray.node.machine import memory_bytes, memory_left
-from clusterray.node.overlap import has_room, is_scarce
+from clusterray.node.overlap import has_room, is_scarce, until_first_idle
 from clusterray.node.renderer import Render
 from clusterray.povray.state_file import finished_pixels
 
@@ -20,11 +20,17 @@ OUT_OF_MEMORY = "the node's memory ran short with two bands at work"
 
 
 class Lookout:
-    """Looks ahead; ``overlap`` False: this node renders one band after the other."""
+    """Looks ahead for POV-Rays of so many ``threads``.
 
-    def __init__(self, holdings: Holdings, fitness: Fitness, *, overlap: bool) -> None:
+    ``overlap`` False: this node renders one band after the other.
+    """
+
+    def __init__(
+        self, holdings: Holdings, fitness: Fitness, threads: int, *, overlap: bool
+    ) -> None:
         self._holdings = holdings
         self._fitness = fitness
+        self._threads = threads
         self._overlap = overlap
 
     def look(self, held: Held, render: Render) -> None:
@@ -37,10 +43,11 @@ class Lookout:
         if held.lease.stage != "final" or held.place or not render.has_parsed:
             render.keen = False
             return
-        now, outlook, wanted = time.monotonic(), held.outlook, held.rect.area
+        now, outlook, block = time.monotonic(), held.outlook, held.spec.block_size
+        wanted = until_first_idle(held.rect.area, block, self._threads)
         if not outlook.is_due(now):
             return
-        outlook.note(now, finished_pixels(held.folder.blocks, held.spec.block_size))
+        outlook.note(now, finished_pixels(held.folder.blocks, block))
         outlook.largest_bytes = max(outlook.largest_bytes, render.largest_bytes())
         render.keen = outlook.is_keen(now, wanted)
         if outlook.ends_soon(now, wanted):

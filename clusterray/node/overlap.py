@@ -71,7 +71,11 @@ class Outlook:
             steps.popleft()
 
     def ends_soon(self, now: float, wanted: int) -> bool:
-        """Tell whether what is left of ``wanted`` pixels takes no longer than a start does."""
+        """Tell whether all cores are busy with ``wanted`` pixels for no longer than a start takes.
+
+        ``wanted`` are those of the band without the blocks that other threads have in hand when the
+        first one finds none left.
+        """
         return self._left_s(now, wanted) <= self._start_s + self._fetch_s
 
     def is_keen(self, now: float, wanted: int) -> bool:
@@ -83,7 +87,8 @@ class Outlook:
         return self._left_s(now, wanted) <= self._start_s + self._fetch_s + KEEN_S
 
     def _left_s(self, now: float, wanted: int) -> float:
-        """Give the seconds to its last pixel, at its recent pace; for ever while that is unknown.
+        """Give the seconds to the last of these, at its recent pace; for ever while that is
+        unknown.
 
         A pretrace finishes no pixels.
         """
@@ -95,6 +100,15 @@ class Outlook:
         if finished == before or finished < LEAST_SHARE * wanted or now <= since:
             return math.inf
         return (wanted - finished) * (now - since) / (finished - before)
+
+
+def until_first_idle(pixels: int, block: int, threads: int) -> int:
+    """Give the pixels of a band that are finished when the first thread finds no block left.
+
+    All others have one of ``block`` rows and columns in hand then, and a dear block may last for
+    longer than all else.
+    """
+    return max(0, pixels - (threads - 1) * block * block)
 
 
 def has_room(largest_bytes: int, left_bytes: int, all_bytes: int) -> bool:

@@ -56,7 +56,7 @@ class Threads:
         scouter = Scouter(povray, sandbox, scouts, holdings.tell_in_time, self._scene_fault)
         self._beside: tuple[Beside, ...] = (prober, scouter)
         holdings.when_unwanted(self._drop)
-        lookout = Lookout(holdings, fitness, overlap=overlap)
+        lookout = Lookout(holdings, fitness, threads, overlap=overlap)
         renders = [
             RenderLoop(
                 povray,

@@ -12,6 +12,7 @@ from clusterray.node.overlap import (
     Outlook,
     has_room,
     is_scarce,
+    until_first_idle,
 )
 
 MIB = 1 << 20
@@ -44,6 +45,22 @@ def test_a_band_ends_soon_when_the_rest_takes_no_longer_than_a_start() -> None:
     """100 blocks of 0.1 s: said when 0.4 s are left, or with a parse of 2 s when 2.4 s are."""
     assert said_at(rendering(), 100 * BLOCK, 0.1) == pytest.approx(9.6)
     assert said_at(rendering(parse_s=2.0), 100 * BLOCK, 0.1) == pytest.approx(7.6)
+
+
+def test_where_threads_will_be_idle_before_a_band_ends_that_is_what_counts() -> None:
+    """Of 20 blocks for four threads the first finds none left when 17 are finished."""
+    assert until_first_idle(20 * BLOCK, 32, 1) == 20 * BLOCK
+    wanted = until_first_idle(20 * BLOCK, 32, 4)
+    outlook = rendering()
+    for number in range(1, 17):
+        outlook.note(100.0 + number * 5, number * BLOCK)
+        assert not outlook.ends_soon(100.0 + number * 5, wanted)
+    outlook.note(185.0, 17 * BLOCK)
+    assert outlook.ends_soon(185.0, wanted), "the other three may last for long"
+
+
+def test_a_band_with_no_more_blocks_than_threads_ends_soon_from_the_first() -> None:
+    assert rendering().ends_soon(100.0, until_first_idle(3 * BLOCK, 32, 4))
 
 
 def test_fetching_counts_as_part_of_a_start_up_to_a_bound() -> None:
