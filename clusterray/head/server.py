@@ -230,12 +230,12 @@ class Head:
                 return None
 
         def preview_for(job: str, who: TokenRecord) -> bytes | None:
-            token = manager.view.tokens.get(job, "")
+            token = manager.view().tokens.get(job, "")
             return stitcher.preview(JobId(job)) if may_touch(who, token) else None
 
         context = self._certificate.context if self._certificate else None
         app = create_app(
-            view=lambda who: seen_by(who, manager.view),
+            view=lambda who: seen_by(who, manager.view()),
             preview=preview_for,
             check_token=visitor_of,
             wrong_secret=self._doorkeeper.wrong_secret,
