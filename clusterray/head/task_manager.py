@@ -297,6 +297,7 @@ class TaskManager:
     def _act(self) -> None:
         while self._later:
             self._later.popleft()()
+        self._errands.tell()
 
     def _lose(self, fault: str) -> None:
         """Nothing of what happened is stored: have it not happened, and take nothing more."""
