@@ -251,9 +251,9 @@ _JOBS_MADE: Final = (
     "INSERT INTO meta VALUES ('jobs_made', ?)"
     " ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)"
 )
-_AT_ONCE: Final = (64, 8, 1)
-"""So many rows go with one statement: for each one the interpreter's lock is let go and waited for.
-A few fixed numbers, so that each statement is compiled once."""
+_AT_ONCE: Final = (64, 32, 16, 8, 4, 2, 1)
+"""So many rows go with one statement: for each one the interpreter's lock is let go and waited for,
+several times. A few fixed numbers, so that each statement is compiled once."""
 
 
 def _many(table: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[_Write]:

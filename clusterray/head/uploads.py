@@ -19,6 +19,7 @@ from clusterray.core.model import STAGE_OF, AttemptId, FileFormat, LightKind, Re
 from clusterray.head.durable import sync, sync_all
 from clusterray.head.state_folder import StateFolder
 from clusterray.images.formats import is_whole_picture, pixel_bytes
+from clusterray.images.png_reader import SMALL_FILE_BYTES, content_of
 from clusterray.images.tile import TileFault, check_tile
 from clusterray.povray.light_file import LightFault, check_light, light_limit
 from clusterray.povray.spec import RenderSpec
@@ -53,9 +54,9 @@ class Expected:
     tile: Path
     size: tuple[int, int]
 
-    def check(self, upload: Path) -> None:
-        """Raise TileFault if what was uploaded is not the tile."""
-        check_tile(upload, self.rect, self.kind, size=self.size)
+    def check(self, upload: Path, content: bytes | None = None) -> None:
+        """Raise TileFault if what was uploaded is not the tile; ``content`` is all of it."""
+        check_tile(upload, self.rect, self.kind, size=self.size, content=content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class ExpectedLight(Expected):
 
     light: LightKind = "radiosity"
 
-    def check(self, upload: Path) -> None:
+    def check(self, upload: Path, content: bytes | None = None) -> None:
         """Raise TileFault if what was uploaded holds anything else."""
         try:
             check_light(self.light, upload)
@@ -151,13 +152,27 @@ def check_upload(expected: Expected, announced: Announced) -> Checked:
     except FileNotFoundError:
         raise UploadFault("no tile was uploaded") from None
     try:
-        if not arrived_whole(aside, announced, _no_tick):
-            raise UploadFault("the uploaded tile is not the file that was announced")
-        expected.check(aside)
+        expected.check(aside, _announced_content(aside, announced))
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
     return Checked(aside, expected.tile)
+
+
+def _announced_content(path: Path, announced: Announced) -> bytes | None:
+    """Give the content of a small file, None of another; raises UploadFault, OSError.
+
+    What was announced is in it then.
+    """
+    content = content_of(path) if announced.size <= SMALL_FILE_BYTES else None
+    if content is not None:
+        right = len(content) == announced.size
+        right = right and hashlib.sha256(content).hexdigest() == announced.sha256
+    else:
+        right = arrived_whole(path, announced, _no_tick)
+    if not right:
+        raise UploadFault("the uploaded tile is not the file that was announced")
+    return content
 
 
 def keep(uploads: Sequence[Checked]) -> None:

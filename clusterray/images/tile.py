@@ -68,25 +68,32 @@ def _move(source: Path, target: Path) -> None:
 
 
 def check_tile(
-    path: Path, rect: Rect, kind: FileFormat, *, size: tuple[int, int] | None = None
+    path: Path,
+    rect: Rect,
+    kind: FileFormat,
+    *,
+    size: tuple[int, int] | None = None,
+    content: bytes | None = None,
 ) -> None:
-    """Read a tile whole: header, size, pixel kind, every row.
+    """Read a tile whole: header, size, pixel kind, every row; all its ``content``, where known.
 
     Raises TileFault in words if it is not a tile of ``rect`` for such a picture, which is of
     ``size``, where that is known.
     """
-    tile, place = open_tile(path, rect, kind)
+    tile, place = open_tile(path, rect, kind, content)
     if size is not None and is_whole_picture(kind):
         _check_size(tile, size)
     tile.check(place)
 
 
-def open_tile(path: Path, rect: Rect, kind: FileFormat) -> tuple[Source, Rect]:
+def open_tile(
+    path: Path, rect: Rect, kind: FileFormat, content: bytes | None = None
+) -> tuple[Source, Rect]:
     """Open a tile and check all but its pixels; gives where in it the pixels ``rect`` lie.
 
     Raises TileFault as ``check_tile``.
     """
-    tile = read_tile(path, kind)
+    tile = read_tile(path, kind, content)
     if is_whole_picture(kind):
         _check_holds(tile, rect)
         return tile, rect

@@ -35,7 +35,8 @@ from clusterray.wire.protocol import (
 
 _READ_BYTES: Final = 1 << 16
 _RECORD_BYTES: Final = 1 << 14
-"""TLS gives so much at a time at most."""
+"""TLS gives so much at a time at most: a whole record, so that none of it waits where a poll does
+not see it."""
 _READS_PER_PASS: Final = 32
 _WRITE_BYTES: Final = 1 << 16
 _INBOX_MESSAGES: Final = 1024
@@ -414,7 +415,7 @@ class Link:
                 self._readable = False
                 return
             self._take_bytes(data)
-            if len(data) < _RECORD_BYTES and not self._has_decrypted():
+            if len(data) < _RECORD_BYTES:
                 # Most likely all there was; if not, poll says so at once.
                 self._readable = False
                 return
@@ -472,10 +473,6 @@ class Link:
         pause_s = self._allowance.wait_s(self._clock()) if reading else 0.0
         if pause_s:
             reading, seconds = False, min(seconds, pause_s)
-        if reading and self._has_decrypted():
-            # Poll would not report it.
-            self._readable = True
-            return
         if not self._may_wait(heed_wake=heed_wake):
             return
         events = self._read_waits_for if reading else 0
@@ -483,9 +480,6 @@ class Link:
             events |= self._write_waits_for
         self._poll.modify(self._sock, events)
         self._poll_for(seconds)
-
-    def _has_decrypted(self) -> bool:
-        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
 
     def _may_wait(self, *, heed_wake: bool = False) -> bool:
         """Have others ring from now on, unless one has left word to go on already."""
