@@ -10,7 +10,7 @@ import functools
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -49,6 +49,8 @@ released is never changed: another is added behind it."""
 _BUSY_S: Final = 5.0
 _OF_JOB: Final = ("frames", "bands", "attempts", "reports", "results")
 _Write: TypeAlias = tuple[str, tuple[Any, ...]]
+_Entry: TypeAlias = tuple[str | None, int | str | None, int | None, bytes | None]
+"""The table of a row, its key, its job if it has one, and its data."""
 R = TypeVar("R")
 
 
@@ -87,6 +89,7 @@ class Store:
             raise LocalFault(f"cannot open the store {path}: {error}") from None
         try:
             self._migrate(migrations)
+            self._db.executescript(_ENTRIES)
         except sqlite3.Error as error:
             self._db.close()
             raise LocalFault(f"cannot use the store {path}: {error}") from None
@@ -171,16 +174,18 @@ class Store:
         ``reports`` come with the attempt's job; a result of None is no more. Raises StoreFault;
         then the store must be read again.
         """
-        writes = [
-            *self._rows(Writer(wall).changes(changes)),
-            *_extras(reports, results),
-            *_deletions(changes),
-        ]
-        if not writes:
+        rows = Writer(wall).changes(changes)
+        many = list(_many([*self._entries(rows), *_report_entries(reports)]))
+        others = [*self._rows(rows), *_result_writes(results), *_deletions(changes)]
+        if not many and not others:
             return
         try:
+            if len(many) == 1 and not others:
+                # A statement alone is a transaction.
+                self._db.execute(*many[0])
+                return
             self._db.execute("BEGIN IMMEDIATE")
-            for statement, values in writes:
+            for statement, values in (*many, *others):
                 self._db.execute(statement, values)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -207,7 +212,7 @@ class Store:
                 self._db.execute("ROLLBACK")
 
     def _rows(self, rows: Rows) -> Iterator[_Write]:
-        """Give the writes of rows; of jobs, frames, nodes only of those that differ."""
+        """Give the writes of what seldom changes; of jobs and frames only of those that differ."""
         for key, povray in rows.classes.items():
             if self._differs("classes", key, key.encode()):
                 yield "INSERT OR IGNORE INTO classes VALUES (?, ?)", (key, _encode(povray))
@@ -221,12 +226,17 @@ class Store:
             data = _encode(frame)
             if self._differs("frames", (number, index), data):
                 yield "INSERT OR REPLACE INTO frames VALUES (?, ?, ?)", (number, index, data)
-        bands = [(number, job, _encode(band)) for number, (job, band) in rows.bands.items()]
-        yield from _many("bands", bands)
-        attempts = [(number, job, _encode(row)) for number, (job, row) in rows.attempts.items()]
-        yield from _many("attempts", attempts)
-        nodes = [(node, _encode(row)) for node, row in rows.nodes.items()]
-        yield from _many("nodes", [row for row in nodes if self._differs("nodes", *row)])
+
+    def _entries(self, rows: Rows) -> Iterator[_Entry]:
+        """Give what changes with each band; of nodes only those that differ."""
+        for number, (job, band) in rows.bands.items():
+            yield "bands", number, job, _encode(band)
+        for number, (job, attempt) in rows.attempts.items():
+            yield "attempts", number, job, _encode(attempt)
+        for node, row in rows.nodes.items():
+            data = _encode(row)
+            if self._differs("nodes", node, data):
+                yield "nodes", node, None, data
 
     def _differs(self, table: str, key: object, data: bytes) -> bool:
         """Tell whether a row is another than the one stored last; it will be stored now."""
@@ -251,35 +261,46 @@ _JOBS_MADE: Final = (
     "INSERT INTO meta VALUES ('jobs_made', ?)"
     " ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)"
 )
-_AT_ONCE: Final = (64, 32, 16, 8, 4, 2, 1)
-"""So many rows go with one statement: for each one the interpreter's lock is let go and waited for,
-several times. A few fixed numbers, so that each statement is compiled once."""
+_ENTRIES: Final = """
+    CREATE TEMP VIEW entries AS SELECT NULL AS place, NULL AS key, NULL AS job, NULL AS data;
+    CREATE TEMP TRIGGER to_bands INSTEAD OF INSERT ON entries WHEN NEW.place = 'bands'
+        BEGIN INSERT OR REPLACE INTO bands VALUES (NEW.key, NEW.job, NEW.data); END;
+    CREATE TEMP TRIGGER to_attempts INSTEAD OF INSERT ON entries WHEN NEW.place = 'attempts'
+        BEGIN INSERT OR REPLACE INTO attempts VALUES (NEW.key, NEW.job, NEW.data); END;
+    CREATE TEMP TRIGGER to_reports INSTEAD OF INSERT ON entries WHEN NEW.place = 'reports'
+        BEGIN INSERT OR REPLACE INTO reports VALUES (NEW.key, NEW.job, NEW.data); END;
+    CREATE TEMP TRIGGER to_nodes INSTEAD OF INSERT ON entries WHEN NEW.place = 'nodes'
+        BEGIN INSERT OR REPLACE INTO nodes VALUES (NEW.key, NEW.data); END;
+"""
+"""What most commits consist of goes through this view, all of it with one statement: at each the
+interpreter's lock is let go and waited for, several times. It is this connection's alone."""
+_AT_ONCE: Final = (4, 16, 64, 256)
+"""So many entries one statement has, the last of them nothing: a few fixed numbers, so that each
+statement is compiled once."""
+_NOTHING: Final[_Entry] = (None, None, None, None)
 
 
-def _many(table: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[_Write]:
-    """Give the writes of rows of one table, those of an earlier commit replaced."""
-    at = 0
-    for count in _AT_ONCE:
-        while len(rows) - at >= count:
-            values = tuple(chain.from_iterable(rows[at : at + count]))
-            yield _insert(table, len(rows[at]), count), values
-            at += count
+def _many(entries: Sequence[_Entry]) -> Iterator[_Write]:
+    """Give the writes of entries, those of an earlier commit replaced."""
+    most = _AT_ONCE[-1]
+    for at in range(0, len(entries), most):
+        some = entries[at : at + most]
+        count = next(each for each in _AT_ONCE if each >= len(some))
+        filled = chain(some, repeat(_NOTHING, count - len(some)))
+        yield _insert(count), tuple(chain.from_iterable(filled))
 
 
 @functools.cache
-def _insert(table: str, columns: int, count: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return f"INSERT OR REPLACE INTO {table} VALUES {', '.join([row] * count)}"
+def _insert(count: int) -> str:
+    return f"INSERT INTO entries VALUES {', '.join(['(?, ?, ?, ?)'] * count)}"
 
 
-def _extras(
-    reports: Mapping[AttemptId, tuple[JobId, Report]], results: Mapping[JobId, ResultRow | None]
-) -> Iterator[_Write]:
-    rows = [
-        (number_of(attempt), number_of(job), _encode(report))
-        for attempt, (job, report) in reports.items()
-    ]
-    yield from _many("reports", rows)
+def _report_entries(reports: Mapping[AttemptId, tuple[JobId, Report]]) -> Iterator[_Entry]:
+    for attempt, (job, report) in reports.items():
+        yield "reports", number_of(attempt), number_of(job), _encode(report)
+
+
+def _result_writes(results: Mapping[JobId, ResultRow | None]) -> Iterator[_Write]:
     for job, result in results.items():
         if result is None:
             yield "DELETE FROM results WHERE job = ?", (number_of(job),)
