@@ -47,6 +47,10 @@ MIGRATIONS: Final[tuple[str, ...]] = (
 released is never changed: another is added behind it."""
 
 _BUSY_S: Final = 5.0
+_COMMIT_PAGES: Final = 8
+"""A commit writes about so many pages, and one more for each band."""
+_CHECKPOINT_PAGES: Final = 1000
+_LONG_LOG_PAGES: Final = 8000
 _OF_JOB: Final = ("frames", "bands", "attempts", "reports", "results")
 _Write: TypeAlias = tuple[str, tuple[Any, ...]]
 _Entry: TypeAlias = tuple[str | None, int | str | None, int | None, bytes | None]
@@ -77,8 +81,8 @@ class StoreFault(Exception):
 class Store:
     """The database at ``path``; made where there is none. ``migrations`` are for tests.
 
-    One thread at a time may use it. Raises LocalFault in words where it cannot be opened or was
-    made by a later release.
+    One thread at a time may use it, and one may ``checkpoint``. Raises LocalFault in words where it
+    cannot be opened or was made by a later release.
     """
 
     def __init__(self, path: Path, *, migrations: Sequence[str] = MIGRATIONS) -> None:
@@ -97,10 +101,36 @@ class Store:
             self._db.close()
             raise
         self._known: dict[tuple[str, object], bytes] = {}
+        self._pages = 0
+        self._checkpoints: sqlite3.Connection | None = None
 
     def close(self) -> None:
         """Close the database; what is committed is on the disk."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         self._db.close()
+
+    # ---------------------------------------------------------------- the log
+
+    def wants_checkpoint(self) -> bool:
+        """Tell whether much was written since this was answered with True."""
+        if self._pages < _CHECKPOINT_PAGES:
+            return False
+        self._pages = 0
+        return True
+
+    def checkpoint(self) -> None:
+        """Bring what the log holds into the database; raises OSError.
+
+        Beside the thread that commits. That one does it itself, and waits for the disk, where the
+        log has become long all the same.
+        """
+        try:
+            if self._checkpoints is None:
+                self._checkpoints = _connect(self.path)
+            self._checkpoints.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            raise OSError(f"no checkpoint of the store {self.path}: {error}") from None
 
     def _migrate(self, migrations: Sequence[str]) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -179,6 +209,7 @@ class Store:
         others = [*self._rows(rows), *_result_writes(results), *_deletions(changes)]
         if not many and not others:
             return
+        self._pages += _COMMIT_PAGES + len(rows.bands)
         try:
             if len(many) == 1 and not others:
                 # A statement alone is a transaction.
@@ -334,6 +365,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_LONG_LOG_PAGES}")
         if made:
             sync(path.parent)
     except BaseException:

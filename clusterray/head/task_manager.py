@@ -112,6 +112,7 @@ class TaskManager:
         self._thread = threading.Thread(target=self._run, name="task-manager")
         self._outlets: dict[int, Outlet] = {}
         self._tokens: dict[int, str] = {}
+        self._chores = chores
         self._logs = JobLogs(folder.logs, chores)
         self._room = DiskRoom(
             disk_bytes,
@@ -287,6 +288,7 @@ class TaskManager:
             except StoreFault as fault:
                 self._lose(str(fault))
                 return
+            self._memory.checkpoint_if_due(self._chores)
         self._orders.clear()
         self._questions.clear()
         self._act()

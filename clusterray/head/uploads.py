@@ -102,10 +102,10 @@ def tile_limit(rect: Rect, spec: RenderSpec) -> int:
     Where a tile is as large as the picture, its black rows are counted too: they pack well, but a
     limit is no estimate.
     """
-    width, height = rect.width, rect.height
-    if is_whole_picture(spec.file_format):
+    width, height, kind = rect.width, rect.height, spec.file_format
+    if is_whole_picture(kind):
         width, height = spec.width, spec.height
-    raw = height * (width * pixel_bytes(spec.file_format.tile) + 8)
+    raw = height * (width * pixel_bytes(kind) + 8)
     return raw + raw // 50 + 65_536
 
 

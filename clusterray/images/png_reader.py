@@ -303,19 +303,19 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[_Chunk]:
         if at + _FRAME_BYTES > size:
             raise broken_off(size)
         length, kind = _FRAME.unpack(file.read(_FRAME.size))
-        found = _Chunk(kind, at, length, b"")
-        if found.end > size:
+        end = at + _FRAME_BYTES + length
+        if end > size:
             raise broken_off(size)
         checksum, begin = zlib.crc32(kind), b""
         for piece in _body(file, length):
             checksum = zlib.crc32(piece, checksum)
             begin = begin or piece[:_SMALL_BYTES]
         if checksum != int.from_bytes(file.read(4), "big"):
-            raise TileFault(f"its bytes {at} to {found.end} are damaged")
+            raise TileFault(f"its bytes {at} to {end} are damaged")
         if kind == b"IEND":
             return
-        yield replace(found, begin=begin)
-        at = found.end
+        yield _Chunk(kind, at, length, begin)
+        at = end
     raise TileFault("it is cut into too many small pieces")
 
 
