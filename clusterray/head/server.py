@@ -23,6 +23,7 @@ from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId
 from clusterray.head.allocator import give_back, share_arenas
 from clusterray.head.certificate import HeadCertificate, head_certificate
+from clusterray.head.checked_tiles import CheckedTiles
 from clusterray.head.chores import Chores
 from clusterray.head.connections import Connection
 from clusterray.head.conversation import Services
@@ -120,11 +121,13 @@ class Head:
         ftp.start()
         undo.callback(ftp.stop)
 
+        checked = CheckedTiles()
         stitcher = Stitcher(
             lambda *written: manager.post(PictureWritten(*written)),
             lambda *failed: manager.post(FrameFailed(*failed)),
             on_joined=lambda *joined: manager.post(LightJoined(*joined)),
             on_compared=lambda *compared: manager.post(Compared(*compared)),
+            checked=checked,
         )
         farm = Farm(
             Randomness(),
@@ -155,7 +158,7 @@ class Head:
         stitcher.start()
         undo.callback(stitcher.stop)
         manager.start()
-        keeper = Keeper(manager.post, self._crash)
+        keeper = Keeper(manager.post, self._crash, checked)
         keeper.start()
         undo.callback(keeper.stop)
         undo.callback(self._close_connections)

@@ -19,7 +19,7 @@ from clusterray.core.model import STAGE_OF, AttemptId, FileFormat, LightKind, Re
 from clusterray.head.durable import sync, sync_all
 from clusterray.head.state_folder import StateFolder
 from clusterray.images.formats import is_whole_picture, pixel_bytes
-from clusterray.images.png_reader import SMALL_FILE_BYTES, content_of
+from clusterray.images.png_reader import SMALL_FILE_BYTES, PngFile, content_of
 from clusterray.images.tile import TileFault, check_tile
 from clusterray.povray.light_file import LightFault, check_light, light_limit
 from clusterray.povray.spec import RenderSpec
@@ -54,9 +54,13 @@ class Expected:
     tile: Path
     size: tuple[int, int]
 
-    def check(self, upload: Path, content: bytes | None = None) -> None:
-        """Raise TileFault if what was uploaded is not the tile; ``content`` is all of it."""
-        check_tile(upload, self.rect, self.kind, size=self.size, content=content)
+    def check(self, upload: Path, content: bytes | None = None) -> PngFile | None:
+        """Raise TileFault if what was uploaded is not the tile; ``content`` is all of it.
+
+        Gives a PNG, and what was found.
+        """
+        tile = check_tile(upload, self.rect, self.kind, size=self.size, content=content)
+        return tile if isinstance(tile, PngFile) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ class ExpectedLight(Expected):
     light: LightKind = "radiosity"
 
     def check(self, upload: Path, content: bytes | None = None) -> None:
-        """Raise TileFault if what was uploaded holds anything else."""
+        """Raise TileFault if what was uploaded holds anything else; no light is a PNG."""
         try:
             check_light(self.light, upload)
         except LightFault as fault:
@@ -137,6 +141,7 @@ class Checked:
 
     path: Path
     tile: Path
+    found: PngFile | None = None
 
 
 def check_upload(expected: Expected, announced: Announced) -> Checked:
@@ -152,11 +157,11 @@ def check_upload(expected: Expected, announced: Announced) -> Checked:
     except FileNotFoundError:
         raise UploadFault("no tile was uploaded") from None
     try:
-        expected.check(aside, _announced_content(aside, announced))
+        found = expected.check(aside, _announced_content(aside, announced))
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    return Checked(aside, expected.tile)
+    return Checked(aside, expected.tile, found)
 
 
 def _announced_content(path: Path, announced: Announced) -> bytes | None:

@@ -75,6 +75,14 @@ class _Packed:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """All filtered rows of a PNG that has been checked, and its segment, if it has one."""
+
+    stored: bytes
+    segment: Segment | None
+
+
+@dataclass(frozen=True, slots=True)
 class PngFile:
     """A PNG whose chunks are whole: its size, format, colour chunks and where its pixels lie."""
 
@@ -86,6 +94,8 @@ class PngFile:
     packed: _Packed
     content: bytes | None = field(default=None, repr=False)
     """All of the file, where that is little."""
+    proof: Proof | None = field(default=None, repr=False)
+    """What a check has found, where that is little."""
 
     @property
     def row_bytes(self) -> int:
@@ -103,10 +113,16 @@ class PngFile:
         """Decode the rows of ``rect``, some at a time; raises as ``rows``, at the end at latest."""
         return Reading(self).strips(rect)
 
-    def check(self, rect: Rect) -> None:
+    def check(self, rect: Rect) -> PngFile:
         """Unpack all that there is; raises as ``rows``: rows with valid filters can be decoded."""
-        for _stored in Reading(self, segment=False).stored():
-            pass
+        small = self.content is not None and self.height * self.row_bytes < SMALL_FILE_BYTES
+        reading = Reading(self, segment=small)
+        if not small:
+            for _stored in reading.stored():
+                pass
+            return self
+        stored = b"".join(reading.stored())
+        return replace(self, content=None, proof=Proof(stored, reading.segment))
 
 
 class Reading:
@@ -132,7 +148,9 @@ class Reading:
         due, with this Adler-32; that its first row does not look above itself; and that whatever
         comes behind it is read as if it came first.
         """
-        packed = self._png.packed
+        packed, proof = self._png.packed, self._png.proof
+        if proof is not None:
+            return proof.segment
         if not (self._first_filter in ALONE and self._open and self._whole):
             return None
         adler = int.from_bytes(packed.last.begin[len(EMPTY_FINAL) :], "big")
@@ -165,6 +183,9 @@ class Reading:
 
     def stored(self) -> Iterator[bytes]:
         """Unpack the filtered rows, some at a time; raises TileFault as ``PngFile.rows``."""
+        if self._png.proof is not None:
+            yield self._png.proof.stored
+            return
         step = max(1, STRIP_BYTES // self._stride) * self._stride
         held = bytearray()
         for part in self._unpacked():

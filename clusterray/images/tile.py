@@ -74,8 +74,10 @@ def check_tile(
     *,
     size: tuple[int, int] | None = None,
     content: bytes | None = None,
-) -> None:
+) -> Source:
     """Read a tile whole: header, size, pixel kind, every row; all its ``content``, where known.
+
+    Gives the tile, and what was found.
 
     Raises TileFault in words if it is not a tile of ``rect`` for such a picture, which is of
     ``size``, where that is known.
@@ -83,17 +85,23 @@ def check_tile(
     tile, place = open_tile(path, rect, kind, content)
     if size is not None and is_whole_picture(kind):
         _check_size(tile, size)
-    tile.check(place)
+    return tile.check(place)
 
 
 def open_tile(
-    path: Path, rect: Rect, kind: FileFormat, content: bytes | None = None
+    path: Path,
+    rect: Rect,
+    kind: FileFormat,
+    content: bytes | None = None,
+    opened: Source | None = None,
 ) -> tuple[Source, Rect]:
     """Open a tile and check all but its pixels; gives where in it the pixels ``rect`` lie.
 
+    It may be ``opened`` already.
+
     Raises TileFault as ``check_tile``.
     """
-    tile = read_tile(path, kind, content)
+    tile = read_tile(path, kind, content) if opened is None else opened
     if is_whole_picture(kind):
         _check_holds(tile, rect)
         return tile, rect
