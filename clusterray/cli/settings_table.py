@@ -429,6 +429,15 @@ def node_table(environ: Mapping[str, str]) -> DaemonTable:
             default_words="~/.config/clusterray/token, else /etc/clusterray/token",
         ),
         Setting(
+            "join_wait_s",
+            "SECONDS",
+            "0",
+            duration_in_seconds(0, 86400),
+            "How long the token may be missing or unreadable at the start, for a node that is "
+            "started together with its head.",
+            number,
+        ),
+        Setting(
             "name",
             "S",
             "",

@@ -69,7 +69,7 @@ class LocalFarm:
         self._keeper: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> LocalFarm:
-        """Start the head and do not wait for it."""
+        """Start the head and the nodes, which wait for its token; nobody waits for them here."""
         self._folder = Path(tempfile.mkdtemp(prefix="clusterray-local-"))
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__, str(self._folder)],
@@ -81,6 +81,7 @@ class LocalFarm:
         )
         try:
             self._start_head()
+            self._start_nodes()
         except BaseException:
             self.stop()
             raise
@@ -95,7 +96,7 @@ class LocalFarm:
         self.stop()
 
     def wait_ready(self) -> JoinToken:
-        """Wait for the head, start the nodes, and give the token to submit with; once is enough.
+        """Wait for the head, and give the token to submit with; once is enough.
 
         Raises LocalFault with the head's own words if it does not start.
         """
@@ -105,10 +106,14 @@ class LocalFarm:
         while time.monotonic() < give_up_at:
             for name, report in self._reports(timeout_s=0.2):
                 if name == _HEAD and str(report.get("line", "")).startswith("ready "):
-                    self._start_nodes()
                     self._token = JoinToken.decode((self._state / "submit.token").read_text())
                     return self._token
         raise self._fault(f"the head was not ready within {READY_WITHIN_S:g} s", _HEAD)
+
+    def nodes_running(self) -> int:
+        """Count the nodes whose processes run; raises as ``check`` does."""
+        self.check()
+        return len(self._running - {_HEAD})
 
     def check(self) -> None:
         """Raise LocalFault if the farm can no longer finish a job: its head or all nodes ended."""
@@ -146,7 +151,8 @@ class LocalFarm:
             name = f"local-{index}"
             words = ["--join", str(self._state / "node.token"), "--name", name]
             words += ["--threads", str(threads), "--work", str(self._folder / name)]
-            self._start(name, "clusterray.cli.node", [*words, "--drain-s", "0", *_ALIKE])
+            words += ["--join-wait-s", f"{READY_WITHIN_S:g}", "--drain-s", "0", *_ALIKE]
+            self._start(name, "clusterray.cli.node", words)
 
     def _start(self, name: str, module: str, words: list[str]) -> None:
         # -P: a file of the person's that is named like a module must not be imported. An empty

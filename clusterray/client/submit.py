@@ -33,6 +33,9 @@ from clusterray.wire.tar_writer import write_tar
 from clusterray.wire.trust import JoinToken
 
 _NAME_CHARS = 255
+NODES_WITHIN_S = 10.0
+"""How long the nodes of a farm that was started for one job are waited for."""
+NODES_TICK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +100,16 @@ class Submission:
     """One job on its way; ``job`` is its id once the head has accepted it.
 
     ``asked`` tells whether the head was asked to make it. ``passing``: the farm was started for
-    this job and ends with it.
+    this job and ends with it, and has so many nodes; None: it stands by itself.
     """
 
     def __init__(
-        self, head: HeadLink, prepared: Prepared, report: Report, *, passing: bool = False
+        self,
+        head: HeadLink,
+        prepared: Prepared,
+        report: Report,
+        *,
+        passing: Callable[[], int] | None = None,
     ) -> None:
         self._head = head
         self._passing = passing
@@ -138,6 +146,7 @@ class Submission:
         while True:
             try:
                 self._stage()
+                self._await_nodes()
                 self.job = self._make_job()
                 self._accepted_on = self._head.connections
                 return self.job
@@ -233,6 +242,18 @@ class Submission:
             left = shrinks_to(files)
         return Packer() if left < self._prepared.pack_below else None
 
+    def _await_nodes(self) -> None:
+        """Let the nodes of a farm that was started for this job come, so that all share it at once;
+        not for ever, for one of them may never come.
+        """
+        give_up_at = time.monotonic() + NODES_WITHIN_S
+        while self._passing is not None and time.monotonic() < give_up_at:
+            request = self._head.next_request()
+            nodes = self._head.ask(protocol.ListNodes(request), request, protocol.Nodes).nodes
+            if sum(node.state != "away" for node in nodes) >= self._passing():
+                return
+            time.sleep(NODES_TICK_S)
+
     def _make_job(self) -> str:
         plan = self._plan
         request = self._head.next_request()
@@ -269,7 +290,11 @@ class Submission:
             job = self.job or self.send()
             try:
                 view = follow_job(
-                    self._head, job, self._report, is_ours=self._is_ours, notes=not self._passing
+                    self._head,
+                    job,
+                    self._report,
+                    is_ours=self._is_ours,
+                    notes=self._passing is None,
                 )
                 if view.state == "done":
                     if view.mixed:
@@ -294,7 +319,7 @@ class Submission:
         words = fidelity_text(view.fidelity, view.fidelity_reason)
         if view.fidelity != "being probed":
             return words
-        if self._passing:
+        if self._passing is not None:
             return "not probed: the job was over before a node had compared two small renders of it"
         return f"{words}; `clusterray show {view.id}` will tell"
 
@@ -360,7 +385,7 @@ def submit_locally(
             LocalFarm(nodes, head_words=words, say=report.say) as farm,
             HeadLink(farm.wait_ready, say=report.say, look=farm.check) as head,
         ):
-            submission = Submission(head, prepared, report, passing=True)
+            submission = Submission(head, prepared, report, passing=farm.nodes_running)
             submission.read_scene()
             farm.wait_ready()
             head.open()

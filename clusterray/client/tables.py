@@ -92,7 +92,7 @@ def nodes_table(nodes: Sequence[NodeView]) -> tuple[list[str], list[list[str]]]:
             str(node.threads),
             node.povray,
             size_text(node.memory_bytes),
-            node.job,
+            f"{node.job}, {node.next_job}" if node.next_job else node.job,
             str(node.bands_done),
             f"{node.pixels_done:,}",
             node.address,

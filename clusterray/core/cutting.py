@@ -1,9 +1,10 @@
 """Where to cut a band that is being rendered, so that two nodes end together; pure.
 
 Its owner goes on to the cut, is stopped there, and POV-Ray is started once more to make its tile of
-the finished blocks (POVRAY.md 11); the other starts on the rest. Both starts are charged, and a cut
-that costs more than it saves is left. A cut falls along a row of blocks; down a column where only
-one row of blocks is left, for a block is one thread's work.
+the finished blocks (POVRAY.md 11); the other starts on the rest. Both starts are charged, that of
+the tile with a parse or without, and a cut that costs more than it saves is left. A cut falls along
+a row of blocks; down a column where only one row of blocks is left, for a block is one thread's
+work.
 """
 
 from __future__ import annotations
@@ -46,9 +47,13 @@ class Helper:
         return self.start_s + _seconds(frame, rect, frame.work(rect), self.threads, self.rate)
 
 
-def helper(node: Node, frame: Frame) -> Helper:
-    """Give what a node could do for a frame of whose pace something is known."""
-    return Helper(frame.rate * node.speed, node.threads, frame.start_s)
+def helper(node: Node, frame: Frame, now: float) -> Helper:
+    """Give what a node could do for a frame of whose pace something is known.
+
+    One that still renders begins when that is done, or else once POV-Ray has started.
+    """
+    busy_s = max((_ends_soon_in_s(each, node, now) for each in node.rendering), default=0.0)
+    return Helper(frame.rate * node.speed, node.threads, max(frame.start_s, busy_s))
 
 
 def _seconds(frame: Frame, rect: Rect, left: float, threads: int, rate: float) -> float:
@@ -81,6 +86,14 @@ def seconds_left(attempt: Attempt, node: Node, now: float) -> float:
     return starts_in_s(attempt, now) + work_left(attempt, rate, now) / rate
 
 
+def _ends_soon_in_s(attempt: Attempt, node: Node, now: float) -> float:
+    """Give the same of one that ends soon; where nothing is known of its pace, what its node said:
+    no more than a start.
+    """
+    known = attempt.band.stage == "final" and attempt.band.frame.rate
+    return seconds_left(attempt, node, now) if known else attempt.band.frame.start_s
+
+
 def best_cut(attempt: Attempt, owner: Node, other: Helper, now: float) -> Cut | None:
     """Give the cut after which an attempt's band is done soonest; None: leave it whole.
 
@@ -98,7 +111,7 @@ def best_cut(attempt: Attempt, owner: Node, other: Helper, now: float) -> Cut | 
         return None
     total = frame.work(rect)
     # A POV-Ray that has not begun is told what to render in time; else it is started once more.
-    again_s = 0.0 if attempt.phase in ("waiting", "fetching") else frame.start_s
+    again_s = 0.0 if attempt.phase in ("waiting", "fetching") else frame.tile_s
 
     def ends(keep: Rect) -> tuple[float, float]:
         """Give when the owner and the other end after this cut."""

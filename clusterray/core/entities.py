@@ -68,7 +68,8 @@ class Attempt:
     late and was dropped. ``rendered_at`` is when its node had the tile, ``ended_at`` when it was no
     longer live. ``sha256`` and ``size`` are those of the file that its node announced
     last; what was accepted is that one. ``pace`` is how it gets on, ``phase_at`` when its phase
-    began. ``uncut``: its node said that it is too late to cut it.
+    began. ``uncut``: its node said that it is too late to cut it. ``ending``: its node said that it
+    ends so soon that there is a place for another band; no matter once it renders no more.
     """
 
     id: AttemptId
@@ -96,6 +97,7 @@ class Attempt:
     pace: Pace = field(default_factory=Pace)
     phase_at: float = 0.0
     uncut: bool = False
+    ending: bool = False
 
     @property
     def live(self) -> bool:
@@ -178,7 +180,8 @@ class Frame:
     long its scene takes to parse. ``scout`` is the attempt with whose lease one was asked for,
     while an answer is expected; ``scouts_asked`` counts how often, ``scouted``: one has told.
     ``work_done`` was done by all who render it in ``speed_s`` seconds, each counted as often as its
-    node's speed (``core.pace``).
+    node's speed (``core.pace``). ``tile_parses`` tells whether the tile of a cut band takes another
+    parse, as the last node that cut one said.
     """
 
     job: Job
@@ -204,6 +207,7 @@ class Frame:
     scouted: bool = False
     work_done: float = 0.0
     speed_s: float = 0.0
+    tile_parses: bool = True
 
     @property
     def stage(self) -> Stage:
@@ -219,6 +223,11 @@ class Frame:
     def start_s(self) -> float:
         """Seconds before a POV-Ray that is started for it renders."""
         return START_S + (self.parse_s or 0.0)
+
+    @property
+    def tile_s(self) -> float:
+        """Seconds that a POV-Ray takes which makes the tile of a band that was cut."""
+        return self.start_s if self.tile_parses else START_S
 
     def work(self, rect: Rect) -> float:
         """Give what the pixels of ``rect`` are believed to cost."""
@@ -347,6 +356,10 @@ class Standing:
     reason: str = ""
 
 
+MOST_RENDERING = 2
+"""So many attempts a node renders at most, and of two the older one ends soon."""
+
+
 @dataclass(slots=True)
 class Node:
     """A render machine. ``conn`` is None while it is away.
@@ -400,11 +413,26 @@ class Node:
         return there and not self.unfit and not self.kept_off
 
     @property
+    def rendering(self) -> list[Attempt]:
+        """Its attempts that are being rendered, two at most, the older one first."""
+        return [each for each in self.attempts.values() if each.state is AttemptState.RENDERING]
+
+    def assume_older_ends(self) -> None:
+        """Believe of two that it renders that the older one ends soon.
+
+        That is not stored, but without it the node would not have taken the other.
+        """
+        rendering = self.rendering
+        if len(rendering) == MOST_RENDERING:
+            rendering[0].ending = True
+
+    @property
     def has_place(self) -> bool:
-        """Tell whether it could render one more band now."""
-        return self.usable and not any(
-            attempt.state is AttemptState.RENDERING for attempt in self.attempts.values()
-        )
+        """Tell whether it could take one more band now: it renders none, or one that ends soon."""
+        if not self.usable:
+            return False
+        rendering = self.rendering
+        return not rendering or (len(rendering) == 1 and rendering[0].ending)
 
 
 @dataclass(frozen=True, slots=True)

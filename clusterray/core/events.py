@@ -91,7 +91,8 @@ class NodeForgiven:
 class AttemptProgress:
     """How far an attempt is: pixels of its rectangle while it renders, bytes in other phases.
 
-    ``moves`` counts what else POV-Ray says while it renders, such as photons: it lives.
+    ``moves`` counts what else POV-Ray says while it renders, such as photons: it lives. ``place``:
+    it ends so soon that its node has a place for another band.
     """
 
     conn: int
@@ -99,15 +100,20 @@ class AttemptProgress:
     phase: str
     done: int
     moves: int = 0
+    place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptCut:
-    """The answer to a cut: the node renders only ``keep``; all of its band if it is too late."""
+    """The answer to a cut: the node renders only ``keep``; all of its band if it is too late.
+
+    ``parses``: the tile of what it keeps takes a parse of the whole scene.
+    """
 
     conn: int
     attempt: AttemptId
     keep: Rect
+    parses: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from clusterray.core import policy, probing, scouting
 from clusterray.core.actions import Action
 from clusterray.core.blame import hopeless
 from clusterray.core.changes import Changes
-from clusterray.core.entities import Attempt, Band, Frame, Job, Node, Problem
+from clusterray.core.entities import MOST_RENDERING, Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.farm_base import RandomBits
 from clusterray.core.helping import Helping
 from clusterray.core.invariants import check_farm, tell_story
-from clusterray.core.model import AttemptId, BandId, JobId, NodeId
+from clusterray.core.model import LIGHT_STAGES, AttemptId, BandId, JobId, NodeId
 from clusterray.core.pace import guessed
 from clusterray.core.patience import Patience
 from clusterray.core.restart_rules import RestartRules
@@ -167,9 +167,10 @@ class Farm(TroubleRules, Helping, RestartRules):
     def _take_back(self, node: Node, event: ev.NodeJoined) -> None:
         """Let what the node still holds count again; the rest of what it had is lost.
 
-        A node has one place: of several attempts that it says it renders, the first counts.
+        Of two that it renders the older one ends soon, or it had not taken the other; more than two
+        it does not render.
         """
-        place_taken = False
+        rendering = 0
         for attempt in list(node.attempts.values()):
             keep = event.kept.get(attempt.id, attempt.band.rect)
             if keep != attempt.band.rect:
@@ -180,13 +181,14 @@ class Farm(TroubleRules, Helping, RestartRules):
                 self._take_cut(attempt, keep)
             if attempt.id in event.rendered:
                 self._reattach(attempt, rendered=True)
-            elif attempt.id in event.rendering and not place_taken:
-                place_taken = True
+            elif attempt.id in event.rendering and rendering < MOST_RENDERING:
+                rendering += 1
                 self._reattach(attempt, rendered=False)
             elif attempt.id in event.rendering:
-                self._end(attempt, AttemptTrigger.DROP, "a node renders one band at a time")
+                self._end(attempt, AttemptTrigger.DROP, "a node renders two bands at most")
             else:
                 self._end(attempt, AttemptTrigger.LOSE, "its node came back without it")
+        node.assume_older_ends()
         for held in sorted(event.rendering | event.rendered):
             if held not in node.attempts:
                 self._answer_stale(event.conn, held, rendered=held in event.rendered)
@@ -204,6 +206,7 @@ class Farm(TroubleRules, Helping, RestartRules):
         elif not rendered and attempt.state is AttemptState.UPLOADING:
             attempt.state = advance(ATTEMPT_TABLE, attempt.state, AttemptTrigger.RERENDER)
             attempt.phase, attempt.done, attempt.rendered_at = "waiting", 0, None
+            attempt.ending = False
         self._note_attempt(attempt)
         self._tell(attempt.band, f"{attempt.id} counts again: {attempt.node_name} is back")
         self._ask_again(attempt, conn)
@@ -261,6 +264,9 @@ class Farm(TroubleRules, Helping, RestartRules):
             attempt.done = min(done, attempt.band.rect.area)
             if event.phase == "rendering":
                 self._pace(attempt, attempt.done)
+            if event.place and attempt.band.stage not in LIGHT_STAGES and not attempt.ending:
+                attempt.ending = True
+                self._feed(self.nodes[attempt.node])
         self._changed(attempt.band.frame.job)
 
     def _attempt_rendered(self, event: ev.AttemptRendered) -> None:
@@ -484,8 +490,11 @@ class Farm(TroubleRules, Helping, RestartRules):
         return meant
 
     def _take_over(self, node: Node) -> Band | None:
-        """Let a node with nothing to do have the band of one that is away."""
-        if not self.detached or self._now < self.nodes_return_by:
+        """Let a node with nothing to do have the band of one that is away.
+
+        One that still renders leaves it to others, and time to come back to its owner.
+        """
+        if not self.detached or self._now < self.nodes_return_by or node.rendering:
             return None
         attempt = policy.choose_detached(node, self.detached.values())
         if attempt is None:

@@ -87,6 +87,7 @@ class Helping(Lighting):
             attempt.uncut = True
             self._seek_soon()
         elif self._may_be_cut(attempt, event.keep):
+            attempt.band.frame.tile_parses = event.parses
             self._take_cut(attempt, event.keep, ask)
         else:
             self._fail_here(attempt, f"its node cut its band to {_words(event.keep)}")
@@ -133,7 +134,7 @@ class Helping(Lighting):
         awaiting = {ask.wanted_by for ask in self.asks.values() if self._is_fresh(ask)}
         idle = [node for node in self.hungry.values() if node.id not in awaiting]
         in_vain = 0
-        for node in sorted(idle, key=lambda node: -node.speed):
+        for node in sorted(idle, key=lambda node: (bool(node.rendering), -node.speed)):
             in_vain = 0 if self._help(node) else in_vain + 1
             if in_vain == NODES_LOOKED_FOR:
                 break
@@ -161,7 +162,7 @@ class Helping(Lighting):
             return False
         if band.reluctance(node.id) or not may_still_take(node, band, tries):
             return False
-        other, ask = helper(node, frame), self.asks.get(attempt.id)
+        other, ask = helper(node, frame, self._now), self.asks.get(attempt.id)
         if ask is not None:
             return not self._is_fresh(ask) and self._double(attempt, node, other)
         if owner.cuts and not attempt.uncut and _is_cuttable(band):

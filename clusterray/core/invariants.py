@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from clusterray.core.bands import are_disjoint, covers
 from clusterray.core.blame import clocks_of
-from clusterray.core.entities import Attempt, Band, FarmState, Frame
+from clusterray.core.entities import MOST_RENDERING, Attempt, Band, FarmState, Frame
 from clusterray.core.likeness import may_share
 from clusterray.core.policy import has_takers, reads_light
 from clusterray.core.states import AttemptState, BandState, FrameState, JobState, ProbeState
@@ -139,13 +139,17 @@ def _indexes(farm: FarmState) -> Complaints:
 
 
 def _one_place(farm: FarmState) -> Complaints:
-    """9. A node renders at most one attempt at a time, and a band has at most one live attempt, but
-    one of the picture up to two, on two nodes.
+    """9. A node renders at most one attempt at a time, or two of which the older ends soon; and a
+    band has at most one live attempt, but one of the picture up to two, on two nodes.
     """
     for node in farm.nodes.values():
-        states = [attempt.state for attempt in node.attempts.values()]
-        if states.count(AttemptState.RENDERING) > 1:
-            yield f"{node.name} renders several", [a.band for a in node.attempts.values()]
+        rendering = node.rendering
+        leased_at = [attempt.leased_at for attempt in rendering]
+        few = len(rendering) < MOST_RENDERING
+        if not few and not (len(rendering) == MOST_RENDERING and rendering[0].ending):
+            yield f"{node.name} renders several", [attempt.band for attempt in rendering]
+        if leased_at != sorted(leased_at):
+            yield f"{node.name} does not list the older first", [a.band for a in rendering]
     for band in farm.bands.values():
         live = [attempt.node for attempt in band.live_attempts]
         if len(live) > (2 if band.stage == "final" else 1) or len(set(live)) < len(live):

@@ -26,6 +26,7 @@ Stage: TypeAlias = Literal["photons", "light", "final", "verify"]
 """What a band is for: a frame's photon map, its radiosity samples, its picture, or a comparison
 with a tile of the picture."""
 STAGE_OF: Final[Mapping[LightKind, Stage]] = {"photons": "photons", "radiosity": "light"}
+LIGHT_STAGES: Final = frozenset(STAGE_OF.values())
 """The stage in which each kind of light is made."""
 MAX_BANDS: Final = 100_000
 """The most bands a person may ask for."""

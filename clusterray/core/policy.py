@@ -46,9 +46,10 @@ def class_threads(nodes: Iterable[Node]) -> dict[PovrayClass, int]:
 def in_turn(hungry: Collection[Node], nodes: Iterable[Node]) -> list[Node]:
     """Give the nodes with a place in the order in which they choose their bands.
 
-    Those of the class with most threads come first; among equals who has waited longest.
+    Those of the class with most threads come first; among equals those with nothing at all, before
+    those with a band that ends soon, and then who has waited longest.
     """
-    ordered = list(hungry)
+    ordered = sorted(hungry, key=lambda node: bool(node.rendering))
     if all(node.povray_class == ordered[0].povray_class for node in ordered):
         return ordered
     threads = class_threads(nodes)

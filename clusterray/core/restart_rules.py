@@ -65,6 +65,9 @@ class RestartRules(LifeRules):
         self.nodes.update((node.id, node) for node in stored.nodes)
         for job in stored.jobs:
             self._adopt_job(job)
+        for node in stored.nodes:
+            node.attempts = dict(sorted(node.attempts.items(), key=lambda each: number_of(each[0])))
+            node.assume_older_ends()
         ended = [job for job in stored.jobs if not job.open and not job.gone]
         ended.sort(key=lambda job: job.ended_at or 0.0)
         self.kept.update((job.id, job) for job in ended)

@@ -121,6 +121,7 @@ class NodeTalk(Conversation):
                 message.phase,
                 message.done,
                 message.moves,
+                message.place,
             )
         )
 
@@ -130,7 +131,7 @@ class NodeTalk(Conversation):
         expected = self._expected.get(attempt)
         if expected is not None and rest_of(expected.rect, keep) is not None:
             self._expected[attempt] = replace(expected, rect=keep)
-        self._post(ev.AttemptCut(self._number, attempt, keep))
+        self._post(ev.AttemptCut(self._number, attempt, keep, message.parses))
 
     def _uploading(self, message: msg.Uploading) -> None:
         attempt = self._about(message.attempt)

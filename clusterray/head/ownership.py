@@ -26,10 +26,12 @@ def seen_by(who: TokenRecord, farm: FarmView) -> FarmView:
         return farm
     jobs = tuple(job for job in farm.jobs if may_touch(who, farm.tokens.get(job.id, "")))
     own = {job.id for job in jobs}
+
+    def named(job: str) -> str:
+        return job if not job or job in own else SOMEBODY_ELSES
+
     nodes = tuple(
-        node
-        if not node.job or node.job in own
-        else msgspec.structs.replace(node, job=SOMEBODY_ELSES)
+        msgspec.structs.replace(node, job=named(node.job), next_job=named(node.next_job))
         for node in farm.nodes
     )
     return FarmView(jobs, nodes, farm.at, {job: farm.tokens[job] for job in own})

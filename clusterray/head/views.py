@@ -17,7 +17,7 @@ from clusterray.core.fidelity import Fidelity
 from clusterray.core.likeness import difference, difference_in_words
 from clusterray.core.model import LightKind, PovrayClass, Stage
 from clusterray.core.policy import class_threads
-from clusterray.core.states import AttemptState, BandState, JobState
+from clusterray.core.states import BandState, JobState
 from clusterray.head.verdicts import verified_view
 from clusterray.head.waiting import why_waiting
 from clusterray.povray.spec import RenderSpec
@@ -203,6 +203,7 @@ def node_view(
     """Show one node; ``most`` is the class that it is compared with, ``now`` the farm's clock."""
     until = node.standing.kept_off_until
     differs = "" if most is None else difference_in_words(node.povray_class, most)
+    job, next_job = _node_jobs(node)
     return NodeView(
         name=node.name,
         uuid=node.id,
@@ -213,7 +214,7 @@ def node_view(
         threads=node.threads,
         memory_bytes=card.memory_bytes,
         povray=node.povray_class.version,
-        job=_node_job(node),
+        job=job,
         bands_done=node.bands_done,
         pixels_done=node.pixels_done,
         reason="; ".join(_node_reasons(node, now))[:MAX_TEXT],
@@ -223,6 +224,7 @@ def node_view(
         differs=f"differs from most: {differs}"[:MAX_TEXT] if differs else "",
         failures=node.failures,
         kept_off_s=None if until is None else max(0.0, until - now),
+        next_job=next_job,
     )
 
 
@@ -245,10 +247,12 @@ def _node_state(
     return "busy" if node.attempts else "idle"
 
 
-def _node_job(node: Node) -> str:
-    rendering = [a for a in node.attempts.values() if a.state is AttemptState.RENDERING]
-    attempts = rendering or list(node.attempts.values())
-    return attempts[0].band.frame.job.id if attempts else ""
+def _node_jobs(node: Node) -> tuple[str, str]:
+    """Give the job whose band a node has, and that of the next one where it is another."""
+    attempts = node.rendering or list(node.attempts.values())[:1]
+    jobs = list(dict.fromkeys(each.band.frame.job.id for each in attempts))
+    first, second, *_ = [*jobs, "", ""]
+    return first, second
 
 
 def band_views(frames: Iterable[Frame], seconds: dict[str, PhaseSeconds]) -> list[BandView]:

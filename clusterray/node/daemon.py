@@ -16,6 +16,7 @@ import re
 import shutil
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -54,6 +55,8 @@ log = logging.getLogger(__name__)
 RECONNECT_FIRST_S = 0.5
 RECONNECT_MOST_S = 15.0
 CONNECT_S = 10.0
+TOKEN_TICK_S = 0.02
+"""How often it is looked for a token that is waited for."""
 _UUID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -81,7 +84,8 @@ def run_node(
     _check_name(settings.work)
     with _locked(settings.work):
         povray = find_povray(settings.povray)
-        _find_node_token(settings.join, environ, home)
+        if not _await_node_token(settings, stop, environ, home):
+            return 0
         sandbox = find_sandbox(settings, look_for_walls(settings.sandbox))
         _say_wall(sandbox)
         watch = PovrayWatch(povray, settings.work, sandbox, canary=settings.canary)
@@ -308,6 +312,26 @@ def _find_node_token(join: str, environ: Mapping[str, str], home: Path) -> JoinT
             "one in the head's node.token"
         )
     return token
+
+
+def _await_node_token(
+    settings: NodeSettings, stop: StopFlag, environ: Mapping[str, str], home: Path
+) -> bool:
+    """Wait for a token at most ``join_wait_s``; False if a stop came first.
+
+    Raises NoHead if there is none by then.
+    """
+    give_up_at = time.monotonic() + settings.join_wait_s
+    while not stop.draining:
+        try:
+            _find_node_token(settings.join, environ, home)
+        except NoHead:
+            if time.monotonic() >= give_up_at:
+                raise
+            stop.wait(TOKEN_TICK_S)
+        else:
+            return True
+    return False
 
 
 def _check_name(work: Path) -> None:

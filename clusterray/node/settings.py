@@ -8,7 +8,8 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """Everything a node can be told. ``join`` is a token or a file that holds one, "" to seek it.
+    """Everything a node can be told. ``join`` is a token or a file that holds one, "" to seek it;
+    at the start it may be missing for ``join_wait_s``.
 
     ``threads`` 0 means as many as this process may use cores. ``povray`` is the program's path or
     name. ``drain_s`` bounds how long SIGTERM waits for the running band; ``scene_cache_bytes``
@@ -24,6 +25,7 @@ class NodeSettings:
 
     work: Path
     join: str = ""
+    join_wait_s: float = 0.0
     name: str = ""
     threads: int = 0
     povray: str = "povray"

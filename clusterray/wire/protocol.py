@@ -296,7 +296,8 @@ class NodeView(Part, frozen=True):
     """One node as a person sees it; ``differs`` says how its POV-Ray differs from most, if so.
 
     ``reason`` says why it is away, unfit or kept off; ``kept_off_s`` for how long it is kept off
-    the whole farm, None if it is not. ``failures`` counts those that were its own.
+    the whole farm, None if it is not. ``failures`` counts those that were its own. ``next_job`` is
+    that of the band it took before it had done with the one of ``job``, if that is another's.
     """
 
     name: Name
@@ -318,6 +319,7 @@ class NodeView(Part, frozen=True):
     differs: Text = ""
     failures: Count = 0
     kept_off_s: Seconds | None = None
+    next_job: str = ""
 
 
 class Setting(Part, frozen=True):

@@ -34,12 +34,21 @@ _SIXTEEN = (4,) * 4 + (2,) * 6 + (1,) * 6
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Machines by their cores, the picture's grid of blocks, and all its work in core-seconds."""
+    """Machines by their cores, the picture's grid of blocks, and all its work in core-seconds.
+
+    ``speeds`` are those of each machine's cores; 1 where none are given.
+    """
 
     name: str
     cores: tuple[int, ...]
     grid: tuple[int, int]
     work_s: float
+    speeds: tuple[float, ...] = ()
+
+    @property
+    def machines(self) -> list[tuple[int, float]]:
+        """Cores and their speed."""
+        return list(zip(self.cores, self.speeds or (1.0,) * len(self.cores), strict=True))
 
 
 MIXES = (
@@ -174,7 +183,7 @@ class Result:
 
 def measure(case: Case, policy: str) -> Result:
     """Let one case happen. Raises RuntimeError if the picture is never whole."""
-    sim = Simulation(case.blocks, [(cores, 1.0) for cores in case.mix.cores], case.costs)
+    sim = Simulation(case.blocks, case.mix.machines, case.costs)
     if policy == BOUND:
         makespan_s = sharing.dealt_out(sim)
     else:

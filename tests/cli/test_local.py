@@ -47,6 +47,8 @@ def test_two_nodes_here_make_the_picture_and_leave_nothing(tmp_path: Path) -> No
     env = local_environment(tmp_path, CLUSTERRAY_LISTEN="0.0.0.0", CLUSTERRAY_THREADS="x")
     ended = run("clusterray-submit", "--local", "2", "scene", *SMALL, cwd=tmp_path, env=env)
     assert (ended.code, ended.stdout) == (0, "room.png\n"), ended.stderr
+    # The job is made when both are there, so that neither begins alone.
+    assert "waiting for a node" not in ended.stderr
     assert left_in(tmp_path) == []
 
 

@@ -70,6 +70,12 @@ def test_a_piped_table_has_a_row_a_line_and_nothing_raw() -> None:
     assert "\x1b" not in stream.getvalue()
 
 
+def test_a_node_with_bands_of_two_jobs_shows_both() -> None:
+    node = msgspec.structs.replace(NODE, next_job="j2")
+    heads, (row,) = tables.nodes_table([node])
+    assert row[heads.index("JOB")] == "j1, j2"
+
+
 def test_a_table_on_a_terminal_is_drawn() -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -160,14 +160,34 @@ class AnyOrder(RuleBasedStateMachine):
         for attempt in self.world.rendering(conn):
             self.world.rendered(conn, attempt)
 
-    @rule(data=st.data(), seconds=st.floats(0.1, 4), share=st.floats(0, 1))
-    def render_on(self, data: st.DataObject, seconds: float, share: float) -> None:
-        """Time passes, and a node says how far it is; others have nothing to do by then."""
+    @rule(data=st.data(), seconds=st.floats(0.1, 4), share=st.floats(0, 1), place=st.booleans())
+    def render_on(self, data: st.DataObject, seconds: float, share: float, place: bool) -> None:
+        """Time passes, and a node says how far it is, also that it has a place for another band;
+        others have nothing to do by then.
+        """
         conn = self._conn(data)
         self.world.now += seconds
         for attempt in [] if conn is None else self.world.rendering(conn):
             done = round(share * self.world.rects[attempt].area)
-            self.world.renders(conn or 0, attempt, done)
+            self.world.renders(conn or 0, attempt, done, place=place)
+
+    @rule(data=st.data())
+    def one_of_two_is_done(self, data: st.DataObject) -> None:
+        """The older or the younger, or one alone."""
+        conn = self._conn(data)
+        rendering = [] if conn is None else self.world.rendering(conn)
+        if conn is not None and rendering:
+            self.world.rendered(conn, data.draw(st.sampled_from(rendering)))
+
+    @rule(data=st.data())
+    def its_tile_is_lost(self, data: st.DataObject) -> None:
+        """A node that is away loses the file of a tile, and renders that band anew."""
+        away = sorted(set(self.world.held) - set(self.world.conns.values()))
+        tiles = [(name, each) for name in away for each in sorted(self.world.held[name].rendered)]
+        if tiles:
+            name, attempt = data.draw(st.sampled_from(tiles))
+            self.world.held[name].rendered.discard(attempt)
+            self.world.held[name].rendering.add(attempt)
 
     @rule(data=st.data(), lost=st.booleans())
     def answer_a_cut(self, data: st.DataObject, lost: bool) -> None:
@@ -212,6 +232,7 @@ class AnyOrder(RuleBasedStateMachine):
         words: list[ev.Event] = [
             ev.AttemptProgress(conn, attempt, "rendering", 10),
             ev.AttemptProgress(conn, attempt, "parsing", 10),
+            ev.AttemptProgress(conn, attempt, "uploading", 10, place=True),
             ev.AttemptRendered(conn, attempt),
             ev.AttemptFailed(conn, attempt, "node", "bad luck"),
             ev.AttemptHandedBack(conn, attempt, "give back"),

@@ -342,14 +342,20 @@ class World:
         """Give the attempts of which a node was asked to keep only a part."""
         return sorted(self.held[self.conns[conn]].asked)
 
-    def renders(self, conn: int, attempt: AttemptId, done: int) -> None:
-        """Let a node say how many pixels of an attempt are done."""
-        self.do(ev.AttemptProgress(conn, attempt, "rendering", done))
+    def renders(self, conn: int, attempt: AttemptId, done: int, *, place: bool = False) -> None:
+        """Let a node say how many pixels of an attempt are done, or that it ends soon besides."""
+        self.do(ev.AttemptProgress(conn, attempt, "rendering", done, place=place))
 
-    def answer(self, conn: int, attempt: AttemptId, keep: Rect | None = None) -> Rect:
+    def ends_soon(self, conn: int, attempt: AttemptId) -> None:
+        """Let a node say that it has a place, for of an attempt hardly anything is left."""
+        self.renders(conn, attempt, self.rects[attempt].area, place=True)
+
+    def answer(
+        self, conn: int, attempt: AttemptId, keep: Rect | None = None, *, parses: bool = True
+    ) -> Rect:
         """Let a node agree to a cut, to what was asked unless told otherwise."""
         keep = self.agree(conn, attempt, keep)
-        self.do(ev.AttemptCut(conn, attempt, keep))
+        self.do(ev.AttemptCut(conn, attempt, keep, parses))
         return keep
 
     def agree(self, conn: int, attempt: AttemptId, keep: Rect | None = None) -> Rect:

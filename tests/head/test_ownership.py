@@ -187,7 +187,8 @@ def page(head: RunningHead, token: str, place: str = "/") -> str:
 
 def test_a_node_sees_nothing() -> None:
     who = TokenRecord("n1", "node", "attic", 0.0, "")
-    farm = FarmView((job_view(7),), (node_view("attic", job="j7"),), 1.0, {"j7": "n1"})
+    node = node_view("attic", job="j7", next_job="j8")
+    farm = FarmView((job_view(7), job_view(8)), (node,), 1.0, {"j7": "n1", "j8": "n1"})
     seen = ownership.seen_by(who, farm)
     assert seen.jobs == ()
-    assert seen.nodes[0].job == "another's"
+    assert (seen.nodes[0].job, seen.nodes[0].next_job) == ("another's", "another's")

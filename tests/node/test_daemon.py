@@ -559,6 +559,26 @@ def test_a_node_without_a_token_does_not_start(start_node: StartNode, join: str)
     assert fault.message.startswith("cannot reach a head: ")
 
 
+def test_a_node_started_with_its_head_waits_for_the_token(
+    head: HeadDouble, start_node: StartNode, tmp_path: Path
+) -> None:
+    token = tmp_path / "node.token"
+    node = start_node(join=str(token), join_wait_s=60.0)
+    token.write_text(head.token)
+    talk = head.meet()
+    node.stop.request()
+    talk.hang_up()
+    assert node.end() == 0
+
+
+def test_a_node_that_waits_for_its_token_ends_when_told(
+    start_node: StartNode, tmp_path: Path
+) -> None:
+    node = start_node(join=str(tmp_path / "node.token"), join_wait_s=3600.0)
+    node.stop.request()
+    assert node.end() == 0
+
+
 def test_a_submitters_token_is_not_for_a_node(start_node: StartNode, head: HeadDouble) -> None:
     token = JoinToken("127.0.0.1", head.port, "submit", "", SECRET).encode()
     fault = start_node(join=token).end()
