@@ -21,7 +21,7 @@ from clusterray.core.errors import LocalFault, NoHead
 from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId
-from clusterray.head.allocator import give_back, share_arenas
+from clusterray.head.allocator import give_back, look_seldom, share_arenas
 from clusterray.head.certificate import HeadCertificate, head_certificate
 from clusterray.head.checked_tiles import CheckedTiles
 from clusterray.head.chores import Chores
@@ -102,6 +102,7 @@ class Head:
         _raise_open_files()
         threading.stack_size(THREAD_STACK_BYTES)
         share_arenas()
+        look_seldom()
         settings, folder, undo = self._settings, self._folder, self._undo
         undo.callback(self._close_waker)
         folder.open()
