@@ -1,7 +1,8 @@
 """Small tiles that were checked and not stitched yet, so that nobody has to read them twice.
 
 The keeper's thread puts them there before the farm hears of them, the stitcher's takes them. What
-is not there is read from its file: no more than so many bytes are kept, and the oldest go first.
+is not there is read from its file: no more than so many tiles and bytes are kept, and the oldest go
+first.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 from clusterray.images.png_reader import PngFile
 
 MOST_BYTES: Final = 16 << 20
+MOST_TILES: Final = 512
 
 
 class CheckedTiles:
@@ -35,7 +37,7 @@ class CheckedTiles:
         self._tiles[path] = replace(tile, path=path)
         self._put.append((path, size))
         self._bytes += size
-        while self._bytes > MOST_BYTES:
+        while self._bytes > MOST_BYTES or len(self._put) > MOST_TILES:
             oldest, size = self._put.popleft()
             self._tiles.pop(oldest, None)
             self._bytes -= size
