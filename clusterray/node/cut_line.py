@@ -32,6 +32,9 @@ class CutLine:
         self._rect = whole
         self._closed = closed
         self._begun: Callable[[], int] = _nothing
+        self.parses = True
+        """Whether the tile of what a cut leaves takes a parse of the scene, as far as is known: set
+        by the thread that renders."""
 
     @property
     def rect(self) -> Rect:

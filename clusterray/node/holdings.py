@@ -341,7 +341,7 @@ class Holdings:
 
         def agreed(keep: Rect) -> None:
             log.info("%s: %dx%d of it are left here", held.words, keep.width, keep.height)
-            self.tell(CutTo(cut.attempt, keep.as_tuple()))
+            self.tell(CutTo(cut.attempt, keep.as_tuple(), held.line.parses))
 
         # The head must hear of it before it hears of a tile of this size.
         held.line.cut(wanted, agreed)

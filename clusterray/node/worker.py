@@ -40,6 +40,7 @@ from clusterray.node.salvage import Salvage
 from clusterray.node.sandbox import Sandbox
 from clusterray.node.scene_cache import TAR_NAME, SceneCache, SceneDamaged, link_tree
 from clusterray.node.scout import TOO_MANY_SCOUTS, Scouter
+from clusterray.node.stub_tile import StubTiles
 from clusterray.povray.command import add_light_footer
 from clusterray.povray.gamma import read_assumed_gamma
 from clusterray.povray.light_file import seat_samples
@@ -189,6 +190,7 @@ class RenderLoop:
         self._prober = prober
         self._session = KeptSession()
         self._scouter = scouter
+        self._stubs = StubTiles(povray, sandbox, threads, holdings)
 
     def run(self) -> None:
         """Work until the node stops."""
@@ -344,6 +346,10 @@ class RenderLoop:
                 held.line.close()
                 self._count(held, cut.times)
                 kept = self._salvage.finished(held)
+                if self._stubs.make(held, scene, kept):
+                    return
+                if not held.folder.blocks.exists():
+                    kept = 0
             except RenderFailed as failure:
                 held.seconds.render += time.monotonic() - began_at
                 finished = self._salvage.finished(held) if failure.killed and tries_left else 0
@@ -361,8 +367,11 @@ class RenderLoop:
             self._furnish(held, scene)
 
     def _count(self, held: Held, times: RenderTimes) -> None:
+        """Take down what a render of the scene took and said."""
         held.seconds.parse += times.parse_s
         held.seconds.render += times.render_s
+        held.gathers, held.used = times.gathers, times.used
+        held.text = times.text[-_TEXT_CHARACTERS:]
 
     def _run_povray(self, held: Held, scene: Path, kept_pixels: int) -> None:
         kind = _RENDERS[held.lease.stage]
@@ -370,6 +379,9 @@ class RenderLoop:
 
         def look(phase: Phase, done: int, total: int) -> None:
             self._holdings.progress(held, phase, done, total, render.moves)
+            if held.lease.stage == "final":
+                # While POV-Ray sleeps at its start.
+                self._stubs.look(held, scene)
             wanted = held.lease.probe and not held.probe_begun
             if wanted and phase == "rendering" and is_due(*render.cpu_seconds()):
                 self._begin_probe(held)
@@ -391,8 +403,6 @@ class RenderLoop:
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             times = render.run()
         self._count(held, times)
-        held.gathers, held.used = times.gathers, times.used
-        held.text = times.text[-_TEXT_CHARACTERS:]
 
     def _begin_probe(self, held: Held) -> None:
         """Have the frame probed from now on, its scene held; the band goes on meanwhile."""

@@ -323,6 +323,16 @@ def test_a_cut_is_answered_and_told_again_in_hello(holdings: Holdings, scene: Sc
     assert held is not None and held.rect == Rect(0, 0, 48, 32)
 
 
+def test_a_cut_says_whether_its_tile_will_take_a_parse(holdings: Holdings, scene: Scene) -> None:
+    head = joined(holdings)
+    holdings.lease(lease(scene, rect=(0, 0, 48, 96)))
+    held = holdings.next_to_render()
+    assert held is not None
+    held.line.parses = False
+    holdings.cut(Cut("a1", (0, 0, 48, 64)))
+    assert head.heard == [CutTo("a1", (0, 0, 48, 64), parses=False)]
+
+
 def test_a_cut_of_what_is_over_is_not_answered(holdings: Holdings) -> None:
     head = joined(holdings)
     holdings.cut(Cut("a1", (0, 0, 48, 64)))
