@@ -134,6 +134,9 @@ class Helping(Lighting):
         """Let the nodes with a place, for which no band waits, help with those that run."""
         if self.seek_at is None or self.seek_at > self._now:
             return
+        if not self.hungry:
+            self.seek_at = None
+            return
         awaiting = {ask.wanted_by for ask in self.asks.values() if self._is_fresh(ask)}
         idle = [node for node in self.hungry.values() if node.id not in awaiting]
         in_vain = 0
