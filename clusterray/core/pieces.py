@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from clusterray.core.bands import cut_rows, row_step
+from clusterray.core.blocks import BlockGrid
 from clusterray.core.cutting import keeps_of, rate_of, work_left
 from clusterray.core.entities import Attempt, Frame, Node
 from clusterray.core.model import Rect
@@ -22,22 +23,28 @@ PARSES = 100
 """A piece has so many times the work of a parse (scripts/bench/balance, 8 nodes, 12,000
 core-seconds: a node that dies costs 2 % instead of 13 %, and what is lost without is below 0.5 %).
 """
+PIECE_BLOCKS = 12
+"""And so many blocks for each thread at least: at its end threads wait for the last of them."""
 MORE = 1.5
 """What is left is taken whole if it is no more than so many pieces."""
-MUCH_MORE = 10.0
+MUCH_MORE = 5.0
 """A running band is shortened if more than so many pieces are left of it. To be cut costs it what
 its threads have begun beyond the cut."""
 
 
-def piece_s(frame: Frame, node: Node) -> float:
-    """Give how long a piece of a frame lasts at a node, in seconds."""
-    return max(PIECE_S, PARSES * (frame.parse_s or 0.0) / node.threads)
+def piece_work(frame: Frame, rect: Rect, node: Node, rate: float) -> float:
+    """Give the work of a piece of ``rect`` for a node that does ``rate`` a second."""
+    seconds = max(PIECE_S, PARSES * (frame.parse_s or 0.0) / node.threads)
+    block = frame.work(rect) / BlockGrid(rect, row_step(frame.job.request.picture)).count
+    return max(rate * seconds, PIECE_BLOCKS * node.threads * block)
 
 
 def piece_of(frame: Frame, rect: Rect, node: Node) -> Rect | None:
     """Give what a node should take of ``rect``; None: all of it."""
-    wanted = frame.rate * node.speed * piece_s(frame, node)
-    if not frame.rate or frame.work(rect) <= MORE * wanted:
+    if not frame.rate:
+        return None
+    wanted = piece_work(frame, rect, node, frame.rate * node.speed)
+    if frame.work(rect) <= MORE * wanted:
         return None
     rows = cut_rows(rect, row_step(frame.job.request.picture))
     return _with(frame, [Rect(rect.x0, rect.y0, rect.x1, row) for row in rows], wanted)
@@ -50,10 +57,11 @@ def piece_left(attempt: Attempt, owner: Node, now: float) -> Rect | None:
     """
     frame = attempt.band.frame
     rate = rate_of(attempt, owner, now)
-    piece, left = rate * piece_s(frame, owner), work_left(attempt, rate, now)
+    rect = attempt.band.rect
+    piece, left = piece_work(frame, rect, owner, rate), work_left(attempt, rate, now)
     if left <= MUCH_MORE * piece:
         return None
-    done = frame.work(attempt.band.rect) - left
+    done = frame.work(rect) - left
     return _with(frame, keeps_of(attempt, owner.threads), done + piece)
 
 
