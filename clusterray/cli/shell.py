@@ -67,12 +67,20 @@ def start_logging(level: str) -> None:
 
     To be called before the FTP server starts: pyftpdlib sets logging up its own way else.
     """
-    logging.basicConfig(
-        level=level.upper(),
-        format="%(asctime)s %(levelname)-7s %(threadName)s: %(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_EachLine("%(asctime)s %(levelname)-7s %(threadName)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+class _EachLine(logging.Formatter):
+    """Puts before each line of a message what it puts before the first."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if "\n" not in record.message:
+            return text
+        before, _, after = text.partition(record.message)
+        return "\n".join(f"{before}{line}" for line in record.message.split("\n")) + after
 
 
 class StopSignals:

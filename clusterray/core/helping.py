@@ -28,6 +28,7 @@ from clusterray.core.entities import Ask, Attempt, Band, Frame, Node
 from clusterray.core.lighting import Lighting
 from clusterray.core.model import AttemptId, Rect
 from clusterray.core.pace import LEAST_LESSON_S, learned, work_of_first
+from clusterray.core.pieces import piece_left
 from clusterray.core.policy import may_render, may_still_take
 from clusterray.core.states import AttemptState, AttemptTrigger
 
@@ -100,7 +101,7 @@ class Helping(Lighting):
     def _may_be_cut(self, attempt: Attempt, keep: Rect) -> bool:
         band = attempt.band
         step = row_step(band.frame.job.request.picture)
-        return _is_cuttable(band) and may_cut(band.rect, keep, step)
+        return is_cuttable(band) and may_cut(band.rect, keep, step)
 
     def _take_cut(self, attempt: Attempt, keep: Rect, ask: Ask | None = None) -> None:
         band = attempt.band
@@ -109,7 +110,7 @@ class Helping(Lighting):
                 self._end(other, AttemptTrigger.DROP, "the band was cut after all")
         attempt.done = min(attempt.done, keep.area)
         rest = self._cut(band, keep)
-        if ask is not None:
+        if ask is not None and ask.wanted_by != attempt.node:
             self._narrow(rest, self.nodes[ask.wanted_by])
         self._changed(band.frame.job)
         self._believe(attempt)
@@ -132,6 +133,9 @@ class Helping(Lighting):
     def _seek(self) -> None:
         """Let the nodes with a place, for which no band waits, help with those that run."""
         if self.seek_at is None or self.seek_at > self._now:
+            return
+        if not self.hungry:
+            self.seek_at = None
             return
         awaiting = {ask.wanted_by for ask in self.asks.values() if self._is_fresh(ask)}
         idle = [node for node in self.hungry.values() if node.id not in awaiting]
@@ -170,7 +174,7 @@ class Helping(Lighting):
         other, ask = helper(node, frame, self._now), self.asks.get(attempt.id)
         if ask is not None:
             return not self._is_fresh(ask) and self._double(attempt, node, other)
-        if owner.cuts and not attempt.uncut and _is_cuttable(band):
+        if owner.cuts and not attempt.uncut and is_cuttable(band):
             cut = best_cut(attempt, owner, other, self._now)
             if cut is not None:
                 self._ask(attempt, cut.keep, node)
@@ -216,6 +220,17 @@ class Helping(Lighting):
         frame.work_done += more
         frame.speed_s += seconds * self.nodes[attempt.node].speed
         self._believe(attempt)
+        self._shorten(attempt)
+
+    def _shorten(self, attempt: Attempt) -> None:
+        """Have a node keep a piece of a band that lasts much longer; the rest waits for anybody."""
+        owner = self.nodes[attempt.node]
+        asked = attempt.id in self.asks or attempt.uncut
+        if asked or not (owner.cuts and attempt.band.frame.rate and is_cuttable(attempt.band)):
+            return
+        keep = piece_left(attempt, owner, self._now)
+        if keep is not None:
+            self._ask(attempt, keep, owner)
 
     def _weigh_anew(self, frame: Frame) -> None:
         """Other costs are believed: count what is done of the frame by these."""
@@ -254,7 +269,7 @@ class Helping(Lighting):
             self._note_node(node)
 
 
-def _is_cuttable(band: Band) -> bool:
+def is_cuttable(band: Band) -> bool:
     """Tell whether a band may be cut while it runs.
 
     Not one of a job whose owner wished for a number of bands.

@@ -1,19 +1,22 @@
-"""What the C library's allocator keeps of memory that is free again: little.
+"""What the C library's allocator keeps of memory that is free again: little. And when Python looks.
 
-Any thread; both functions do nothing where the C library is not glibc. That one gives threads up to
-eight arenas a core to take memory from, and each keeps what was free at once for the rest of its
-life, but for its end. A head has many short threads, of which Python lets one run at a time: many
-arenas make them no faster, and a crowd of an hour ago would stay in memory.
+Any thread; where the C library is not glibc ``share_arenas`` and ``give_back`` do nothing. That one
+gives threads up to eight arenas a core to take memory from, and each keeps what was free at once
+for the rest of its life, but for its end. A head has many short threads, of which Python lets one
+run at a time: many arenas make them no faster, and a crowd of an hour ago would stay in memory.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 from collections.abc import Callable
 from typing import Final
 
 ARENAS: Final = 2
+YOUNG_OBJECTS: Final = 20_000
+"""Of so many new objects Python looks for those that only hold each other."""
 _M_ARENA_MAX: Final = -8
 """From glibc's malloc.h."""
 
@@ -23,6 +26,15 @@ def share_arenas() -> None:
     mallopt = _of_libc("mallopt")
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, ARENAS)
+
+
+def look_seldom() -> None:
+    """Have Python look seldom for objects that only hold each other.
+
+    A head makes hundreds of objects for a band, and few that end so. With Python's own 700 a sixth
+    of its time went into looking (docs/performance.md).
+    """
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 def give_back() -> None:

@@ -1,8 +1,9 @@
 """What people are told of the farm: the views of jobs and nodes, and who follows which job.
 
 Owned by the task-manager thread, which notes what changed and calls ``publish``; ``farm_view`` is
-replaced as a whole and may be read on any thread. A view costs time, so each job is shown at most
-twice a second, and at once when it has ended.
+replaced as a whole and may be read on any thread. A view costs time, in which no band is handed
+out: it is made for those who look alone, of each job at most twice a second and for no more than a
+small part of the time, and at once when the job has ended.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from clusterray.head.views import FarmView, NodeCard, job_view, most_common, nod
 from clusterray.wire.protocol import JobStatus, JobView, Message, Refused
 
 PUBLISH_EVERY_S = 0.5
+PUBLISH_SHARE = 0.01
+"""The views of one job take no more of the thread's time than this."""
 JOBS_SHOWN = 200
 """How many of the newest jobs the status page and ``jobs`` show."""
 
@@ -45,9 +48,7 @@ class Bulletin:
         self._followers: dict[JobId, set[tuple[int, int]]] = {}
         self._job_views: dict[JobId, JobView] = {}
         self._dirty: dict[JobId, None] = {}
-        self._published_at: dict[JobId, float] = {}
-        self._stale = True
-        self._farm_view_at = 0.0
+        self._next_at: dict[JobId, float] = {}
 
     # ---------------------------------------------------------------- notes
 
@@ -58,17 +59,15 @@ class Bulletin:
     def farm_recalled(self) -> None:
         """The farm is what was stored now, whatever it was before; who follows a job still does."""
         self._job_views.clear()
-        self._published_at.clear()
+        self._next_at.clear()
         self._dirty = dict.fromkeys(job.id for job in self._farm.jobs.values() if job.open)
-        self.anything_changed()
 
     def forget(self, job: JobId, reason: str) -> None:
         """The job is gone; who follows it is told ``reason``, as of one that was cancelled."""
         for conn, request in self._followers.pop(job, ()):
             self._send(conn, Refused(request, JobCancelled.exit_code, reason))
-        for known in (self._job_views, self._dirty, self._published_at):
+        for known in (self._job_views, self._dirty, self._next_at):
             known.pop(job, None)
-        self.anything_changed()
 
     def node_met(self, node: NodeId, card: NodeCard) -> None:
         """Note what a node said of itself."""
@@ -77,13 +76,8 @@ class Bulletin:
 
     def nodes_changed(self) -> None:
         """A node came or went: the notes of waiting jobs may read otherwise now."""
-        self.anything_changed()
         for job in self._farm.open_jobs:
             self._dirty.setdefault(job.id)
-
-    def anything_changed(self) -> None:
-        """The view of the whole farm is out of date."""
-        self._stale = True
 
     def follow(self, job: Job, conn: int, request: int) -> None:
         """Send this job's views to ``conn`` until it has ended."""
@@ -113,58 +107,52 @@ class Bulletin:
 
     def next_due(self) -> float | None:
         """Give when ``publish`` has something to do, None if nothing changed."""
-        due = [self._due_at(job) for job in self._dirty]
-        if self._stale:
-            due.append(self._farm_view_at + PUBLISH_EVERY_S)
-        return min(due, default=None)
+        return min(map(self._due_at, self._dirty), default=None)
 
     def publish(self) -> None:
         """Publish what is due."""
         now = self._clock()
         for job_id in [job for job in self._dirty if now >= self._due_at(job)]:
             del self._dirty[job_id]
-            self._published_at[job_id] = now
-            self._publish_job(self._farm.jobs[job_id])
-        if self._stale and now >= self._farm_view_at + PUBLISH_EVERY_S:
-            self._refresh(now)
+            job = self._farm.jobs[job_id]
+            if self._followers.get(job_id) or not job.open:
+                self._publish_job(job, now)
 
     def refresh(self) -> FarmView:
         """Make the view of the whole farm anew, publish and give it."""
-        return self._refresh(self._clock())
-
-    def _refresh(self, now: float) -> FarmView:
+        now = self._clock()
         jobs = list(self._farm.jobs.values())[-JOBS_SHOWN:][::-1]
         nodes = sorted(self._farm.nodes.values(), key=lambda node: (node.name, node.id))
         most = most_common(nodes)
         cards = [(node, self._cards.get(node.id, NodeCard())) for node in nodes]
         self.farm_view = FarmView(
-            jobs=tuple(self._current_view(job, now) for job in jobs),
+            jobs=tuple(self._current_view(job) for job in jobs),
             nodes=tuple(node_view(node, card, most, now) for node, card in cards),
             at=time.time(),
             tokens={job.id: job.request.token for job in jobs},
         )
-        self._stale, self._farm_view_at = False, now
         return self.farm_view
 
     def jobs_of(self, token: str) -> list[JobView]:
         """Show the newest jobs that came with one token, newest first."""
         own = [job for job in self._farm.jobs.values() if job.request.token == token]
-        return [self._current_view(job, self._clock()) for job in own[-JOBS_SHOWN:][::-1]]
+        return [self._current_view(job) for job in own[-JOBS_SHOWN:][::-1]]
 
-    def _current_view(self, job: Job, now: float) -> JobView:
+    def _current_view(self, job: Job) -> JobView:
         """Give a job's view; time goes on for an open one, so that one is made anew."""
-        fresh = not job.open or self._published_at.get(job.id) == now
-        published = self._job_views.get(job.id) if fresh else None
+        published = None if job.open else self._job_views.get(job.id)
         return published or self.view_of(job)
 
     def _due_at(self, job: JobId) -> float:
         if not self._farm.jobs[job].open:
             return 0.0
-        return self._published_at.get(job, 0.0) + PUBLISH_EVERY_S
+        return self._next_at.get(job, 0.0)
 
-    def _publish_job(self, job: Job) -> None:
+    def _publish_job(self, job: Job, now: float) -> None:
         view = self._job_views[job.id] = self.view_of(job)
         for conn, request in self._followers.get(job.id, ()):
             self._send(conn, JobStatus(request, view))
         if not job.open:
             self._followers.pop(job.id, None)
+        took_s = self._clock() - now
+        self._next_at[job.id] = now + max(PUBLISH_EVERY_S, took_s / PUBLISH_SHARE)

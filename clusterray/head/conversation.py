@@ -106,12 +106,16 @@ class Conversation:
             self._send_orders()
             if self._leaving is not None:
                 raise self._leaving
-            message = self._link.receive(None)
+            message = self._link.receive(self._patience_s())
             if message is not None:
                 self._take(message)
 
     def ended(self) -> None:
         """The link is closed; a last chance to post letters."""
+
+    def _patience_s(self) -> float | None:
+        """Tell for how long an order may lie there of which the link was not told."""
+        return None
 
     def _open(self) -> None:
         raise NotImplementedError

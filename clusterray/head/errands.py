@@ -90,6 +90,7 @@ class Errands:
         self._submits = rooms.submits
         self._evict = evict
         self._randomness = Randomness()
+        self._leased: list[str] = []
         self._actions: dict[type, Callable[[Any], None]] = {
             act.SendLease: self._send_lease,
             act.SendKeep: self._send_keep,
@@ -118,6 +119,15 @@ class Errands:
     def run(self, action: Action) -> None:
         """Carry an action out."""
         self._actions[type(action)](action)
+
+    def tell(self) -> None:
+        """Log the leases of all actions since this was asked last, a line each.
+
+        At once, for each record is written by a system call that lets go of the interpreter's lock.
+        """
+        if self._leased:
+            _log.info("%s", "\n".join(self._leased))
+            self._leased.clear()
 
     def _send(self, conn: int, message: Message, expected: Expected | None = None) -> None:
         outlet = self._outlets.get(conn)
@@ -151,7 +161,7 @@ class Errands:
         )
         rect = action.rect
         place = f"rows {rect.y0} to {rect.y1 - 1}, columns {rect.x0} to {rect.x1 - 1}"
-        _log.info("%s of %s goes to %s: %s", action.band, action.job, action.node_name, place)
+        self._leased.append(f"{action.band} of {action.job} goes to {action.node_name}: {place}")
         self._send(action.conn, lease, expected)
 
     def _send_keep(self, action: act.SendKeep) -> None:

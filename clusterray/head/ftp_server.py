@@ -117,6 +117,8 @@ class FtpServer:
         self._grants: dict[str, FileGrant] = {}
         self._announced: dict[str, int] = {}
         self._sessions: set[Session] = set()
+        # The sessions of each user who is logged in; other threads only ask whether there are any.
+        self._logged_in: dict[str, list[Session]] = {}
         self._listener = Listener(
             listening, self._session_class(passive_ports, masquerade, pem), ioloop=self._loop
         )
@@ -155,7 +157,9 @@ class FtpServer:
         node can go on to its next tile without connecting anew.
         """
         self._notes.append(_Revoke(user))
-        self._waker.wake()
+        # Without a session nothing is to be ended; whoever logs in reads the notes first.
+        if user in self._logged_in:
+            self._waker.wake()
 
     def stop(self) -> None:
         """Close every socket and wait for the thread; may be called twice, or without start."""
@@ -221,9 +225,8 @@ class FtpServer:
                 self._withdraw(note.user)
 
     def _withdraw(self, user: str) -> None:
-        for session in list(self._sessions):
-            if session.grant is not None and session.grant.user == user:
-                session.withdraw()
+        for session in list(self._logged_in.get(user, ())):
+            session.withdraw()
 
     def authenticate(self, user: str, password: str) -> FileGrant | None:
         """Give the grant this login opens, or None."""
@@ -233,6 +236,18 @@ class FtpServer:
         # Also for an unknown user, so that the time taken does not tell which users exist.
         same = hmac.compare_digest(expected.encode(), password.encode("utf-8", "replace"))
         return grant if same and grant is not None and grant.password else None
+
+    def logged_in(self, session: Session, user: str) -> None:
+        """Note that a session has a login of this user, which may have been revoked just now."""
+        self._logged_in.setdefault(user, []).append(session)
+        self.drain()
+
+    def logged_out(self, session: Session, user: str) -> None:
+        """Note that a session has no login of this user any more."""
+        sessions = self._logged_in[user]
+        sessions.remove(session)
+        if not sessions:
+            del self._logged_in[user]
 
     def is_current(self, grant: FileGrant) -> bool:
         """Tell whether this very grant still stands."""

@@ -41,6 +41,12 @@ class Room(Protocol):
     def is_current(self, grant: FileGrant) -> bool:
         """Tell whether this very grant still stands."""
 
+    def logged_in(self, session: Session, user: str) -> None:
+        """Note that a session has a login of this user; withdraws it if it is revoked by now."""
+
+    def logged_out(self, session: Session, user: str) -> None:
+        """Note that a session has no login of this user any more."""
+
     def opened(self, session: Session) -> None:
         """Note a new session, or close it."""
 
@@ -58,7 +64,9 @@ class Authorizer:
         grant = self._room.authenticate(user, password)
         if grant is None:
             raise AuthenticationFailed
-        session.grant = grant
+        session.log_in(grant)
+        if session.grant is None:
+            raise AuthenticationFailed
         session.was_known = True
 
     def get_home_dir(self, user: str) -> str:
@@ -145,6 +153,7 @@ class Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
                     say_farewell(self.socket)
             FTPHandler.close(self)
         finally:
+            self._log_out()
             self.room.closed(self)
 
     def handle_error(self) -> None:
@@ -158,6 +167,17 @@ class Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
     def get_ssl_context(cls) -> SSL.Context | None:
         """Give the context that the server was made with; pyftpdlib would make one of files."""
         return cls.ssl_context
+
+    def log_in(self, grant: FileGrant) -> None:
+        """Have this login, if it is not revoked meanwhile."""
+        self._log_out()
+        self.grant = grant
+        self.room.logged_in(self, grant.user)
+
+    def _log_out(self) -> None:
+        grant, self.grant = self.grant, None
+        if grant is not None:
+            self.room.logged_out(self, grant.user)
 
     def withdraw(self) -> None:
         """The login of this session has been revoked."""
@@ -275,7 +295,7 @@ class Session(TLS_FTPHandler):  # type: ignore[misc]  # pyftpdlib has no types
         super().flush_account()
         self._pbsz, self._prot = protected
         self._current_type = "i"
-        self.grant = None
+        self._log_out()
         self.unknown_since = time.monotonic()
 
     # ------------------------------------------------------------ transfers

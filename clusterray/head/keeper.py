@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 
 from clusterray.core.events import TileNotKept, TileRefused, TileVerified, UploadDamaged
 from clusterray.core.model import AttemptId
+from clusterray.head.checked_tiles import CheckedTiles
 from clusterray.head.uploads import (
     Announced,
     Checked,
@@ -66,9 +67,18 @@ _Right: TypeAlias = tuple[Upload, Checked]
 
 
 class Keeper:
-    """Takes uploads in. ``post`` takes the events; ``on_crash`` is called if a thread dies."""
+    """Takes uploads in. ``post`` takes the events; ``on_crash`` is called if a thread dies.
 
-    def __init__(self, post: Callable[[Found], None], on_crash: Callable[[], None]) -> None:
+    What is known of tiles is left in ``checked`` for the stitcher.
+    """
+
+    def __init__(
+        self,
+        post: Callable[[Found], None],
+        on_crash: Callable[[], None],
+        checked: CheckedTiles | None = None,
+    ) -> None:
+        self._checked = checked or CheckedTiles()
         self._post = post
         self._on_crash = on_crash
         self._crashed = False
@@ -181,7 +191,9 @@ class Keeper:
             for upload, _ in right:
                 self._tell(upload, _not_kept(upload, error))
             return
-        for upload, _ in right:
+        for upload, checked in right:
+            if checked.found is not None:
+                self._checked.put(checked.tile, checked.found)
             self._tell(upload, TileVerified(upload.attempt))
 
     def _tell(self, upload: Upload, found: Found) -> None:

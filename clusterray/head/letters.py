@@ -25,7 +25,7 @@ from clusterray.core.model import (
 )
 from clusterray.head.tokens import TokenRecord
 from clusterray.head.uploads import Expected
-from clusterray.head.views import NodeCard
+from clusterray.head.views import FarmView, NodeCard
 from clusterray.povray.spec import RenderSpec
 from clusterray.wire.protocol import (
     Cancel,
@@ -189,6 +189,13 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Looked:
+    """Somebody looks at the status page; ``answer`` gets what it is to show."""
+
+    answer: queue.SimpleQueue[FarmView]
+
+
+@dataclass(frozen=True, slots=True)
 class PictureWritten:
     """The stitcher has written a frame's picture; ``run`` as in BeginFrame."""
 
@@ -224,6 +231,7 @@ Letter: TypeAlias = (
     | Asked
     | NewJob
     | Hold
+    | Looked
     | PictureWritten
     | TokenRevoked
     | Stop

@@ -15,6 +15,7 @@ from typing import Final
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId, LightKind
 from clusterray.core.restart_rules import number_of
+from clusterray.head.chores import Chores
 from clusterray.head.records import Reader
 from clusterray.head.state_folder import StateFolder
 from clusterray.head.store import Report, ResultRow, Store
@@ -156,6 +157,11 @@ class Memory:
         self._store.commit(changes, self.wall.offset, reports=reports, results=results)
         if changes.gone_jobs:
             self._store.forget(changes.gone_jobs)
+
+    def checkpoint_if_due(self, chores: Chores) -> None:
+        """Have the store's log shortened now and then, where nobody waits for it."""
+        if self._store.wants_checkpoint():
+            chores.put(self._store.checkpoint)
 
     def can_commit(self) -> None:
         """Raise StoreFault as long as commits fail."""

@@ -30,6 +30,8 @@ from clusterray.wire.link import Link
 from clusterray.wire.protocol import Message, NodeInfo
 
 _log = logging.getLogger("clusterray.head.node_talk")
+ACCEPTED_S = 0.5
+"""A node that renders its next band is told so much later at most that a tile is accepted."""
 MOST_GLIMPSES, GLIMPSES_S = 8, 2.0
 """So many pictures of blocks a node may show in so many seconds; what is more is forgotten."""
 
@@ -69,6 +71,21 @@ class NodeTalk(Conversation):
         )
         card = NodeCard(self._link.peer, self._hello.version, info.cores, info.memory_bytes)
         self._post(NodeOpened(self._number, self, self._record.id, joined, card))
+
+    def post(self, message: Message, expected: Expected | None = None) -> None:
+        """Leave a message to send; see letters.Outlet.
+
+        That a tile is accepted goes with what else there is to say, while the node has another
+        band or another tile on its way: its thread would be woken for this alone.
+        """
+        more_to_say = self._expected or len(self._coming) > 1
+        if isinstance(message, msg.Accepted) and more_to_say and message.attempt in self._coming:
+            self._orders.append((message, expected))
+        else:
+            super().post(message, expected)
+
+    def _patience_s(self) -> float | None:
+        return ACCEPTED_S if self._coming else None
 
     def _expect(self, message: Message, expected: Expected | None) -> None:
         if isinstance(message, msg.Lease | msg.Keep) and expected is not None:

@@ -171,6 +171,7 @@ class Writer:
 
     def __init__(self, wall: float) -> None:
         self._wall = wall
+        self._keys: dict[int, str] = {}
         self.rows = Rows()
 
     def changes(self, changes: Changes) -> Rows:
@@ -297,8 +298,11 @@ class Writer:
         )
 
     def _class(self, povray: PovrayClass) -> str:
-        key = class_key(povray)
-        self.rows.classes[key] = povray
+        # By identity: a class is a long thing to name, and there are few.
+        key = self._keys.get(id(povray))
+        if key is None:
+            key = self._keys[id(povray)] = class_key(povray)
+            self.rows.classes[key] = povray
         return key
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import secrets
@@ -103,11 +104,11 @@ class SceneStore:
     def tar_path(self, scene: SceneId) -> Path:
         """Give the scene's tar; counts as a use. Raises SceneFault if it is not stored."""
         self._known(scene)
-        return self._folder / scene / TAR_NAME
+        return _files_of(self._folder, scene)[0]
 
     def manifest_path(self, scene: SceneId) -> Path:
         """Give the scene's manifest, for who has its tar; it may be gone."""
-        return self._folder / scene / MANIFEST_NAME
+        return _files_of(self._folder, scene)[1]
 
     def reference(self, scene: SceneId) -> SceneRef:
         """Give what a node is told of the scene; counts as a use.
@@ -373,6 +374,12 @@ class SceneStore:
         if stored is None:
             raise SceneFault(f"the head has no scene {scene}; submit it again")
         return stored
+
+
+@functools.lru_cache(maxsize=16)
+def _files_of(folder: Path, scene: SceneId) -> tuple[Path, Path]:
+    """Give tar and manifest of a scene; kept, for each lease asks for them."""
+    return folder / scene / TAR_NAME, folder / scene / MANIFEST_NAME
 
 
 def _check_limits(entries: Sequence[Entry], limits: ArchiveLimits) -> None:

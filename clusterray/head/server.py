@@ -21,8 +21,9 @@ from clusterray.core.errors import LocalFault, NoHead
 from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId
-from clusterray.head.allocator import give_back, share_arenas
+from clusterray.head.allocator import give_back, look_seldom, share_arenas
 from clusterray.head.certificate import HeadCertificate, head_certificate
+from clusterray.head.checked_tiles import CheckedTiles
 from clusterray.head.chores import Chores
 from clusterray.head.connections import Connection
 from clusterray.head.conversation import Services
@@ -101,6 +102,7 @@ class Head:
         _raise_open_files()
         threading.stack_size(THREAD_STACK_BYTES)
         share_arenas()
+        look_seldom()
         settings, folder, undo = self._settings, self._folder, self._undo
         undo.callback(self._close_waker)
         folder.open()
@@ -120,11 +122,13 @@ class Head:
         ftp.start()
         undo.callback(ftp.stop)
 
+        checked = CheckedTiles()
         stitcher = Stitcher(
             lambda *written: manager.post(PictureWritten(*written)),
             lambda *failed: manager.post(FrameFailed(*failed)),
             on_joined=lambda *joined: manager.post(LightJoined(*joined)),
             on_compared=lambda *compared: manager.post(Compared(*compared)),
+            checked=checked,
         )
         farm = Farm(
             Randomness(),
@@ -155,7 +159,7 @@ class Head:
         stitcher.start()
         undo.callback(stitcher.stop)
         manager.start()
-        keeper = Keeper(manager.post, self._crash)
+        keeper = Keeper(manager.post, self._crash, checked)
         keeper.start()
         undo.callback(keeper.stop)
         undo.callback(self._close_connections)
@@ -230,12 +234,12 @@ class Head:
                 return None
 
         def preview_for(job: str, who: TokenRecord) -> bytes | None:
-            token = manager.view.tokens.get(job, "")
+            token = manager.view().tokens.get(job, "")
             return stitcher.preview(JobId(job)) if may_touch(who, token) else None
 
         context = self._certificate.context if self._certificate else None
         app = create_app(
-            view=lambda who: seen_by(who, manager.view),
+            view=lambda who: seen_by(who, manager.view()),
             preview=preview_for,
             check_token=visitor_of,
             wrong_secret=self._doorkeeper.wrong_secret,

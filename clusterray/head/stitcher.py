@@ -24,6 +24,7 @@ from PIL import Image
 from clusterray.core.errors import ClusterRayError, LocalFault
 from clusterray.core.model import BandId, FileFormat, JobId, Light, LightKind, Rect
 from clusterray.core.verify import Comparison
+from clusterray.head.checked_tiles import CheckedTiles
 from clusterray.images.compare import compare_tiles
 from clusterray.images.preview import Layer
 from clusterray.images.stitch import FrameWriter
@@ -158,8 +159,10 @@ class Stitcher:
         *,
         on_joined: OnJoined = lambda _job, _frame, _light, _run: None,
         on_compared: OnCompared = lambda _job, _frame, _band, _found, _reason: None,
+        checked: CheckedTiles | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._checked = checked or CheckedTiles()
         self._on_finished = on_finished
         self._on_failed = on_failed
         self._on_joined = on_joined
@@ -299,7 +302,7 @@ class Stitcher:
             self._on_joined(note.job, note.frame, light, frame.run)
             return
         if isinstance(note, _Add):
-            frame.writer.add(note.path, note.rect)
+            frame.writer.add(note.path, note.rect, self._checked.take(note.path))
             self._mark_due(note.job, note.frame)
             return
         if isinstance(note, _Sketch):

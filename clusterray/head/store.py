@@ -10,7 +10,7 @@ import functools
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -47,8 +47,14 @@ MIGRATIONS: Final[tuple[str, ...]] = (
 released is never changed: another is added behind it."""
 
 _BUSY_S: Final = 5.0
+_COMMIT_PAGES: Final = 8
+"""A commit writes about so many pages, and one more for each band."""
+_CHECKPOINT_PAGES: Final = 1000
+_LONG_LOG_PAGES: Final = 8000
 _OF_JOB: Final = ("frames", "bands", "attempts", "reports", "results")
 _Write: TypeAlias = tuple[str, tuple[Any, ...]]
+_Entry: TypeAlias = tuple[str | None, int | str | None, int | None, bytes | None]
+"""The table of a row, its key, its job if it has one, and its data."""
 R = TypeVar("R")
 
 
@@ -75,8 +81,8 @@ class StoreFault(Exception):
 class Store:
     """The database at ``path``; made where there is none. ``migrations`` are for tests.
 
-    One thread at a time may use it. Raises LocalFault in words where it cannot be opened or was
-    made by a later release.
+    One thread at a time may use it, and one may ``checkpoint``. Raises LocalFault in words where it
+    cannot be opened or was made by a later release.
     """
 
     def __init__(self, path: Path, *, migrations: Sequence[str] = MIGRATIONS) -> None:
@@ -87,6 +93,7 @@ class Store:
             raise LocalFault(f"cannot open the store {path}: {error}") from None
         try:
             self._migrate(migrations)
+            self._db.executescript(_ENTRIES)
         except sqlite3.Error as error:
             self._db.close()
             raise LocalFault(f"cannot use the store {path}: {error}") from None
@@ -94,10 +101,36 @@ class Store:
             self._db.close()
             raise
         self._known: dict[tuple[str, object], bytes] = {}
+        self._pages = 0
+        self._checkpoints: sqlite3.Connection | None = None
 
     def close(self) -> None:
         """Close the database; what is committed is on the disk."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         self._db.close()
+
+    # ---------------------------------------------------------------- the log
+
+    def wants_checkpoint(self) -> bool:
+        """Tell whether much was written since this was answered with True."""
+        if self._pages < _CHECKPOINT_PAGES:
+            return False
+        self._pages = 0
+        return True
+
+    def checkpoint(self) -> None:
+        """Bring what the log holds into the database; raises OSError.
+
+        Beside the thread that commits. That one does it itself, and waits for the disk, where the
+        log has become long all the same.
+        """
+        try:
+            if self._checkpoints is None:
+                self._checkpoints = _connect(self.path)
+            self._checkpoints.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            raise OSError(f"no checkpoint of the store {self.path}: {error}") from None
 
     def _migrate(self, migrations: Sequence[str]) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -171,16 +204,19 @@ class Store:
         ``reports`` come with the attempt's job; a result of None is no more. Raises StoreFault;
         then the store must be read again.
         """
-        writes = [
-            *self._rows(Writer(wall).changes(changes)),
-            *_extras(reports, results),
-            *_deletions(changes),
-        ]
-        if not writes:
+        rows = Writer(wall).changes(changes)
+        many = list(_many([*self._entries(rows), *_report_entries(reports)]))
+        others = [*self._rows(rows), *_result_writes(results), *_deletions(changes)]
+        if not many and not others:
             return
+        self._pages += _COMMIT_PAGES + len(rows.bands)
         try:
+            if len(many) == 1 and not others:
+                # A statement alone is a transaction.
+                self._db.execute(*many[0])
+                return
             self._db.execute("BEGIN IMMEDIATE")
-            for statement, values in writes:
+            for statement, values in (*many, *others):
                 self._db.execute(statement, values)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -207,7 +243,7 @@ class Store:
                 self._db.execute("ROLLBACK")
 
     def _rows(self, rows: Rows) -> Iterator[_Write]:
-        """Give the writes of rows; of jobs, frames, nodes only of those that differ."""
+        """Give the writes of what seldom changes; of jobs and frames only of those that differ."""
         for key, povray in rows.classes.items():
             if self._differs("classes", key, key.encode()):
                 yield "INSERT OR IGNORE INTO classes VALUES (?, ?)", (key, _encode(povray))
@@ -221,12 +257,17 @@ class Store:
             data = _encode(frame)
             if self._differs("frames", (number, index), data):
                 yield "INSERT OR REPLACE INTO frames VALUES (?, ?, ?)", (number, index, data)
-        bands = [(number, job, _encode(band)) for number, (job, band) in rows.bands.items()]
-        yield from _many("bands", bands)
-        attempts = [(number, job, _encode(row)) for number, (job, row) in rows.attempts.items()]
-        yield from _many("attempts", attempts)
-        nodes = [(node, _encode(row)) for node, row in rows.nodes.items()]
-        yield from _many("nodes", [row for row in nodes if self._differs("nodes", *row)])
+
+    def _entries(self, rows: Rows) -> Iterator[_Entry]:
+        """Give what changes with each band; of nodes only those that differ."""
+        for number, (job, band) in rows.bands.items():
+            yield "bands", number, job, _encode(band)
+        for number, (job, attempt) in rows.attempts.items():
+            yield "attempts", number, job, _encode(attempt)
+        for node, row in rows.nodes.items():
+            data = _encode(row)
+            if self._differs("nodes", node, data):
+                yield "nodes", node, None, data
 
     def _differs(self, table: str, key: object, data: bytes) -> bool:
         """Tell whether a row is another than the one stored last; it will be stored now."""
@@ -251,35 +292,46 @@ _JOBS_MADE: Final = (
     "INSERT INTO meta VALUES ('jobs_made', ?)"
     " ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)"
 )
-_AT_ONCE: Final = (64, 8, 1)
-"""So many rows go with one statement: for each one the interpreter's lock is let go and waited for.
-A few fixed numbers, so that each statement is compiled once."""
+_ENTRIES: Final = """
+    CREATE TEMP VIEW entries AS SELECT NULL AS place, NULL AS key, NULL AS job, NULL AS data;
+    CREATE TEMP TRIGGER to_bands INSTEAD OF INSERT ON entries WHEN NEW.place = 'bands'
+        BEGIN INSERT OR REPLACE INTO bands VALUES (NEW.key, NEW.job, NEW.data); END;
+    CREATE TEMP TRIGGER to_attempts INSTEAD OF INSERT ON entries WHEN NEW.place = 'attempts'
+        BEGIN INSERT OR REPLACE INTO attempts VALUES (NEW.key, NEW.job, NEW.data); END;
+    CREATE TEMP TRIGGER to_reports INSTEAD OF INSERT ON entries WHEN NEW.place = 'reports'
+        BEGIN INSERT OR REPLACE INTO reports VALUES (NEW.key, NEW.job, NEW.data); END;
+    CREATE TEMP TRIGGER to_nodes INSTEAD OF INSERT ON entries WHEN NEW.place = 'nodes'
+        BEGIN INSERT OR REPLACE INTO nodes VALUES (NEW.key, NEW.data); END;
+"""
+"""What most commits consist of goes through this view, all of it with one statement: at each the
+interpreter's lock is let go and waited for, several times. It is this connection's alone."""
+_AT_ONCE: Final = (4, 16, 64, 256)
+"""So many entries one statement has, the last of them nothing: a few fixed numbers, so that each
+statement is compiled once."""
+_NOTHING: Final[_Entry] = (None, None, None, None)
 
 
-def _many(table: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[_Write]:
-    """Give the writes of rows of one table, those of an earlier commit replaced."""
-    at = 0
-    for count in _AT_ONCE:
-        while len(rows) - at >= count:
-            values = tuple(chain.from_iterable(rows[at : at + count]))
-            yield _insert(table, len(rows[at]), count), values
-            at += count
+def _many(entries: Sequence[_Entry]) -> Iterator[_Write]:
+    """Give the writes of entries, those of an earlier commit replaced."""
+    most = _AT_ONCE[-1]
+    for at in range(0, len(entries), most):
+        some = entries[at : at + most]
+        count = next(each for each in _AT_ONCE if each >= len(some))
+        filled = chain(some, repeat(_NOTHING, count - len(some)))
+        yield _insert(count), tuple(chain.from_iterable(filled))
 
 
 @functools.cache
-def _insert(table: str, columns: int, count: int) -> str:
-    row = f"({', '.join('?' * columns)})"
-    return f"INSERT OR REPLACE INTO {table} VALUES {', '.join([row] * count)}"
+def _insert(count: int) -> str:
+    return f"INSERT INTO entries VALUES {', '.join(['(?, ?, ?, ?)'] * count)}"
 
 
-def _extras(
-    reports: Mapping[AttemptId, tuple[JobId, Report]], results: Mapping[JobId, ResultRow | None]
-) -> Iterator[_Write]:
-    rows = [
-        (number_of(attempt), number_of(job), _encode(report))
-        for attempt, (job, report) in reports.items()
-    ]
-    yield from _many("reports", rows)
+def _report_entries(reports: Mapping[AttemptId, tuple[JobId, Report]]) -> Iterator[_Entry]:
+    for attempt, (job, report) in reports.items():
+        yield "reports", number_of(attempt), number_of(job), _encode(report)
+
+
+def _result_writes(results: Mapping[JobId, ResultRow | None]) -> Iterator[_Write]:
     for job, result in results.items():
         if result is None:
             yield "DELETE FROM results WHERE job = ?", (number_of(job),)
@@ -313,6 +365,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_LONG_LOG_PAGES}")
         if made:
             sync(path.parent)
     except BaseException:

@@ -9,11 +9,13 @@ are sent away to come again, and new work is refused until a commit succeeds.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -24,7 +26,7 @@ from clusterray.core.farm import Farm
 from clusterray.core.model import SceneId
 from clusterray.core.states import JobState
 from clusterray.head.answers import Answers
-from clusterray.head.bulletin import Bulletin
+from clusterray.head.bulletin import PUBLISH_EVERY_S, Bulletin
 from clusterray.head.chores import Chores
 from clusterray.head.disk_room import DiskRoom, room_for
 from clusterray.head.errands import Errands, Rooms
@@ -37,6 +39,7 @@ from clusterray.head.letters import (
     Glimpsed,
     Hold,
     Letter,
+    Looked,
     NewJob,
     NodeOpened,
     Outlet,
@@ -62,6 +65,8 @@ from clusterray.wire.protocol import Message
 
 MOST_LETTERS: Final = 256
 """So many letters share a commit at most."""
+LOOK_S: Final = 1.0
+"""So long who looks at the status page waits for a new view at most, then sees the last one."""
 STORE_AGAIN_S: Final = 5.0
 """So often it is tried whether commits succeed again."""
 _QUESTIONS: Final = (msg.ListJobs, msg.ListNodes, msg.Show, msg.Follow, msg.Fetch, msg.Logs)
@@ -107,6 +112,7 @@ class TaskManager:
         self._thread = threading.Thread(target=self._run, name="task-manager")
         self._outlets: dict[int, Outlet] = {}
         self._tokens: dict[int, str] = {}
+        self._chores = chores
         self._logs = JobLogs(folder.logs, chores)
         self._room = DiskRoom(
             disk_bytes,
@@ -152,6 +158,7 @@ class TaskManager:
         self._questions: list[Asked] = []
         self._fault = ""
         self._again_at = 0.0
+        self._view_due_at = -math.inf
         self._held: dict[int, set[SceneId]] = {}
         self._next_reply = 0
         self._node_conns: set[int] = set()
@@ -166,6 +173,7 @@ class TaskManager:
             Asked: self._asked,
             NewJob: self._new_job,
             Hold: self._hold,
+            Looked: self._looked,
             PictureWritten: self._picture_written,
             ev.LightJoined: self._light_joined,
             TokenRevoked: self._token_revoked,
@@ -173,9 +181,16 @@ class TaskManager:
 
     # ---------------------------------------------------------------- any thread
 
-    @property
     def view(self) -> FarmView:
-        """What the status page shows: an immutable value, replaced as a whole."""
+        """Give what the status page shows, an immutable value, at most half a second old.
+
+        Older where this thread has no time for it.
+        """
+        if self._clock() >= self._view_due_at:
+            answer: queue.SimpleQueue[FarmView] = queue.SimpleQueue()
+            self.post(Looked(answer))
+            with suppress(queue.Empty):
+                return answer.get(timeout=LOOK_S)
         return self._bulletin.farm_view
 
     def post(self, letter: Letter) -> None:
@@ -237,7 +252,6 @@ class TaskManager:
     def _take(self, letter: Letter) -> None:
         if isinstance(letter, Stop):
             return
-        self._bulletin.anything_changed()
         handler = self._letters.get(type(letter))
         if handler is not None:
             handler(letter)
@@ -274,6 +288,7 @@ class TaskManager:
             except StoreFault as fault:
                 self._lose(str(fault))
                 return
+            self._memory.checkpoint_if_due(self._chores)
         self._orders.clear()
         self._questions.clear()
         self._act()
@@ -284,6 +299,7 @@ class TaskManager:
     def _act(self) -> None:
         while self._later:
             self._later.popleft()()
+        self._errands.tell()
 
     def _lose(self, fault: str) -> None:
         """Nothing of what happened is stored: have it not happened, and take nothing more."""
@@ -428,6 +444,16 @@ class TaskManager:
             self._room.scene_comes(letter.conn, letter.size)
         self._orders.append(lambda: letter.answer.put(self._sorry("a scene")))
         self._later.append(lambda: letter.answer.put(refusal))
+
+    def _looked(self, letter: Looked) -> None:
+        self._later.append(lambda: self._show_to(letter))
+
+    def _show_to(self, letter: Looked) -> None:
+        now = self._clock()
+        if now >= self._view_due_at:
+            self._bulletin.refresh()
+            self._view_due_at = now + PUBLISH_EVERY_S
+        letter.answer.put(self._bulletin.farm_view)
 
     def _scenes_in_use(self) -> set[SceneId]:
         return {job.request.scene for job in self._farm.open_jobs}.union(*self._held.values())

@@ -19,6 +19,7 @@ from clusterray.core.model import STAGE_OF, AttemptId, FileFormat, LightKind, Re
 from clusterray.head.durable import sync, sync_all
 from clusterray.head.state_folder import StateFolder
 from clusterray.images.formats import is_whole_picture, pixel_bytes
+from clusterray.images.png_reader import SMALL_FILE_BYTES, PngFile, content_of
 from clusterray.images.tile import TileFault, check_tile
 from clusterray.povray.light_file import LightFault, check_light, light_limit
 from clusterray.povray.spec import RenderSpec
@@ -53,9 +54,13 @@ class Expected:
     tile: Path
     size: tuple[int, int]
 
-    def check(self, upload: Path) -> None:
-        """Raise TileFault if what was uploaded is not the tile."""
-        check_tile(upload, self.rect, self.kind, size=self.size)
+    def check(self, upload: Path, content: bytes | None = None) -> PngFile | None:
+        """Raise TileFault if what was uploaded is not the tile; ``content`` is all of it.
+
+        Gives a PNG, and what was found.
+        """
+        tile = check_tile(upload, self.rect, self.kind, size=self.size, content=content)
+        return tile if isinstance(tile, PngFile) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,8 @@ class ExpectedLight(Expected):
 
     light: LightKind = "radiosity"
 
-    def check(self, upload: Path) -> None:
-        """Raise TileFault if what was uploaded holds anything else."""
+    def check(self, upload: Path, content: bytes | None = None) -> None:
+        """Raise TileFault if what was uploaded holds anything else; no light is a PNG."""
         try:
             check_light(self.light, upload)
         except LightFault as fault:
@@ -101,10 +106,10 @@ def tile_limit(rect: Rect, spec: RenderSpec) -> int:
     Where a tile is as large as the picture, its black rows are counted too: they pack well, but a
     limit is no estimate.
     """
-    width, height = rect.width, rect.height
-    if is_whole_picture(spec.file_format):
+    width, height, kind = rect.width, rect.height, spec.file_format
+    if is_whole_picture(kind):
         width, height = spec.width, spec.height
-    raw = height * (width * pixel_bytes(spec.file_format.tile) + 8)
+    raw = height * (width * pixel_bytes(kind) + 8)
     return raw + raw // 50 + 65_536
 
 
@@ -136,6 +141,7 @@ class Checked:
 
     path: Path
     tile: Path
+    found: PngFile | None = None
 
 
 def check_upload(expected: Expected, announced: Announced) -> Checked:
@@ -151,13 +157,27 @@ def check_upload(expected: Expected, announced: Announced) -> Checked:
     except FileNotFoundError:
         raise UploadFault("no tile was uploaded") from None
     try:
-        if not arrived_whole(aside, announced, _no_tick):
-            raise UploadFault("the uploaded tile is not the file that was announced")
-        expected.check(aside)
+        found = expected.check(aside, _announced_content(aside, announced))
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    return Checked(aside, expected.tile)
+    return Checked(aside, expected.tile, found)
+
+
+def _announced_content(path: Path, announced: Announced) -> bytes | None:
+    """Give the content of a small file, None of another; raises UploadFault, OSError.
+
+    What was announced is in it then.
+    """
+    content = content_of(path) if announced.size <= SMALL_FILE_BYTES else None
+    if content is not None:
+        right = len(content) == announced.size
+        right = right and hashlib.sha256(content).hexdigest() == announced.sha256
+    else:
+        right = arrived_whole(path, announced, _no_tick)
+    if not right:
+        raise UploadFault("the uploaded tile is not the file that was announced")
+    return content
 
 
 def keep(uploads: Sequence[Checked]) -> None:

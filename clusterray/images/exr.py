@@ -74,10 +74,11 @@ class ExrFile:
         for piece in pieces(rect, 4 * _VALUE_BYTES * self.width):
             yield self.rows(piece)
 
-    def check(self, rect: Rect) -> None:
+    def check(self, rect: Rect) -> ExrFile:
         """Decode the rows of ``rect``; raises TileFault where they are damaged."""
         for _strip in self.strips(rect):
             pass
+        return self
 
 
 def _open(path: Path) -> OpenImageIO.ImageInput:

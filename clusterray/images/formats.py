@@ -78,20 +78,23 @@ def is_whole_picture(kind: FileFormat) -> bool:
 # ---------------------------------------------------------------- reading
 
 
-def read_tile(path: Path, kind: FileFormat) -> Source:
-    """Open a tile, or the picture of POV-Ray's that it will be cut from.
+def read_tile(path: Path, kind: FileFormat, content: bytes | None = None) -> Source:
+    """Open a tile, or the picture of POV-Ray's that it will be cut from; ``content`` is all of it.
 
     Raises TileFault in words if it is no file of the format's tiles, or not all of one.
     """
+    kind = kind.tile
     try:
-        if path.stat().st_size == 0:
+        if content is None and kind.letter == "N":
+            content = png_reader.content_of(path)
+        if not (path.stat().st_size if content is None else content):
             raise TileFault("it is empty")
-        return _read(path, kind.tile)
+        return _read(path, kind, content)
     except OSError as error:
         raise TileFault(f"it cannot be read: {error.strerror}") from None
 
 
-def _read(path: Path, kind: FileFormat) -> Source:
+def _read(path: Path, kind: FileFormat, content: bytes | None) -> Source:
     match kind.letter:
         case "T":
             return _due(plain.read_tga(path), kind)
@@ -103,7 +106,7 @@ def _read(path: Path, kind: FileFormat) -> Source:
             return hdr.read_hdr(path)
         case "E":
             return exr.read_exr(path, alpha=kind.alpha)
-    found = png_reader.read_png(path)
+    found = png_reader.read_png(path, content)
     due = png_pixels(kind)
     if found.format != due:
         raise TileFault(f"its pixels are {found.format.name}, and {due.name} are due")

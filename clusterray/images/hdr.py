@@ -58,10 +58,11 @@ class HdrFile:
                 yield bytes(strip)
                 strip.clear()
 
-    def check(self, rect: Rect) -> None:
+    def check(self, rect: Rect) -> HdrFile:
         """Unpack the rows of ``rect``; raises TileFault where they are damaged."""
         for _strip in self.strips(rect):
             pass
+        return self
 
     def _row(self, position: int) -> tuple[bytes, int]:
         """Give the flat row that begins at ``position``, and where the next one does."""

@@ -23,7 +23,7 @@ from clusterray.images.nameless import NamelessFile
 from clusterray.images.png import PixelFormat, write_head, write_tail
 from clusterray.images.png_reader import PngFile, Reading
 from clusterray.images.rows import Colour, Seen, Source, Strips, TileGone, broken_off, placed
-from clusterray.images.segments import Packing, Segment, adler32_combine
+from clusterray.images.segments import BLOCK_BYTES, Packing, Segment, adler32_combine
 
 _COPY_BYTES: Final = 1 << 20
 _NEAR_THE_END: Final = 0.1
@@ -131,7 +131,10 @@ class JoinedRows:
         if self._own is None:
             self._own = NamelessFile(self._folder)
         step = self._pixels.pixel_bytes
-        packing = Packing(self._width * step, step, self._threads, quick=quick)
+        row_bytes = self._width * step
+        # Threads for a few rows would take longer to start than the rows.
+        threads = min(self._threads, -(-place.height * row_bytes // BLOCK_BYTES))
+        packing = Packing(row_bytes, step, threads, quick=quick)
         start = self._own.end
         for packed in packing.chunks(strips):
             self._own.append(packed)

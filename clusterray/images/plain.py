@@ -68,10 +68,11 @@ class PlainFile:
         for piece in pieces(rect, self.stride):
             yield self.rows(piece)
 
-    def check(self, rect: Rect) -> None:
+    def check(self, rect: Rect) -> PlainFile:
         """Read the rows of ``rect``."""
         for _strip in self.strips(rect):
             pass
+        return self
 
 
 def _checked(file: PlainFile) -> PlainFile:

@@ -1,16 +1,19 @@
 """Reads PNGs strictly: POV-Ray's own pictures, and tiles.
 
 Chunks are walked and their checksums compared here, and Pillow sees only pixel data, so that no
-metadata of a stranger's file reaches it. A file is never in memory as a whole, packed or not. Runs
-in whichever thread calls it; keeps nothing. Knows nothing of bands, frames or nodes.
+metadata of a stranger's file reaches it. But for a small one a file is never in memory as a whole,
+packed or not. Runs in whichever thread calls it; keeps nothing. Knows nothing of bands, frames or
+nodes.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -32,6 +35,8 @@ _FRAME_BYTES: Final = _FRAME.size + 4
 _SMALL_BYTES: Final = 64
 """So much of a chunk's body is kept as it is walked over."""
 _PIECE_BYTES: Final = 1 << 18
+SMALL_FILE_BYTES: Final = 1 << 18
+"""A file of so many bytes is read at once."""
 _FEW_CHUNKS, _CHUNK_BYTES = 64, 512
 """A file with more chunks than a few has that many bytes for each; POV-Ray's have 8192."""
 
@@ -70,6 +75,14 @@ class _Packed:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """All filtered rows of a PNG that has been checked, and its segment, if it has one."""
+
+    stored: bytes
+    segment: Segment | None
+
+
+@dataclass(frozen=True, slots=True)
 class PngFile:
     """A PNG whose chunks are whole: its size, format, colour chunks and where its pixels lie."""
 
@@ -79,6 +92,10 @@ class PngFile:
     format: PixelFormat
     colour: Colour
     packed: _Packed
+    content: bytes | None = field(default=None, repr=False)
+    """All of the file, where that is little."""
+    proof: Proof | None = field(default=None, repr=False)
+    """What a check has found, where that is little."""
 
     @property
     def row_bytes(self) -> int:
@@ -96,17 +113,27 @@ class PngFile:
         """Decode the rows of ``rect``, some at a time; raises as ``rows``, at the end at latest."""
         return Reading(self).strips(rect)
 
-    def check(self, rect: Rect) -> None:
+    def check(self, rect: Rect) -> PngFile:
         """Unpack all that there is; raises as ``rows``: rows with valid filters can be decoded."""
-        for _stored in Reading(self).stored():
-            pass
+        small = self.content is not None and self.height * self.row_bytes < SMALL_FILE_BYTES
+        reading = Reading(self, segment=small)
+        if not small:
+            for _stored in reading.stored():
+                pass
+            return self
+        stored = b"".join(reading.stored())
+        return replace(self, content=None, proof=Proof(stored, reading.segment))
 
 
 class Reading:
-    """One pass over the pixels of a PNG, from the first row to the last."""
+    """One pass over the pixels of a PNG, from the first row to the last.
 
-    def __init__(self, png: PngFile) -> None:
+    Without ``segment`` it does not look whether there is one.
+    """
+
+    def __init__(self, png: PngFile, *, segment: bool = True) -> None:
         self._png = png
+        self._seeks_segment = segment and png.packed.like_segment
         self._stride = 1 + png.row_bytes
         self._due = png.height * self._stride
         self._first_filter: int | None = None
@@ -121,9 +148,10 @@ class Reading:
         due, with this Adler-32; that its first row does not look above itself; and that whatever
         comes behind it is read as if it came first.
         """
-        packed = self._png.packed
-        alone = self._first_filter in ALONE
-        if not (packed.like_segment and alone and self._open and self._whole):
+        packed, proof = self._png.packed, self._png.proof
+        if proof is not None:
+            return proof.segment
+        if not (self._first_filter in ALONE and self._open and self._whole):
             return None
         adler = int.from_bytes(packed.last.begin[len(EMPTY_FINAL) :], "big")
         return Segment(self._png.height, self._due, adler, packed.first.end, packed.last.at)
@@ -155,6 +183,9 @@ class Reading:
 
     def stored(self) -> Iterator[bytes]:
         """Unpack the filtered rows, some at a time; raises TileFault as ``PngFile.rows``."""
+        if self._png.proof is not None:
+            yield self._png.proof.stored
+            return
         step = max(1, STRIP_BYTES // self._stride) * self._stride
         held = bytearray()
         for part in self._unpacked():
@@ -179,7 +210,7 @@ class Reading:
         for at, piece in self._pieces():
             if inflater.eof:
                 raise TileFault("there is more behind its pixels")
-            if packed.like_segment and at == packed.last.at:
+            if self._seeks_segment and at == packed.last.at:
                 self._open = is_open(inflater)
             for part in _inflated(inflater, piece):
                 found += len(part)
@@ -197,7 +228,10 @@ class Reading:
     def _pieces(self) -> Iterator[tuple[int, bytes]]:
         """Give the packed bytes, some at a time, and where in the file their chunk begins."""
         packed = self._png.packed
-        with self._png.path.open("rb") as file:
+        if self._png.content is not None and packed.last.end - packed.first.at <= _PIECE_BYTES:
+            yield from self._pieces_of(self._png.content)
+            return
+        with _opened(self._png.path, self._png.content) as file:
             at = packed.first.at
             while at < packed.last.end:
                 file.seek(at)
@@ -205,6 +239,19 @@ class Reading:
                 for piece in _body(file, size):
                     yield at, piece
                 at += _FRAME_BYTES + size
+
+    def _pieces_of(self, content: bytes) -> Iterator[tuple[int, bytes]]:
+        """Give the packed bytes of a small file, in one piece but for what closes a segment."""
+        packed, at, bodies = self._png.packed, self._png.packed.first.at, []
+        end = packed.last.at if packed.like_segment else packed.last.end
+        while at < end:
+            size, _kind = _FRAME.unpack_from(content, at)
+            bodies.append(content[at + _FRAME.size : at + _FRAME.size + size])
+            at += _FRAME_BYTES + size
+        yield packed.first.at, b"".join(bodies)
+        if packed.like_segment:
+            start = packed.last.at + _FRAME.size
+            yield packed.last.at, content[start : start + packed.last.size]
 
 
 def _inflated(inflater: _Decompress, piece: bytes) -> Iterator[bytes]:
@@ -219,15 +266,33 @@ def _inflated(inflater: _Decompress, piece: bytes) -> Iterator[bytes]:
         raise TileFault(f"its pixels cannot be unpacked: {error}") from None
 
 
-def read_png(path: Path) -> PngFile:
-    """Read and check a PNG's chunks, not yet its pixels.
+def content_of(path: Path) -> bytes | None:
+    """Give all of a small file, None of one that is not; raises OSError.
+
+    A file object would take twice as many system calls, each of which has the thread wait for the
+    interpreter's lock once more.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        content = os.read(fd, SMALL_FILE_BYTES + 1)
+    finally:
+        os.close(fd)
+    return content if len(content) <= SMALL_FILE_BYTES else None
+
+
+def _opened(path: Path, content: bytes | None) -> BinaryIO:
+    return path.open("rb") if content is None else io.BytesIO(content)
+
+
+def read_png(path: Path, content: bytes | None = None) -> PngFile:
+    """Read and check a PNG's chunks, not yet its pixels; ``content`` is all of the file, if given.
 
     Raises TileFault in words if it is no PNG that POV-Ray could have written or not all of one.
     """
-    with path.open("rb") as file:
+    with _opened(path, content) as file:
         if file.read(len(SIGNATURE)) != SIGNATURE:
             raise TileFault("it is not a PNG file")
-        chunks = _chunks(file, path.stat().st_size)
+        chunks = _chunks(file, path.stat().st_size if content is None else len(content))
         header = next(chunks, None)
         if header is None or (header.kind, header.size) != (b"IHDR", HEADER.size):
             raise TileFault("it does not begin with a PNG header")
@@ -241,7 +306,7 @@ def read_png(path: Path) -> PngFile:
                 colour[each.kind] = each.begin
     if packed is None:
         raise TileFault("it holds no pixels")
-    return PngFile(path, width, height, pixels, tuple(sorted(colour.items())), packed)
+    return PngFile(path, width, height, pixels, tuple(sorted(colour.items())), packed, content)
 
 
 def _with_next(packed: _Packed | None, chunk: _Chunk) -> _Packed:
@@ -259,19 +324,19 @@ def _chunks(file: BinaryIO, size: int) -> Iterator[_Chunk]:
         if at + _FRAME_BYTES > size:
             raise broken_off(size)
         length, kind = _FRAME.unpack(file.read(_FRAME.size))
-        found = _Chunk(kind, at, length, b"")
-        if found.end > size:
+        end = at + _FRAME_BYTES + length
+        if end > size:
             raise broken_off(size)
         checksum, begin = zlib.crc32(kind), b""
         for piece in _body(file, length):
             checksum = zlib.crc32(piece, checksum)
             begin = begin or piece[:_SMALL_BYTES]
         if checksum != int.from_bytes(file.read(4), "big"):
-            raise TileFault(f"its bytes {at} to {found.end} are damaged")
+            raise TileFault(f"its bytes {at} to {end} are damaged")
         if kind == b"IEND":
             return
-        yield replace(found, begin=begin)
-        at = found.end
+        yield _Chunk(kind, at, length, begin)
+        at = end
     raise TileFault("it is cut into too many small pieces")
 
 

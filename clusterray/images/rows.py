@@ -56,8 +56,8 @@ class Source(Protocol):
     def strips(self, rect: Rect) -> Iterator[bytes]:
         """Give the rows of ``rect`` from top to bottom, some at a time; raises as ``rows``."""
 
-    def check(self, rect: Rect) -> None:
-        """Read all that ``rows`` would; raises as it does."""
+    def check(self, rect: Rect) -> Source:
+        """Read all that ``rows`` would; raises as it does. Gives itself, and what it has found."""
 
 
 def pieces(rect: Rect, row_bytes: int) -> Iterator[Rect]:

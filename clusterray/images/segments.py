@@ -37,7 +37,7 @@ _THOROUGH: Final = (6, zlib.DEFLATED, -15, 9, zlib.Z_FILTERED)
 _QUICK: Final = (1, zlib.DEFLATED, -15, 9, zlib.Z_RLE)
 """For somebody who waits: of rendered pictures 5 % larger, in a seventh of the time."""
 _WINDOW: Final = 1 << 15
-_BLOCK_BYTES: Final = 1 << 19
+BLOCK_BYTES: Final = 1 << 19
 """So many bytes of rows are one thread's work at a time."""
 _CHUNK_BYTES: Final = 1 << 16
 _SECRET_BYTES: Final = 16
@@ -144,7 +144,7 @@ class Packing:
         """Give filtered rows, some at a time, and what of those before them may be referred to."""
         above: bytes | None = None
         before = b""
-        step = max(1, _BLOCK_BYTES // self._row_bytes) * self._row_bytes
+        step = max(1, BLOCK_BYTES // self._row_bytes) * self._row_bytes
         for strip in strips:
             for at in range(0, len(strip), step):
                 rows = strip[at : at + step]

@@ -23,7 +23,7 @@ from clusterray.images.gathered import GatheredRows, gather
 from clusterray.images.hatch import hatch_rows
 from clusterray.images.measured import Written
 from clusterray.images.preview import Layer, Preview
-from clusterray.images.rows import Colour, TileFault, seeing_step
+from clusterray.images.rows import Colour, Source, TileFault, seeing_step
 from clusterray.images.tile import cannot_write, open_tile
 
 __all__ = ["RESULT_KEYWORD", "FrameWriter"]
@@ -57,8 +57,10 @@ class FrameWriter:
         """Number of the region's pixels that are there."""
         return self._taken.area
 
-    def add(self, path: Path, rect: Rect) -> None:
+    def add(self, path: Path, rect: Rect, opened: Source | None = None) -> None:
         """Take the tile of the whole picture's pixels ``rect``; what sticks out is cut off.
+
+        It may be ``opened`` already.
 
         Raises TileFault, and takes nothing, if the file is not such a tile, it says other things of
         its colours than the tiles before it, or some of its pixels are already there.
@@ -69,7 +71,7 @@ class FrameWriter:
         other = self._taken.overlapped_by(inside)
         if other is not None:
             raise TileFault(f"the tile {rect.as_tuple()} overlaps {other.as_tuple()}")
-        tile, place = open_tile(path, rect, self._format)
+        tile, place = open_tile(path, rect, self._format, opened=opened)
         if self._taken.rects and tile.colour != self._colour:
             raise TileFault(f"the tile {rect.as_tuple()} has other colour chunks than the rest")
         x, y = place.x0 - rect.x0, place.y0 - rect.y0

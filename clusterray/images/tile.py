@@ -68,25 +68,40 @@ def _move(source: Path, target: Path) -> None:
 
 
 def check_tile(
-    path: Path, rect: Rect, kind: FileFormat, *, size: tuple[int, int] | None = None
-) -> None:
-    """Read a tile whole: header, size, pixel kind, every row.
+    path: Path,
+    rect: Rect,
+    kind: FileFormat,
+    *,
+    size: tuple[int, int] | None = None,
+    content: bytes | None = None,
+) -> Source:
+    """Read a tile whole: header, size, pixel kind, every row; all its ``content``, where known.
+
+    Gives the tile, and what was found.
 
     Raises TileFault in words if it is not a tile of ``rect`` for such a picture, which is of
     ``size``, where that is known.
     """
-    tile, place = open_tile(path, rect, kind)
+    tile, place = open_tile(path, rect, kind, content)
     if size is not None and is_whole_picture(kind):
         _check_size(tile, size)
-    tile.check(place)
+    return tile.check(place)
 
 
-def open_tile(path: Path, rect: Rect, kind: FileFormat) -> tuple[Source, Rect]:
+def open_tile(
+    path: Path,
+    rect: Rect,
+    kind: FileFormat,
+    content: bytes | None = None,
+    opened: Source | None = None,
+) -> tuple[Source, Rect]:
     """Open a tile and check all but its pixels; gives where in it the pixels ``rect`` lie.
+
+    It may be ``opened`` already.
 
     Raises TileFault as ``check_tile``.
     """
-    tile = read_tile(path, kind)
+    tile = read_tile(path, kind, content) if opened is None else opened
     if is_whole_picture(kind):
         _check_holds(tile, rect)
         return tile, rect

@@ -1,7 +1,7 @@
 """Where a band that is being rendered ends: one thread agrees to a cut, another keeps to it.
 
-"main" brings what the head asks for, "render" says what has begun and stops there. What was agreed
-is never taken back. Knows nothing of messages or POV-Ray.
+"main" brings what the head asks for, a render thread says what has begun and stops there. What was
+agreed is never taken back. Knows nothing of messages or POV-Ray.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ class CutLine:
         self._rect = whole
         self._closed = closed
         self._begun: Callable[[], int] = _nothing
+        self.parses = True
+        """Whether the tile of what a cut leaves takes a parse of the scene, as far as is known: set
+        by the thread that renders."""
 
     @property
     def rect(self) -> Rect:

@@ -11,7 +11,8 @@ attempt. Knows nothing of POV-Ray's options or the network.
     <work>/scouts/<attempt>/     a picture of node.scout, as an attempt has it
     <work>/probes/<attempt>-<n>/ one of the two renders of node.probe, as an attempt has it
     <work>/attempts/<attempt>/
-        scene/                   real folders of symbolic links; POV-Ray runs in it
+        scene/                   real folders of symbolic links; POV-Ray runs in it. At the last of
+                                 a cut band the stub of the scene alone (node.stub_tile)
         private/                 HOME, POVINI and temp files of this POV-Ray
         private/light.rca        the shared radiosity samples it renders with
         private/photons.map      the shared photon map it renders with

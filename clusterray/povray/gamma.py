@@ -1,8 +1,8 @@
 """Finds the assumed_gamma of a scene in its text, for previews made of POV-Ray's own floats.
 
-Textual, and of the main file's beginning alone: the last one named counts, conditions are not
-looked at. A preview that is too dark or too bright is all that can come of an error. Knows nothing
-of pictures.
+Textual, and of the main file's beginning alone: the first one named counts, as in POV-Ray, but
+conditions are not looked at. A preview that is too dark or too bright is all that can come of an
+error. Knows nothing of pictures.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def assumed_gamma_of(text: str) -> float | None:
     Where none is named it is 1 from #version 3.7 on; before, POV-Ray leaves colours as they are.
     """
     bare = strip(text, keep_strings=False)
-    if found := _GAMMA.findall(bare):
-        gamma = found[-1]
+    if found := _GAMMA.search(bare):
+        gamma = found[1]
         return None if gamma == "srgb" else min(max(float(gamma), _LEAST), _MOST)
     version = _VERSION.search(bare)
     return 1.0 if version is not None and float(version[1]) >= 3.7 else None

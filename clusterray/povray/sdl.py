@@ -135,6 +135,10 @@ def _spans(text: str) -> Iterator[tuple[str, int, int]]:
     while (begin := _SPAN_BEGIN.search(text, at)) is not None:
         match = _SPAN.match(text, begin.start())
         if match is None:
+            if begin[0] == '"':
+                # It never ends, so POV-Ray stops here. To look behind each further quotation mark
+                # for one that ends it would take a text of them for ever.
+                return
             at = begin.end()
             continue
         kind = match.lastgroup or ""

@@ -35,7 +35,8 @@ from clusterray.wire.protocol import (
 
 _READ_BYTES: Final = 1 << 16
 _RECORD_BYTES: Final = 1 << 14
-"""TLS gives so much at a time at most."""
+"""TLS gives so much at a time at most: a whole record, so that none of it waits where a poll does
+not see it."""
 _READS_PER_PASS: Final = 32
 _WRITE_BYTES: Final = 1 << 16
 _INBOX_MESSAGES: Final = 1024
@@ -150,11 +151,12 @@ class Link:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
+        self._polled_for: int = select.POLLIN
         self._poll.register(self._bell, select.POLLIN)
 
         # Guards _outbox, _outbox_left, _closed, _released, _inside, _woken, _waiting and _rung:
         # what other threads leave here. Held for a few instructions, never across a system call
-        # that blocks.
+        # that blocks. The owner looks without it whether there is anything.
         self._lock = threading.Lock()
         self._outbox: deque[bytes] = deque()
         self._outbox_left = outbox_bytes
@@ -248,9 +250,9 @@ class Link:
             try:
                 return step()
             except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
-                self._poll.modify(self._sock, select.POLLIN)
+                self._poll_events(select.POLLIN)
             except ssl.SSLWantWriteError:
-                self._poll.modify(self._sock, select.POLLOUT)
+                self._poll_events(select.POLLOUT)
             left_s = deadline - self._clock()
             if left_s <= 0:
                 raise TimeoutError("it took too long")
@@ -267,6 +269,8 @@ class Link:
         deadline = None if timeout_s is None else self._clock() + timeout_s
         if timeout_s == 0:
             self._readable = True
+        if self._inbox and self._closed is None:
+            return self._inbox.popleft()
         with self._owned():
             while True:
                 # What has been read is given first: each message would cost a look at the socket.
@@ -386,11 +390,14 @@ class Link:
             self._write_outbox()
 
     def _check_open(self) -> None:
-        with self._lock:
-            if self._closed is not None:
-                raise LinkClosed(self._closed)
+        # Written once: what is seen here a moment too late is seen at the next look.
+        reason = self._closed
+        if reason is not None:
+            raise LinkClosed(reason)
 
     def _take_wake(self) -> bool:
+        if not self._woken:
+            return False
         with self._lock:
             woken, self._woken = self._woken, False
             return woken
@@ -414,7 +421,7 @@ class Link:
                 self._readable = False
                 return
             self._take_bytes(data)
-            if len(data) < _RECORD_BYTES and not self._has_decrypted():
+            if len(data) < _RECORD_BYTES:
                 # Most likely all there was; if not, poll says so at once.
                 self._readable = False
                 return
@@ -436,9 +443,9 @@ class Link:
     def _write_outbox(self) -> None:
         while not self._write_failed:
             if not self._writing:
+                if not self._outbox:
+                    return
                 self._writing = self._take_output()
-            if not self._writing:
-                return
             count = self._write_some(self._writing)
             if count == 0:
                 return
@@ -456,8 +463,7 @@ class Link:
         return memoryview(b"".join(frames))
 
     def _has_output(self) -> bool:
-        with self._lock:
-            return bool(self._writing or self._outbox)
+        return bool(self._writing or self._outbox)
 
     def _next_duty(self, deadline: float | None) -> float:
         duties = [self._heard_at + self.silent_s]
@@ -472,20 +478,18 @@ class Link:
         pause_s = self._allowance.wait_s(self._clock()) if reading else 0.0
         if pause_s:
             reading, seconds = False, min(seconds, pause_s)
-        if reading and self._has_decrypted():
-            # Poll would not report it.
-            self._readable = True
-            return
         if not self._may_wait(heed_wake=heed_wake):
             return
         events = self._read_waits_for if reading else 0
         if not self._write_failed and self._has_output():
             events |= self._write_waits_for
-        self._poll.modify(self._sock, events)
+        self._poll_events(events)
         self._poll_for(seconds)
 
-    def _has_decrypted(self) -> bool:
-        return isinstance(self._sock, ssl.SSLSocket) and self._sock.pending() > 0
+    def _poll_events(self, events: int) -> None:
+        if events != self._polled_for:
+            self._poll.modify(self._sock, events)
+            self._polled_for = events
 
     def _may_wait(self, *, heed_wake: bool = False) -> bool:
         """Have others ring from now on, unless one has left word to go on already."""

@@ -120,16 +120,17 @@ class Run:
             self.steps.popleft()
 
     def ends_soon(self) -> bool:
-        """Tell whether what is left takes no longer than its start did, by its recent pace.
+        """Tell whether all cores are busy for no longer than its start took, by its recent pace.
 
         That is all that a node can know (``clusterray.node.overlap``).
         """
-        if self.done >= self.limit:
+        wanted = self.limit - (self.machine.cores - 1)
+        if self.done >= wanted:
             return True
-        if self.done < LEAST_SHARE * self.limit or len(self.steps) < 2:
+        if self.done < LEAST_SHARE * wanted or len(self.steps) < 2:
             return False
         (since, before), (now, done) = self.steps[0], self.steps[-1]
-        return (self.limit - done) * (now - since) <= self.start_s * (done - before)
+        return (wanted - done) * (now - since) <= self.start_s * (done - before)
 
 
 @dataclass(frozen=True, slots=True)

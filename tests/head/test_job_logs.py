@@ -10,7 +10,7 @@ import pytest
 
 from clusterray.core.model import AttemptId, JobId
 from clusterray.head.chores import Chores
-from clusterray.head.job_logs import ATTEMPT_BYTES, JOB_BYTES, JobLogs
+from clusterray.head.job_logs import ATTEMPT_BYTES, FILE_BYTES, JOB_BYTES, JobLogs
 
 JOB = JobId("j1")
 
@@ -53,9 +53,32 @@ def test_the_oldest_texts_go_first_also_after_a_start(tmp_path: Path, chores: Ch
     logs.keep(JOB, attempt(many), "x" * ATTEMPT_BYTES)
     settle(chores)
     kept = [number for number in range(many + 1) if logs.read(JOB, attempt(number))]
-    assert len(kept) == many
-    assert many in kept
+    assert kept == list(range(kept[0], many + 1))
+    assert len(kept) >= (JOB_BYTES - 2 * FILE_BYTES) // ATTEMPT_BYTES
     assert sum(path.stat().st_size for path in (tmp_path / JOB).iterdir()) <= JOB_BYTES
+
+
+def test_texts_of_many_attempts_lie_in_few_files_and_are_found_after_a_cut(
+    tmp_path: Path, chores: Chores
+) -> None:
+    logs = JobLogs(tmp_path, chores)
+    for number in range(200):
+        logs.keep(JOB, attempt(number), f"== a{number} 3\nof {number}\n")
+    settle(chores)
+    (file,) = (tmp_path / JOB).iterdir()
+    logs.keep(JOB, attempt(7), "the last word of 7")
+    settle(chores)
+    assert logs.read(JOB, attempt(7)) == "the last word of 7"
+    file.write_bytes(file.read_bytes()[:-5])
+    logs = JobLogs(tmp_path, chores)
+    assert [logs.read(JOB, attempt(n)) for n in (0, 7, 199)] == [
+        f"== a{n} 3\nof {n}\n" for n in (0, 7, 199)
+    ]
+    logs.keep(JOB, attempt(200), "after the cut")
+    settle(chores)
+    again = JobLogs(tmp_path, chores)
+    assert again.read(JOB, attempt(200)) == "after the cut"
+    assert again.read(JOB, attempt(199)) == "== a199 3\nof 199\n"
 
 
 def test_nothing_is_kept_of_silence_and_nothing_of_a_job_that_is_discarded(

@@ -14,6 +14,7 @@ from PIL import Image
 from clusterray.core.model import BandId, FileFormat, JobId, Rect
 from clusterray.head import stitcher as module
 from clusterray.head.stitcher import Pair, Stitcher
+from clusterray.images.rows import Source
 from clusterray.images.stitch import FrameWriter
 
 WaitFor = Callable[[Callable[[], bool]], None]
@@ -450,10 +451,10 @@ def test_stop_in_a_hurry_leaves_the_rest(
     inside, go_on = threading.Event(), threading.Event()
     real = FrameWriter.add
 
-    def blocked(writer: FrameWriter, path: Path, rect: Rect) -> None:
+    def blocked(writer: FrameWriter, path: Path, rect: Rect, opened: Source | None) -> None:
         inside.set()
         assert go_on.wait(10)
-        real(writer, path, rect)
+        real(writer, path, rect, opened)
 
     monkeypatch.setattr(FrameWriter, "add", blocked)
     stitcher = Stitcher(outcomes.on_finished, outcomes.on_failed)

@@ -14,6 +14,7 @@ from clusterray.povray.gamma import assumed_gamma_of
         ("#version 3.7; global_settings { assumed_gamma srgb }", None),
         ("global_settings { max_trace_level 5 assumed_gamma 2.2 }", 2.2),
         ("global_settings { assumed_gamma 1 /* assumed_gamma 2.2 */ } // assumed_gamma 2", 1.0),
+        ("global_settings { assumed_gamma 1 } global_settings { assumed_gamma 2 }", 1.0),
         ("global_settings { assumed_gamma 1000000 }", 10.0),
         ("#version 3.7;\nsphere { 0, 1 }", 1.0),
         ("#version 3.6;\nsphere { 0, 1 }", None),

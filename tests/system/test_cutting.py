@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.images import oracle
 from tests.system.harness import (
     Farm,
     Process,
@@ -63,6 +64,24 @@ def test_a_node_that_comes_later_gets_the_lower_part(tmp_path: Path, plain: Path
         tries = [len(band["attempts"]) for band in shown["bands"]]
         assert max(tries) == 1, "nothing was thrown away"
     assert differing_pixels(plain, tmp_path / "out.png") == 0
+
+
+def test_what_is_kept_becomes_a_tile_without_another_parse(tmp_path: Path) -> None:
+    """In a scene of before #version 3.7, whose colours POV-Ray leaves alone, in 16 bits."""
+    text = SLOW.replace("#version 3.7;", '#version 3.6; #include "colors.inc"')
+    text = text.replace("global_settings { assumed_gamma 1 }", "")
+    assert "assumed_gamma" not in text
+    scene, picture = scene_in(tmp_path / "scene", text), ("+Iroom.pov", *SIZE, "+FN16")
+    plain = plain_povray(scene, tmp_path / "plain.png", *picture)
+    with farm_of(tmp_path / "farm", 1) as farm:
+        (first,) = farm.nodes.values()
+        submit = farm.submit(scene, "-o", "out.png", "--", *SIZE, "+FN16", cwd=tmp_path)
+        rendering(farm, submit)
+        farm.start_node("late")
+        cut_rows(first)
+        first.err.wait_for("its tile took no parse")
+        assert submit.wait() == 0, submit.err.seen
+    assert oracle.same(tmp_path / "out.png", plain)
 
 
 @pytest.mark.parametrize("who", ["owner", "helper", "head"])
