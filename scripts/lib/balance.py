@@ -6,7 +6,7 @@ all work over all speed, with no overhead at all; efficiency is the ideal over t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil
@@ -157,8 +157,23 @@ POLICIES: dict[str, Policy] = {
     "farm, no scout": lambda sim, _case: FarmHead(sim),
     "farm": lambda sim, case: FarmHead(sim, sights=sights(case)),
 }
-BOUND = "bound"
-"""No policy: what perfect knowledge and no geometry would allow."""
+
+
+def _as_scouted(case: Case) -> list[float]:
+    """Give the true costs of the blocks, those first which a scout believes to be the dearest."""
+    believed = glances(case)[-1][0].at(*case.mix.grid).costs
+    order = sorted(range(len(believed)), key=lambda at: -believed[at])
+    return [case.blocks.costs[at] for at in order]
+
+
+DEALT: dict[str, Callable[[Case], Sequence[float]]] = {
+    "bound": lambda case: sorted(case.blocks.costs, reverse=True),
+    "blocks as scouted": _as_scouted,
+    "blocks in order": lambda case: case.blocks.costs,
+}
+"""No policies: what single blocks at no cost would allow, with perfect knowledge, with a scout's,
+and with none.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +199,8 @@ class Result:
 def measure(case: Case, policy: str) -> Result:
     """Let one case happen. Raises RuntimeError if the picture is never whole."""
     sim = Simulation(case.blocks, case.mix.machines, case.costs)
-    if policy == BOUND:
-        makespan_s = sharing.dealt_out(sim)
+    if policy in DEALT:
+        makespan_s = sharing.dealt_out(sim, DEALT[policy](case))
     else:
         if case.mishap:
             befall(sim, case.mishap, sim.ideal_s / 2)

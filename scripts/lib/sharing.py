@@ -153,11 +153,12 @@ def _rest(rect: Rect, keep: Rect) -> Rect:
     return Rect(keep.x1, rect.y0, rect.x1, rect.y1)
 
 
-def dealt_out(sim: Simulation) -> float:
-    """Give a makespan that no farm can beat by more than a hair, with perfect knowledge.
+def dealt_out(sim: Simulation, blocks: Sequence[float]) -> float:
+    """Give the makespan if these costs of all blocks were dealt out one by one, at no cost.
 
-    All blocks, the dearest first, each to the core of any machine that is free first; each machine
-    starts POV-Ray once and ends it once. Where they lie does not matter.
+    Each to the core of any machine that is free first; each machine starts POV-Ray once and ends it
+    once. Where they lie does not matter. If the dearest come first no farm can beat that by more
+    than a hair.
     """
     costs = sim.costs
     free = sorted(
@@ -165,7 +166,7 @@ def dealt_out(sim: Simulation) -> float:
         for machine in sim.machines
         for _ in range(machine.cores)
     )
-    for cost in sorted(sim.blocks.costs, reverse=True):
+    for cost in blocks:
         at, pace = free[0]
         heapreplace(free, (at + cost * pace, pace))
     return max(at for at, _ in free) + costs.exit_s
