@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "scripts" / "lib"))
 from balance import MIXES, Case, measure, recorded, sights  # noqa: E402
 from block_costs import CostGrid, read_costs, write_costs  # noqa: E402
 from simulated_farm import BLOCK, FarmHead  # noqa: E402
-from simulator import Costs, Simulation  # noqa: E402
+from simulator import Costs, Machine, Simulation  # noqa: E402
 
 from clusterray.core.bands import are_disjoint, covers  # noqa: E402
 from clusterray.core.model import Rect  # noqa: E402
@@ -56,6 +56,60 @@ def test_a_machine_without_a_cut_takes_its_start_its_blocks_and_its_end() -> Non
     costs = Costs(parse_s=1.0, start_s=0.5, exit_s=0.25, upload_s=0.0, wire_s=0.0)
     sim = Simulation(CostGrid(2, 1, (3.0, 4.0)), [(2, 1.0)], costs)
     assert sim.run(FarmHead(sim)) == pytest.approx(0.5 + 1.0 + 4.0 + 0.25)
+
+
+class TwoBands:
+    """A head that has two bands for one machine, and gives the second when there is a place."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._waiting = [Rect(2, 0, 4, 1), Rect(0, 0, 2, 1)]
+        self._left = 2
+        self.places: list[float] = []
+
+    def begin(self) -> None:
+        self._lease()
+
+    def _lease(self) -> None:
+        if self._waiting:
+            self._sim.lease(self._sim.machines[0], self._waiting.pop())
+
+    def place(self, attempt: int, done: int) -> None:
+        self.places.append(self._sim.now)
+        self._lease()
+
+    def rendered(self, attempt: int) -> None:
+        self._lease()
+
+    def accepted(self, attempt: int) -> None:
+        self._left -= 1
+        if not self._left:
+            self._sim.finish()
+
+    def phase(self, attempt: int, phase: str) -> None:
+        pass
+
+    def progress(self, attempt: int, done: int) -> None:
+        pass
+
+    def was_cut(self, attempt: int, keep: Rect) -> None:
+        pass
+
+    def lost(self, machine: Machine) -> None:
+        pass
+
+
+@pytest.mark.parametrize("overlaps", [False, True])
+def test_a_machine_starts_its_next_band_beside_one_that_ends_soon(overlaps: bool) -> None:
+    """A core: 1 s of start, 1 s of parse, two blocks of 2 s. The place is told after the first, for
+    the second takes no longer than a start: 1 s of it is left when the parse begins, so that both
+    have half a core until 8 s, and then the second band's blocks the whole. It is worth the start.
+    """
+    costs = Costs(1.0, 1.0, exit_s=0.0, overlaps=overlaps, upload_s=0.0, wire_s=0.0)
+    sim = Simulation(CostGrid(4, 1, (2.0, 2.0, 2.0, 2.0)), [(1, 1.0)], costs)
+    head = TwoBands(sim)
+    assert sim.run(head) == pytest.approx(11.0 if overlaps else 12.0)
+    assert head.places[:1] == ([pytest.approx(4.0)] if overlaps else [])
 
 
 def test_recorded_costs_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -186,6 +186,20 @@ def test_the_bench_of_stitching_measures_both_ways(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_bench_of_overlap_measures_both_ways() -> None:
+    bench = ROOT / "scripts" / "bench" / "overlap"
+    assert os.access(bench, os.X_OK)
+    words = ("--runs", "1", "--kind", "cheap", "--bands", "3", "--width", "320", "--height", "240")
+    done = subprocess.run(
+        [sys.executable, bench, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cheap: with overlap" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("0 without")
+    assert "places said: 0 with" not in done.stdout
+
+
+@pytest.mark.slow
 def test_the_bench_of_first_pixels_sees_a_first_picture(tmp_path: Path) -> None:
     bench = ROOT / "scripts" / "bench" / "first_pixels"
     assert os.access(bench, os.X_OK)

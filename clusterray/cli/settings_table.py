@@ -502,6 +502,15 @@ def node_table(environ: Mapping[str, str]) -> DaemonTable:
             "A node without it shares pictures only with others without it.",
             show_switch,
         ),
+        Setting(
+            "overlap",
+            "ON|OFF",
+            "on",
+            on_or_off,
+            "Begin the next band a little before the last one ends, so that no core waits while "
+            "POV-Ray starts and parses; only where memory has room for two POV-Rays.",
+            show_switch,
+        ),
         *_sandbox_rows(),
         LOG_LEVEL,
     )

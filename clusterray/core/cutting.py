@@ -106,7 +106,7 @@ def best_cut(attempt: Attempt, owner: Node, other: Helper, now: float) -> Cut | 
     least_s = max(LEAST_GAIN_S, LEAST_GAIN * whole_s)
     if whole_s <= other.start_s + least_s:
         return None
-    keeps = _keeps(attempt, owner.threads)
+    keeps = keeps_of(attempt, owner.threads)
     if not keeps:
         return None
     total = frame.work(rect)
@@ -141,7 +141,7 @@ def _crossing(keeps: Sequence[Rect], ends: Callable[[Rect], tuple[float, float]]
     return min(keeps[max(0, low - 1) : low + 1], key=lambda keep: max(ends(keep)))
 
 
-def _keeps(attempt: Attempt, threads: int) -> Sequence[Rect]:
+def keeps_of(attempt: Attempt, threads: int) -> Sequence[Rect]:
     """Give what may be left of an attempt's band: all that it has begun, and a block at least."""
     rect, picture = attempt.band.rect, attempt.band.frame.job.request.picture
     step = row_step(picture)

@@ -437,7 +437,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A node was asked to keep only ``keep`` of a band, so that ``wanted_by`` gets the rest."""
+    """A node was asked to keep only ``keep`` of a band, so that ``wanted_by`` gets the rest.
+
+    If that is the node itself the rest is to wait for anybody.
+    """
 
     keep: Rect
     wanted_by: NodeId

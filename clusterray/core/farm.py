@@ -22,11 +22,12 @@ from clusterray.core.blame import hopeless
 from clusterray.core.changes import Changes
 from clusterray.core.entities import MOST_RENDERING, Attempt, Band, Frame, Job, Node, Problem
 from clusterray.core.farm_base import RandomBits
-from clusterray.core.helping import Helping
+from clusterray.core.helping import Helping, is_cuttable
 from clusterray.core.invariants import check_farm, tell_story
 from clusterray.core.model import LIGHT_STAGES, AttemptId, BandId, JobId, NodeId
 from clusterray.core.pace import guessed
 from clusterray.core.patience import Patience
+from clusterray.core.pieces import piece_of
 from clusterray.core.restart_rules import RestartRules
 from clusterray.core.sharing import Leaf
 from clusterray.core.states import (
@@ -484,6 +485,9 @@ class Farm(TroubleRules, Helping, RestartRules):
             part, share = todo.pop()
             if isinstance(share, Leaf):
                 meant[share.node.id] = part
+                piece = piece_of(part.frame, part.rect, share.node) if is_cuttable(part) else None
+                if piece is not None:
+                    self._cut(part, piece)
             else:
                 todo.append((self._cut(part, share.keep.rect), share.rest))
                 todo.append((part, share.keep))

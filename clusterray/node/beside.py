@@ -1,7 +1,7 @@
 """Small renders beside the bands, on a thread of their own: one task after the other.
 
-"render" adds tasks and lets go of their scenes, any thread may drop one, the owner thread runs
-``Beside.run``. Knows nothing of what is rendered, nor of leases.
+The render threads add tasks and let go of their scenes, any thread may drop one, the owner thread
+runs ``Beside.run``. Knows nothing of what is rendered, nor of leases.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Beside:
         self._spent: list[str] = []
         self._stopped = False
 
-    # ------------------------------------------------------------ called by "render"
+    # ------------------------------------------------------------ called by the render threads
 
     def add(self, task: Task) -> None:
         """Take a task, whose scene the caller holds until ``spent`` names it."""

@@ -1,6 +1,6 @@
 """Which POV-Ray this node has: its class for the farm, found by a test render, and its changes.
 
-The "main" thread asks for the class, which may take seconds; the "render" thread asks before each
+The "main" thread asks for the class, which may take seconds; a render thread asks before each
 attempt whether POV-Ray is still what it was, which takes a millisecond. What was found is kept in
 the work folder, so that a restart is quick. Knows nothing of the head.
 """
@@ -79,7 +79,7 @@ class PovrayWatch:
         self._file = work / "canary.json"
         self._canary = canary
         self._library = library
-        # Replaced as a whole by "main", read by "render".
+        # Replaced as a whole by "main", read by the render threads.
         self._found: _Found | None = None
 
     def changed(self) -> bool:

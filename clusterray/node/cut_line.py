@@ -1,7 +1,7 @@
 """Where a band that is being rendered ends: one thread agrees to a cut, another keeps to it.
 
-"main" brings what the head asks for, "render" says what has begun and stops there. What was agreed
-is never taken back. Knows nothing of messages or POV-Ray.
+"main" brings what the head asks for, a render thread says what has begun and stops there. What was
+agreed is never taken back. Knows nothing of messages or POV-Ray.
 """
 
 from __future__ import annotations

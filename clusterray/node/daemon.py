@@ -1,7 +1,7 @@
 """The node daemon: puts its parts together, keeps a connection to the head, and ends in order.
 
-``run_node`` is the "main" thread; "render", "upload" and "probe" are node.worker's, "dial" lives
-while a connection is made. The command has parsed the settings and set up logging and signals.
+``run_node`` is the "main" thread; "dial" lives while a connection is made, all others are
+node.threads's. The command has parsed the settings and set up logging and signals.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from clusterray.node.scene_cache import SceneCache
 from clusterray.node.session import Drain, Identity, Lost, Refused, Session
 from clusterray.node.settings import NodeSettings
 from clusterray.node.stop import StopFlag
-from clusterray.node.worker import Worker
+from clusterray.node.threads import Threads
 from clusterray.wire.link import Link, connect
 from clusterray.wire.tls import Untrusted
 from clusterray.wire.trust import JoinToken, find_token
@@ -140,7 +140,7 @@ class _Node:
         self._holdings = Holdings(attempts, rng)
         workplace = Workplace(settings.work, (attempts, scenes), settings.least_free_bytes)
         self._fitness = Fitness(workplace, self._holdings.tell)
-        self._worker = Worker(
+        self._threads = Threads(
             povray=povray,
             sandbox=sandbox,
             threads=identity.threads,
@@ -152,13 +152,14 @@ class _Node:
             fitness=self._fitness,
             probes=probes,
             scouts=scouts,
+            overlap=settings.overlap,
         )
-        self._worker.look()
+        self._threads.look()
         self._drain = Drain(stop, self._holdings, settings.drain_s)
 
     def run(self, ready: Callable[[], None]) -> None:
         """Connect, talk, connect again, until the node is to leave."""
-        self._worker.start()
+        self._threads.start()
         try:
             ready()
             while not self._drain.over():
@@ -169,7 +170,7 @@ class _Node:
                         "the node cannot go on: one of its threads ended; see the lines above"
                     )
         finally:
-            self._worker.stop()
+            self._threads.stop()
         log.info("the node has ended")
 
     def _talk(self) -> bool:

@@ -1,7 +1,7 @@
 """Whether this node can take bands at all: room on its disk, and leave to write there.
 
-The "render" thread looks, before each band, after each that failed, and now and then while
-something is in the way; it tells the head, so that no band is leased to a node that would fail
+The "render" threads look, before each band, after each that failed, and now and then while
+something is in the way; they tell the head, so that no band is leased to a node that would fail
 it. "main" says it in HELLO. Knows nothing of what takes the room.
 """
 
@@ -65,7 +65,10 @@ class Fitness:
     def __init__(self, workplace: Workplace, tell: Callable[[Message], bool]) -> None:
         self._workplace = workplace
         self._tell = tell
-        # Guards _reason and _told: what "render" found, and what the head was told last.
+        # Held by the one that looks: two would trip over each other's probes, and could tell the
+        # head in the wrong order what they found.
+        self._looking = threading.Lock()
+        # Guards _reason and _told: what a look found, and what the head was told last.
         self._lock = threading.Lock()
         self._reason = ""
         self._told = ""
@@ -82,7 +85,7 @@ class Fitness:
         """A connection stands: say what has changed since HELLO."""
         self._report()
 
-    # ------------------------------------------------------------ called by the render thread
+    # ------------------------------------------------------------ called by the render threads
 
     @property
     def fit(self) -> bool:
@@ -107,13 +110,15 @@ class Fitness:
 
         ``make`` makes room where there is none.
         """
-        self.make_room(make)
-        reason = self._workplace.trouble()
-        with self._lock:
-            if bool(reason) != bool(self._reason):
-                log.warning("%s", f"no band can be worked on: {reason}" if reason else "fit again")
-            self._reason = reason
-        self._report()
+        with self._looking:
+            self.make_room(make)
+            reason = self._workplace.trouble()
+            with self._lock:
+                if bool(reason) != bool(self._reason):
+                    what = f"no band can be worked on: {reason}" if reason else "fit again"
+                    log.warning("%s", what)
+                self._reason = reason
+            self._report()
         return reason
 
     def _report(self) -> None:

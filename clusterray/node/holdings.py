@@ -1,8 +1,9 @@
 """What this node holds for the head: every attempt, its stage, and the connection if there is one.
 
-Three threads meet here, and only here: "main" (node.session) brings the head's words, "render"
-and "upload" (node.worker) take attempts and bring them on. Each attempt goes through the states
-of ``Stage``. Without a connection rendering goes on and tiles wait; a new connection must confirm
+Its threads meet here, and only here: "main" (node.session) brings the head's words, "render-1",
+"render-2" (node.worker) and "upload" (node.upload_loop) take attempts and bring them on. Each
+attempt goes through the states of ``Stage``. A second one begins only beside one that ends soon.
+Without a connection rendering goes on and tiles wait; a new connection must confirm
 an attempt with KEEP before its grants are used again. Knows nothing of sockets, FTP or POV-Ray.
 """
 
@@ -14,16 +15,26 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
+import msgspec
+
 from clusterray.core.errors import SceneFault
-from clusterray.core.model import LightKind, Rect
-from clusterray.node.backoff import Backoff
-from clusterray.node.cut_line import CutLine
-from clusterray.node.folders import AttemptFolder
-from clusterray.povray.spec import RenderSpec
+from clusterray.core.model import Rect
+from clusterray.node.held import (
+    TO_RENDER,
+    UNFINISHED,
+    WITH_TILE,
+    Abort,
+    Connection,
+    Gone,
+    Held,
+    Names,
+    Report,
+    Stage,
+    Upload,
+    hold,
+)
 from clusterray.wire.protocol import (
     Blocks,
     Cut,
@@ -37,9 +48,7 @@ from clusterray.wire.protocol import (
     Lease,
     Message,
     Phase,
-    PhaseSeconds,
     Progress,
-    RectTuple,
     Uploading,
 )
 
@@ -47,136 +56,7 @@ log = logging.getLogger(__name__)
 
 PROGRESS_S = 0.5
 """At most one PROGRESS of an attempt in this time."""
-RETRY_FIRST_S = 0.5
-RETRY_MOST_S = 15.0
 POVRAY_CHANGED = "POV-Ray on this node has changed; it is tested again"
-
-Report = Callable[[Message], bool]
-"""Sends a message to the head; False if the connection is gone."""
-Abort = Callable[[bool], None]
-"""Breaks off what a thread does for an attempt; True: at once, with no time to tidy up."""
-
-
-class Stage(Enum):
-    """Where an attempt is on this node, which thread brings it on, and what may come next.
-
-    QUEUED     render   WORKING; gone by DROP, HANDBACK
-    WORKING    render   RENDERED, FAILED; gone by DROP, HANDBACK
-    RENDERED   upload   STORED, FAILED; gone by DROP, HANDBACK
-    STORED     none     RENDERED by KEEP, for the head wants it again; gone by ACCEPTED, DROP
-    FAILED     none     gone once FAILED is sent, by DROP
-    """
-
-    QUEUED = "queued"
-    WORKING = "working"
-    RENDERED = "rendered"
-    STORED = "stored"
-    FAILED = "failed"
-
-
-_WITH_TILE = {Stage.RENDERED, Stage.STORED}
-_TO_RENDER = {Stage.QUEUED, Stage.WORKING}
-_UNFINISHED = {Stage.QUEUED, Stage.WORKING, Stage.RENDERED}
-
-
-class Gone(Exception):
-    """The attempt at hand counts no more, or the node stops: let go of it in silence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """A standing connection to the head, numbered from 1, and where its files are staged.
-
-    ``fingerprint`` is the pin of both, "" without TLS.
-    """
-
-    number: int
-    host: str
-    ftp_port: int
-    report: Report
-    fingerprint: str = ""
-
-    @property
-    def ftp_place(self) -> tuple[str, int, str]:
-        """Where the FTP server is: host, port, fingerprint."""
-        return self.host, self.ftp_port, self.fingerprint
-
-
-@dataclass(slots=True)
-class Seconds:
-    """Where an attempt's time went so far, wall seconds; the thread at work on it writes them."""
-
-    fetch: float = 0.0
-    parse: float = 0.0
-    render: float = 0.0
-    crop: float = 0.0
-    upload: float = 0.0
-
-    def report(self) -> PhaseSeconds:
-        """Give the form that crosses the wire."""
-        return PhaseSeconds(self.fetch, self.parse, self.render, self.crop, self.upload)
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """The attempts still to be rendered, those whose tile waits, and what is left of cut bands."""
-
-    rendering: list[str]
-    rendered: list[str]
-    kept: dict[str, RectTuple]
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """One attempt on this node.
-
-    The first block never changes; the last one, from ``tile_bytes`` on, belongs to the thread at
-    work; all else is guarded by the lock of Holdings. ``gone``: it counts no more, and a
-    thread that is at work on it removes its folder when it lets go. ``leased_in`` is the number of
-    the connection whose LEASE or KEEP vouches for it, None once its write grant was refused;
-    ``announced_in`` the one that has been told UPLOADING. ``line`` has a lock of its own.
-    """
-
-    attempt: str
-    words: str
-    lease: Lease
-    spec: RenderSpec
-    line: CutLine
-    folder: AttemptFolder
-    backoff: Backoff
-
-    write: Grant
-    leased_in: int | None
-    stage: Stage = Stage.QUEUED
-    gone: bool = False
-    abort: Abort | None = None
-    announced_in: int | None = None
-    retry_at: float = 0.0
-    failure: Failed | None = None
-    told: Progress | None = None
-    told_at: float = 0.0
-
-    tile_bytes: int = 0
-    tile_sha256: str = ""
-    seconds: Seconds = field(default_factory=Seconds)
-    gathers: int = 0
-    used: tuple[LightKind, ...] = ()
-    probe_begun: bool = False
-    text: str = ""
-
-    @property
-    def rect(self) -> Rect:
-        """What is left of its band."""
-        return self.line.rect
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A tile to store now: by which connection's word, and under which grant."""
-
-    held: Held
-    connection: Connection
-    grant: Grant
 
 
 class Holdings:
@@ -196,6 +76,7 @@ class Holdings:
         self._stopped = False
         self._broken = False
         self._povray_changed = False
+        self._crowded = False
         self._end_probe: Callable[[str], None] = lambda _attempt: None
 
     # ------------------------------------------------------------ called before any thread starts
@@ -229,7 +110,7 @@ class Holdings:
     def names(self) -> Names:
         """Give what is held, for HELLO."""
         with self._changed:
-            rendered = [name for name, held in self._held.items() if held.stage in _WITH_TILE]
+            rendered = [name for name, held in self._held.items() if held.stage in WITH_TILE]
             rendering = [name for name in self._held if name not in rendered]
             rects = {name: held.rect.as_tuple() for name, held in self._held.items()}
             leased = {name: held.lease.rect for name, held in self._held.items()}
@@ -250,9 +131,13 @@ class Holdings:
 
     @property
     def povray_changed(self) -> bool:
-        """Tell whether POV-Ray must be tested again before the head is spoken to."""
+        """Tell whether POV-Ray must be tested again before the head is spoken to, and can be.
+
+        Beside a band that renders it would be measured too slow.
+        """
         with self._changed:
-            return self._povray_changed
+            at_work = any(held.stage is Stage.WORKING for held in self._at_work)
+            return self._povray_changed and not at_work
 
     def povray_tested(self) -> None:
         """The next HELLO says what POV-Ray is now."""
@@ -282,35 +167,19 @@ class Holdings:
 
     def _queue(self, lease: Lease) -> None:
         try:
-            spec = RenderSpec.from_wire(lease.spec)
-            rect = Rect(*lease.rect)
-            if lease.attempt in (".", ".."):
-                raise ValueError(f"{lease.attempt} cannot be the name of a folder")
-            if not Rect(0, 0, spec.width, spec.height).contains(rect):
-                raise ValueError(f"{rect} lies outside {spec.width}x{spec.height}")
+            held = hold(lease, self._attempts, self._rng)
         except (SceneFault, ValueError) as error:
             log.warning("the lease of band %s makes no sense: %s", lease.band, error)
             self.tell(Failed(lease.attempt, "node", f"the lease makes no sense: {error}"))
             return
         with self._changed:
-            number = self._connection.number if self._connection is not None else None
-            self._held[lease.attempt] = Held(
-                attempt=lease.attempt,
-                words=f"band {lease.band} of job {lease.job}",
-                lease=lease,
-                spec=spec,
-                line=CutLine(rect, spec, closed=lease.stage != "final"),
-                folder=AttemptFolder(
-                    self._attempts / lease.attempt, spec.file_format.tile.extension
-                ),
-                backoff=Backoff(RETRY_FIRST_S, RETRY_MOST_S, self._rng),
-                write=lease.write,
-                leased_in=number,
-            )
+            held.leased_in = self._connection.number if self._connection is not None else None
+            self._held[lease.attempt] = held
             self._changed.notify_all()
 
     def keep(self, keep: Keep) -> None:
         """After a reconnect: the attempt still counts, and its tile now goes to ``keep.write``."""
+        again: Progress | None = None
         with self._changed:
             held = self._held.get(keep.attempt)
             if held is not None:
@@ -319,6 +188,8 @@ class Holdings:
                 held.announced_in = None
                 held.retry_at = 0.0
                 held.backoff.reset()
+                # The new connection has not heard of it.
+                again = held.told if held.place and held.stage in TO_RENDER else None
                 if held.stage is Stage.STORED:
                     held.stage = Stage.RENDERED
                 self._changed.notify_all()
@@ -326,6 +197,8 @@ class Holdings:
             self.tell(HandBack(keep.attempt, "the node no longer holds this attempt"))
         elif held.failure is not None:
             self.fail(held, held.failure)
+        elif again is not None:
+            self.tell(again)
 
     def cut(self, cut: Cut) -> None:
         """Keep only a part of a band, as far as that can be, and say which."""
@@ -371,12 +244,12 @@ class Holdings:
     def hand_back_all(self, reason: str) -> None:
         """Hand back every attempt whose tile the head has not got."""
         with self._changed:
-            unfinished = [held for held in self._held.values() if held.stage in _UNFINISHED]
+            unfinished = [held for held in self._held.values() if held.stage in UNFINISHED]
         for held in unfinished:
             self.hand_back(held, reason)
 
     def stop(self) -> None:
-        """Break everything off at once and forget it; both threads find nothing more to do."""
+        """Break everything off at once and forget it; no thread finds anything more to do."""
         with self._changed:
             self._stopped = True
             # What was dropped a moment ago may still be at its end, and is not held any more.
@@ -413,9 +286,12 @@ class Holdings:
 
     def hand_back(self, held: Held, reason: str) -> None:
         """Give an attempt back unfinished; nobody is at fault."""
+        self._hand_back(held, reason)
+
+    def _hand_back(self, held: Held, reason: str, *, at_once: bool = False) -> None:
         log.info("%s: handed back: %s", held.words, reason)
         self.tell(HandBack(held.attempt, reason))
-        self._forget(held)
+        self._forget(held, at_once=at_once)
 
     def _forget(self, held: Held, *, at_once: bool = False, probe_goes_on: bool = False) -> None:
         """Drop an attempt; its folder goes now, or when the thread at work lets go of it."""
@@ -435,7 +311,10 @@ class Holdings:
     # ------------------------------------------------------------ called by the threads at work
 
     def next_to_render(self, patience_s: float | None = None) -> Held | None:
-        """Wait for a queued attempt and take it; None when the node stops or patience ends."""
+        """Wait for a queued attempt that may begin and take it.
+
+        None when the node stops or patience ends.
+        """
         with self._changed:
             self._changed.wait_for(
                 lambda: self._stopped or self._first_queued() is not None, patience_s
@@ -447,8 +326,47 @@ class Holdings:
         return held
 
     def _first_queued(self) -> Held | None:
+        """Give the next attempt, if it may begin beside what renders."""
+        rendering = [held for held in self._held.values() if held.stage is Stage.WORKING]
+        self._crowded = self._crowded and bool(rendering)
+        if self._crowded or not all(held.place for held in rendering):
+            return None
         queued = (held for held in self._held.values() if held.stage is Stage.QUEUED)
         return next(queued, None)
+
+    def give_place(self, held: Held) -> None:
+        """The attempt ends soon, and memory has room for another one: tell the head at once.
+
+        Not if the node takes nothing more, or has another one to render already.
+        """
+        # Before the lock is taken: who agrees to a cut takes it while it holds the line's.
+        whole = held.rect.area
+        with self._changed:
+            others = any(
+                other.stage in TO_RENDER for other in self._held.values() if other is not held
+            )
+            closed = self._draining or self._povray_changed or self._stopped
+            if held.gone or held.place or others or closed:
+                return
+            held.place = True
+            told = held.told or Progress(held.attempt, "rendering", 0, whole)
+            news = held.told = msgspec.structs.replace(told, place=True)
+            held.told_at = time.monotonic()
+            self._changed.notify_all()
+        log.info("%s: ends soon; there is a place for another one", held.words)
+        self.tell(news)
+
+    def is_younger(self, held: Held) -> bool:
+        """Tell whether the attempt renders beside one that was leased before it."""
+        with self._changed:
+            rendering = [each for each in self._held.values() if each.stage is Stage.WORKING]
+            return held in rendering[1:]
+
+    def hand_back_younger(self, held: Held, reason: str) -> None:
+        """Give back the younger of two; no other one begins before the older is rendered."""
+        with self._changed:
+            self._crowded = True
+        self._hand_back(held, reason, at_once=True)
 
     def hand_back_for_test(self, held: Held) -> None:
         """POV-Ray is not the one that the head was told of: hand back all that has not begun."""
@@ -593,6 +511,7 @@ class Holdings:
         with self._changed:
             held.stage = Stage.FAILED
             held.failure = failure
+            self._changed.notify_all()
 
     def fail_early(self, attempt: str, failure: Callable[[Held], Failed]) -> bool:
         """Something beside an attempt found what it would fail of itself: it fails now.
@@ -600,7 +519,7 @@ class Holdings:
         False if that is of no use any more, or cannot be told.
         """
         held = self._find(attempt)
-        if held is None or held.stage not in _TO_RENDER or not self.tell(failure(held)):
+        if held is None or held.stage not in TO_RENDER or not self.tell(failure(held)):
             return False
         self._forget(held)
         return True
@@ -614,9 +533,9 @@ class Holdings:
 
     def progress(self, held: Held, phase: Phase, done: int, total: int, moves: int = 0) -> None:
         """Report how far the attempt is, at most each PROGRESS_S."""
-        news = Progress(held.attempt, phase, done, total, moves)
         now = time.monotonic()
         with self._changed:
+            news = Progress(held.attempt, phase, done, total, moves, held.place)
             if held.gone or news == held.told or now - held.told_at < PROGRESS_S:
                 return
             held.told = news

@@ -1,6 +1,6 @@
 """Finished blocks of a band that renders, made small for people to look at.
 
-The "render" thread owns a LiveBlocks and calls ``look`` as POV-Ray goes on. It reads what is new in
+A render thread owns a LiveBlocks and calls ``look`` as POV-Ray goes on. It reads what is new in
 the state file, draws a few of its pixels, and gives them away at most once a second, at a cost that
 no render feels. Nothing here ever fails an attempt. Knows nothing of leases.
 """

@@ -83,6 +83,19 @@ def process_written(pid: int) -> int:
     )
 
 
+def process_largest(pid: int) -> int:
+    """Give the most bytes of memory that a process, and those it has started, ever had at once.
+
+    Each by itself, added up; 0 where the kernel does not say.
+    """
+    return 1024 * sum(
+        int(words[1])
+        for member in _family(pid)
+        for words in _lines(Path(f"/proc/{member}/status"))
+        if words[0] == "VmHWM:"
+    )
+
+
 def _family(pid: int) -> list[int]:
     """Give a process and its descendants, as far as the kernel names them."""
     family = [pid]

@@ -28,7 +28,7 @@ from clusterray.core.model import LightKind, Rect
 from clusterray.node import launcher
 from clusterray.node.cut_line import CutLine
 from clusterray.node.folders import AttemptFolder
-from clusterray.node.machine import process_cpu_s, process_written
+from clusterray.node.machine import process_cpu_s, process_largest, process_written
 from clusterray.node.sandbox import Sandbox
 from clusterray.povray.command import environment, prepare_home, render_argv
 from clusterray.povray.progress import ProgressParser, RenderProblem
@@ -181,6 +181,8 @@ class Render:
         self._cancel = _Cancel.NO
         self._reached = False
         self._is_whole = False
+        self.keen = False
+        """Whether its owner wants to look at it often; the owner thread's."""
         # Written by cancel(): a socket, because a send to a closed one is an error, where a write
         # to a closed pipe's number could hit another file.
         self._bell: socket.socket | None = None
@@ -206,6 +208,15 @@ class Render:
         """Give, once POV-Ray renders, those of parsing and those of all else so far."""
         parsed_s = self._parser.parse_cpu_s
         return parsed_s, max(0.0, process_cpu_s(self._pid) - parsed_s)
+
+    @property
+    def has_parsed(self) -> bool:
+        """Tell whether POV-Ray has parsed the scene, and renders."""
+        return self._parser.phase != "parsing"
+
+    def largest_bytes(self) -> int:
+        """Give the most memory that POV-Ray ever had, as far as is known while it runs."""
+        return process_largest(self._pid)
 
     def run(self) -> RenderTimes:
         """Render into ``folder.picture``.
@@ -386,7 +397,9 @@ class Render:
             selector.register(heard, selectors.EVENT_READ)
             tick_s = self._tick_s
             while not _has_ended(process):
-                for key, _events in selector.select(tick_s):
+                for key, _events in selector.select(
+                    min(tick_s, _SOON_TICK_S) if self.keen else tick_s
+                ):
                     if key.fileobj is heard:
                         heard.recv(64)
                     elif self._read(stderr) is _Output.ENDED:
@@ -410,10 +423,11 @@ class Render:
                     look_at = now + _LOOK_S
                     self._excess = self._find_excess(late=now >= ends_at)
                     kill_at = now if self._excess else kill_at
+                # Before it is killed: of a quick render there is nothing else to be seen.
+                self._on_progress(*self._progress())
                 if kill_at is not None and now >= kill_at:
                     kill_at = None
                     _signal_group(process, signal.SIGKILL)
-                self._on_progress(*self._progress())
 
     def _find_excess(self, *, late: bool) -> str:
         """Say which of the limits that the kernel does not hold POV-Ray has passed; "" for none."""

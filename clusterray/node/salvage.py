@@ -1,6 +1,6 @@
 """Blocks that POV-Ray had finished when it, or this daemon, was killed: kept, and gone on from.
 
-The "render" thread owns a Salvage; ``adopt`` is called by "main" before that starts. POV-Ray's
+The "render" threads share a Salvage; ``adopt`` is called by "main" before they start. POV-Ray's
 file of finished blocks lies in the attempt's folder with an origin beside it that says whose
 blocks they are. What a killed daemon left is moved out of the attempts into a store of its own,
 bounded in bytes and in time, where the next lease of the same pixels finds it: whichever attempt
@@ -14,6 +14,7 @@ it is rendered from nothing, as it would have been. Knows nothing of the network
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from clusterray.core.blocks import BlockGrid
 from clusterray.node.folders import AttemptFolder
-from clusterray.node.holdings import Held
+from clusterray.node.held import Held
 from clusterray.node.machine import boot_id
 from clusterray.povray.light import scene_texts, wants_shared_light
 from clusterray.povray.state_file import (
@@ -60,6 +61,9 @@ class Salvage:
         self._bound_bytes = bound_bytes
         self._bound_s = bound_s
         self._clock = clock
+        # Held by the thread that looks through the store, takes of it or removes something; files
+        # in an attempt's folder belong to the thread that has the attempt.
+        self._lock = threading.Lock()
 
     # ------------------------------------------------------------ called by the main thread
 
@@ -93,7 +97,7 @@ class Salvage:
         attempt.origin.rename(name.with_suffix(".json"))
         return True
 
-    # ------------------------------------------------------------ called by the render thread
+    # ------------------------------------------------------------ called by the render threads
 
     def begin(self, held: Held) -> int:
         """Say in the attempt's folder whose blocks will be there, and put in those kept already.
@@ -107,7 +111,8 @@ class Salvage:
         origin = self._origin(held)
         try:
             origin.write(held.folder.origin)
-            return self._restore(held, origin)
+            with self._lock:
+                return self._restore(held, origin)
         except (OSError, NoStateFile) as error:
             log.warning("%s: blocks kept from before cannot be used: %s", held.words, error)
             held.folder.blocks.unlink(missing_ok=True)
@@ -166,13 +171,15 @@ class Salvage:
     def trim(self) -> None:
         """Remove what is too old or of no use any more, and the oldest beyond the bound."""
         try:
-            self._trim(self._bound_bytes)
+            with self._lock:
+                self._trim(self._bound_bytes)
         except OSError as error:
             log.warning("blocks kept from before cannot be looked through: %s", error)
 
     def make_room(self) -> None:
         """Remove all of it: the disk is full."""
-        self._trim(0)
+        with self._lock:
+            self._trim(0)
 
     def _trim(self, bound_bytes: int) -> None:
         total = 0
@@ -185,7 +192,8 @@ class Salvage:
     def expires_in_s(self) -> float | None:
         """Give the seconds until ``trim`` has something to do; None: nothing is kept."""
         try:
-            times = [_kept_at(state) for state, _origin in self._kept()]
+            with self._lock:
+                times = [_kept_at(state) for state, _origin in self._kept()]
         except OSError:
             return _LEAST_WAIT_S
         return max(_LEAST_WAIT_S, min(times) + self._bound_s - self._clock()) if times else None

@@ -1,8 +1,9 @@
 """Keeps the scenes that this node has fetched, by id, between attempts and between jobs.
 
-The "render" thread owns it; no lock. A scene is whole or not there: its tar is unpacked under
-another name, its files are hashed and compared with the id, and it appears by rename. Of a scene
-that differs from one that is here only in a few files, only those are fetched (node.scene_parts).
+The "render" threads share it: where both want a scene one fetches it. A scene is whole or not
+there: its tar is unpacked under another name, its files are hashed and compared with the id, and it
+appears by rename. Of a scene that differs from one that is here only in a few files, only those are
+fetched (node.scene_parts).
 How that gets here is the caller's ``download``; knows nothing of leases or FTP.
 
     <work>/scenes/boot          the boot in which these scenes were written
@@ -10,16 +11,18 @@ How that gets here is the caller's ``download``; knows nothing of leases or FTP.
     <work>/scenes/<id>.json     its manifest, which says what files are here already
     <work>/scenes/<id>.tar      while it is fetched; .new, while its manifest is
     <work>/scenes/<id>.part/    while it is unpacked
-    <work>/scenes/<id>.gone/    while it is removed
+    <work>/scenes/<id>.<n>.gone/ while it is removed
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +38,7 @@ from clusterray.node.scene_parts import (
     take_here,
     write_manifest,
 )
+from clusterray.node.turns import Turns, Waiting, patiently
 from clusterray.wire.archive import unpack_tar
 from clusterray.wire.manifest import scene_id
 from clusterray.wire.protocol import Entry, SceneRef
@@ -74,6 +78,11 @@ class SceneCache:
     def __init__(self, folder: Path, bound_bytes: int) -> None:
         self._folder = folder
         self._bound_bytes = bound_bytes
+        self._fetches = Turns()
+        # Guards all below, and what of the folder's names agrees with it; never held while files
+        # are fetched or trees removed.
+        self._lock = threading.Lock()
+        self._removed = 0
         self._scenes: dict[str, _Cached] = {}  # least recently used first
 
     def open(self) -> None:
@@ -101,17 +110,17 @@ class SceneCache:
     def _is_manifest(self, file: Path) -> bool:
         return file.suffix == ".json" and (self._folder / file.stem).is_dir()
 
-    def acquire(self, scene: SceneRef, download: Download) -> Path:
+    def acquire(self, scene: SceneRef, download: Download, waiting: Waiting = patiently) -> Path:
         """Give the folder of ``scene``, fetched with ``download`` if need be, and hold it.
 
-        Each call needs its ``release``. Raises SceneDamaged, OSError, and whatever ``download``
-        raises; then nothing is held and nothing is left behind.
+        Each call needs its ``release``. While another thread fetches it that is waited for, by
+        ``waiting``. Raises SceneDamaged, OSError, and whatever ``download`` and ``waiting`` raise;
+        then nothing is held and nothing is left behind.
         """
-        if scene.id not in self._scenes:
-            self._scenes[scene.id] = _Cached(self._fetch(scene, download))
-        cached = self._scenes.pop(scene.id)
-        cached.users += 1
-        self._scenes[scene.id] = cached
+        if not self._hold(scene.id):
+            with self._fetches.turn(scene.id, waiting):
+                if not self._hold(scene.id):
+                    self._hold_new(scene.id, self._fetch(scene, download))
         folder = self._folder / scene.id
         # In seconds since the boot, which no jump of the clock changes: scenes of another go.
         now = time.monotonic_ns()
@@ -119,18 +128,36 @@ class SceneCache:
         self._evict()
         return folder
 
+    def _hold(self, scene: str) -> bool:
+        """Hold a scene that is here; False if it is not."""
+        with self._lock:
+            cached = self._scenes.pop(scene, None)
+            if cached is None:
+                return False
+            cached.users += 1
+            self._scenes[scene] = cached
+        return True
+
+    def _hold_new(self, scene: str, size: int) -> None:
+        with self._lock:
+            self._scenes[scene] = _Cached(size, users=1)
+
     def release(self, scene: str) -> None:
         """Take back one ``acquire`` of this scene id."""
-        self._scenes[scene].users -= 1
+        with self._lock:
+            self._scenes[scene].users -= 1
         self._evict()
 
     def make_room(self, enough: Callable[[], bool]) -> None:
         """Remove scenes that are not in use, until ``enough`` holds."""
-        for name, cached in list(self._scenes.items()):
+        with self._lock:
+            names = list(self._scenes)
+        for name in names:
             if enough():
                 return
-            if not cached.users:
-                self._remove(name)
+            with self._lock:
+                gone = self._take_out([name])
+            _remove_all(gone)
 
     def _fetch(self, scene: SceneRef, download: Download) -> int:
         tar = self._folder / f"{scene.id}.tar"
@@ -173,7 +200,8 @@ class SceneCache:
             return None
         part.mkdir(mode=0o700)
         # Before anything is fetched: that may remove other scenes, to make room.
-        whole = take_here(plan, part)
+        with self._all_held():
+            whole = take_here(plan, part)
         fetched: list[Entry] = []
         for fetch in plan.fetches if whole else ():
             download(fetch.name, tar, fetch.size)
@@ -206,35 +234,70 @@ class SceneCache:
     def _held_files(self) -> dict[str, Path]:
         """Give a place of each content that is here, by its sha256."""
         held: dict[str, Path] = {}
-        for name in list(self._scenes)[-LOOKED_THROUGH:]:
+        with self._lock:
+            names = list(self._scenes)[-LOOKED_THROUGH:]
+        for name in names:
             for entry in read_manifest(self._manifest_of(name), name) or ():
                 held[entry.sha256] = self._folder / name / entry.path
         return held
+
+    @contextlib.contextmanager
+    def _all_held(self) -> Iterator[None]:
+        """Let no scene that is here be removed meanwhile."""
+        with self._lock:
+            names = list(self._scenes)
+            for name in names:
+                self._scenes[name].users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                for name in names:
+                    self._scenes[name].users -= 1
 
     def _manifest_of(self, scene: str) -> Path:
         return self._folder / f"{scene}.json"
 
     def _evict(self) -> None:
-        total = sum(cached.size for cached in self._scenes.values())
-        for name, cached in list(self._scenes.items()):
-            if total <= self._bound_bytes:
-                return
-            if cached.users:
-                continue
-            self._remove(name)
-            total -= cached.size
+        with self._lock:
+            total = sum(cached.size for cached in self._scenes.values())
+            names: list[str] = []
+            for name, cached in self._scenes.items():
+                if total > self._bound_bytes and not cached.users:
+                    names.append(name)
+                    total -= cached.size
+            gone = self._take_out(names)
+        _remove_all(gone)
 
-    def _remove(self, name: str) -> None:
-        """Remove a scene; under another name first, for the half of it is no scene to adopt."""
-        log.info("scene %.12s is removed from the cache to make room", name)
-        del self._scenes[name]
-        gone = self._folder / f"{name}.gone"
+    def _take_out(self, names: list[str]) -> list[Path]:
+        """Take scenes that are not in use out; gives what is to be removed.
+
+        Under another name first, for the half of it is no scene to adopt.
+        """
+        taken: list[Path] = []
+        for name in names:
+            cached = self._scenes.get(name)
+            if cached is None or cached.users:
+                continue
+            log.info("scene %.12s is removed from the cache to make room", name)
+            del self._scenes[name]
+            self._removed += 1
+            gone = self._folder / f"{name}.{self._removed}.gone"
+            try:
+                self._manifest_of(name).unlink(missing_ok=True)
+                (self._folder / name).rename(gone)
+                taken.append(gone)
+            except OSError as error:
+                log.warning("scene %.12s cannot be removed from the cache: %s", name, error)
+        return taken
+
+
+def _remove_all(folders: list[Path]) -> None:
+    for folder in folders:
         try:
-            self._manifest_of(name).unlink(missing_ok=True)
-            (self._folder / name).rename(gone)
-            remove_tree(gone)
+            remove_tree(folder)
         except OSError as error:
-            log.warning("scene %.12s cannot be removed from the cache: %s", name, error)
+            log.warning("%s cannot be removed: %s", folder, error)
 
 
 def _unpack(scene: str, tar: Path, part: Path) -> list[Entry] | None:

@@ -1,9 +1,9 @@
 """A scene of files that the node has and of a few that it fetches: which, and how they become one.
 
-For the "render" thread, by way of node.scene_cache. The head's tar of a scene has its members where
-the manifest says they must be, so the node names the bytes of those it lacks and gets a tar of just
-these. Nothing is believed: the manifest's hash is the scene's id, and every file is hashed, also
-one that lies here already.
+For the "render" threads, by way of node.scene_cache. The head's tar of a scene has its members
+where the manifest says they must be, so the node names the bytes of those it lacks and gets a tar
+of just these. Nothing is believed: the manifest's hash is the scene's id, and every file is hashed,
+also one that lies here already.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from clusterray import __version__
 from clusterray.core.model import PovrayClass
 from clusterray.node.fitness import Fitness
-from clusterray.node.holdings import POVRAY_CHANGED, Holdings, Names
+from clusterray.node.held import Names
+from clusterray.node.holdings import POVRAY_CHANGED, Holdings
 from clusterray.node.stop import StopFlag
 from clusterray.wire.link import Link, LinkClosed
 from clusterray.wire.protocol import (
@@ -114,7 +115,7 @@ class Drain:
         if not self._stop.draining:
             return False
         if self._until is None:
-            log.info("draining: at most %.0f s for the band in work", self._drain_s)
+            log.info("draining: at most %.0f s for the bands in work", self._drain_s)
             self._until = time.monotonic() + self._drain_s
             # Before anything is handed back, or the head would lease it to this node again.
             self._holdings.tell(Draining())

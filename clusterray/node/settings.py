@@ -15,7 +15,7 @@ class NodeSettings:
     name. ``drain_s`` bounds how long SIGTERM waits for the running band; ``scene_cache_bytes``
     bounds the scenes kept between jobs, least recently used first. With less than
     ``least_free_bytes`` free on its disk the node takes no bands. ``canary`` False leaves POV-Ray
-    untested.
+    untested. ``overlap`` False has a band begin only when the one before is rendered.
 
     ``sandbox`` is one of node.sandbox.CHOICES, ``sandbox_reads`` what POV-Ray may read besides its
     own files and the scene. Each POV-Ray may use ``memory_limit_bytes`` (0: nearly all of the
@@ -33,6 +33,7 @@ class NodeSettings:
     scene_cache_bytes: int = 10 << 30
     least_free_bytes: int = 100 << 20
     canary: bool = True
+    overlap: bool = True
     sandbox: str = "auto"
     sandbox_reads: tuple[Path, ...] = ()
     memory_limit_bytes: int = 0

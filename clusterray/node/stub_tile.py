@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from clusterray.node.holdings import Held, Holdings
+from clusterray.node.held import Held
+from clusterray.node.holdings import Holdings
 from clusterray.node.renderer import Render, RenderFailed, RenderTimes
 from clusterray.node.sandbox import Sandbox
 from clusterray.povray.stub import STUB_NAME, scene_stub, stub_spec

@@ -49,7 +49,9 @@ from clusterray.core.model import Rect
 
 HEADER_BYTES = 512
 PIXEL_BYTES = 20
-"""Bytes of one pixel in a record; there are 244 besides in each (POVRAY.md 11)."""
+"""Bytes of one pixel in a record (POVRAY.md 11)."""
+RECORD_BYTES = 244
+"""Bytes of a record besides its pixels."""
 STATE_SUFFIX = ".pov-state"
 
 _SIGNATURE = b"POV-Ray Render State File\0\0\0" + b"0001"
@@ -128,6 +130,19 @@ class Block:
         for channel in range(3):
             rgba[channel::4] = bytes(map(table.__getitem__, halves[2 * channel :: step]))
         return rgba
+
+
+def finished_pixels(path: Path, block_size: int) -> int:
+    """Count the pixels in a state file by its size alone; 0 if there is none.
+
+    Blocks cut off at an edge count for a dozen pixels too many each.
+    """
+    try:
+        size = path.stat().st_size - HEADER_BYTES
+    except OSError:
+        return 0
+    area = block_size * block_size
+    return max(0, size) * area // (RECORD_BYTES + PIXEL_BYTES * area)
 
 
 class StateReader:

@@ -53,6 +53,9 @@ class Handout:
     def progress(self, attempt: int, done: int) -> None:
         """Of no interest."""
 
+    def place(self, attempt: int, done: int) -> None:
+        """Of no interest: who has done with a band gets the next."""
+
     def was_cut(self, attempt: int, keep: Rect) -> None:
         """Never asked for."""
 
@@ -360,6 +363,9 @@ class CuttingSketch:
         if self._dry and self._sim.now >= self._again_at:
             self._again_at = self._sim.now + AGAIN_S
             self._serve_dry()
+
+    def place(self, attempt: int, done: int) -> None:
+        """Of no interest: who has done with a band gets the next."""
 
     def _serve_dry(self) -> None:
         for machine in sorted(self._dry, key=lambda each: -each.power):

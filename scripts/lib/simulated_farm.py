@@ -99,10 +99,17 @@ class FarmHead:
             ev.AttemptProgress(self._conn(attempt), self._theirs[attempt], "rendering", pixels)
         )
 
+    def place(self, attempt: int, done: int) -> None:
+        """The node has a place for another band already."""
+        pixels = min(done * BLOCK * BLOCK, self._pixels(self._rects[attempt]).area)
+        conn, theirs = self._conn(attempt), self._theirs[attempt]
+        self._happen(ev.AttemptProgress(conn, theirs, "rendering", pixels, place=True))
+
     def was_cut(self, attempt: int, keep: Rect) -> None:
         """The node has agreed to it."""
         self._rects[attempt] = keep
-        self._happen(ev.AttemptCut(self._conn(attempt), self._theirs[attempt], self._pixels(keep)))
+        conn, theirs = self._conn(attempt), self._theirs[attempt]
+        self._happen(ev.AttemptCut(conn, theirs, self._pixels(keep), self._sim.costs.tile_parses))
 
     def rendered(self, attempt: int) -> None:
         """The node has the tile."""

@@ -6,7 +6,12 @@ gets which band a *head* says, a stand-in (``sharing``) or the real Farm (``simu
 
 Places are in render blocks, not pixels. What starting and ending POV-Ray costs is measured: 0.33 s
 of sleep until the first pixels, and a parse on one core. A machine that is asked to cut its band
-goes on to the cut, kills POV-Ray there, and has a new one make a tile of the finished blocks.
+goes on to the cut, kills POV-Ray there, and has a new one make a tile of the finished blocks. One
+whose band ends soon says that it has a place for the next, which then starts beside it.
+
+Each POV-Ray renders with as many threads as its machine has cores. If more threads than cores have
+something to do, of two POV-Rays or of a scout besides, all get on equally, each the slower: what
+Linux gives to threads of one niceness.
 """
 
 from __future__ import annotations
@@ -31,10 +36,9 @@ class Costs:
     ``parse_s`` is work of one core of speed 1, ``encode_s`` too: POV-Ray writes the whole frame's
     file, however small the band. ``exit_s`` is from the whole file to when the node goes on.
     ``tile_s`` is what a cut band's tile takes, from the kill of the first POV-Ray to the whole file
-    of the second; if ``tile_parses``, that one parses besides. ``beside``: a place is free as soon
-    as all blocks are done, and the tile is made beside the next band. ``upload_s`` is until a
-    finished tile is accepted, ``wire_s`` until a message is there, ``progress_s`` between two words
-    of progress.
+    of the second; if ``tile_parses``, that one parses besides. ``overlaps``: a node says so when
+    its band ends soon. ``upload_s`` is until a finished tile is accepted, ``wire_s`` until a
+    message is there, ``progress_s`` between two words of progress.
     """
 
     parse_s: float = 0.3
@@ -42,11 +46,16 @@ class Costs:
     encode_s: float = 0.0
     exit_s: float = 0.05
     tile_s: float = 0.45
-    tile_parses: bool = True
-    beside: bool = False
+    tile_parses: bool = False
+    overlaps: bool = True
     upload_s: float = 0.010
     wire_s: float = 0.001
     progress_s: float = 0.5
+
+
+RECENT_S, LEAST_STEPS, LEAST_SHARE = 3.0, 4, 0.25
+"""How a node judges whether a band ends soon, as ``clusterray.node.overlap`` does: by the pace of
+so many seconds and moments, once so much of the band is there."""
 
 
 class Head(Protocol):
@@ -60,6 +69,9 @@ class Head(Protocol):
 
     def progress(self, attempt: int, done: int) -> None:
         """So many blocks of the attempt are finished."""
+
+    def place(self, attempt: int, done: int) -> None:
+        """The attempt ends soon: its machine has a place for another one."""
 
     def was_cut(self, attempt: int, keep: Rect) -> None:
         """The attempt will make just ``keep``: what was asked, more, or all as before."""
@@ -76,7 +88,10 @@ class Head(Protocol):
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """One attempt on its machine: the first ``limit`` blocks of ``rect``, in raster order."""
+    """One attempt on its machine: the first ``limit`` blocks of ``rect``, in raster order.
+
+    ``steps`` are the last moments at which blocks were done, and how many by then.
+    """
 
     attempt: int
     machine: Machine
@@ -86,32 +101,96 @@ class Run:
     leased_at: float
     begun: int = 0
     done: int = 0
-    ready: bool = False
-    over: bool = False
+    phase: str = "starts"
+    start_s: float = 0.0
+    place: bool = False
     cut: bool = False
+    dropped: bool = False
+    steps: deque[tuple[float, int]] = field(default_factory=deque)
+
+    @property
+    def renders(self) -> bool:
+        """Tell whether POV-Ray renders it."""
+        return self.phase == "renders"
+
+    def note(self, now: float) -> None:
+        """Some of its blocks are done."""
+        self.steps.append((now, self.done))
+        while len(self.steps) > LEAST_STEPS and self.steps[1][0] < now - RECENT_S:
+            self.steps.popleft()
+
+    def ends_soon(self) -> bool:
+        """Tell whether all cores are busy for no longer than its start took, by its recent pace.
+
+        That is all that a node can know (``clusterray.node.overlap``).
+        """
+        wanted = self.limit - (self.machine.cores - 1)
+        if self.done >= wanted:
+            return True
+        if self.done < LEAST_SHARE * wanted or len(self.steps) < 2:
+            return False
+        (since, before), (now, done) = self.steps[0], self.steps[-1]
+        return (wanted - done) * (now - since) <= self.start_s * (done - before)
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """Something that a thread does: for a run, or beside; then ``happen``."""
+
+    happen: Callable[[], None]
+    run: Run | None
+    work_s: float
 
 
 @dataclass(eq=False, slots=True)
 class Machine:
-    """A node: its threads and how fast each is, and what they do.
+    """A node: its cores and how fast each is, and the threads that want them.
 
-    ``tasks`` are the ends of what its cores do now, by a number of their own.
+    ``clock`` is what each thread would have done that was there from the start; ``threads`` are
+    queued by the clock's time at which they are done. All have the same share of the cores.
+    ``wasted`` are core-seconds of speed 1 that brought the picture no further, by why: what the
+    runs were at while cores were idle, work that was dropped, the scout's.
     """
 
     number: int
     cores: int
     speed: float = 1.0
     alive: bool = True
-    idle: int = 0
     runs: list[Run] = field(default_factory=list)
-    chores: deque[tuple[float, Callable[[], None], Run | None]] = field(default_factory=deque)
-    tasks: dict[int, tuple[float, Callable[[], None], Run | None]] = field(default_factory=dict)
-    busy_s: float = 0.0
+    threads: list[tuple[float, int, Thread]] = field(default_factory=list)
+    clock: float = 0.0
+    at: float = 0.0
+    wakes: int = 0
+    wasted: dict[str, float] = field(default_factory=dict)
 
     @property
     def power(self) -> float:
         """Core-seconds of speed 1 that it does in a second."""
         return self.cores * self.speed
+
+    @property
+    def pace(self) -> float:
+        """What each of its threads gets done in a second."""
+        return self.speed * min(1.0, self.cores / max(1, len(self.threads)))
+
+    def pass_time(self, now: float) -> None:
+        """Let its threads get on until ``now``, and count what its other cores do not do."""
+        seconds, idle = now - self.at, self.cores - len(self.threads)
+        if idle > 0 and self.alive:
+            self.waste(self._why_idle(), idle * seconds * self.speed)
+        self.clock += seconds * self.pace
+        self.at = now
+
+    def waste(self, why: str, work_s: float) -> None:
+        """Count what brought the picture no further."""
+        self.wasted[why] = self.wasted.get(why, 0.0) + work_s
+
+    def _why_idle(self) -> str:
+        phases = [run.phase for run in self.runs]
+        for phase in ("starts", "parses", "renders", "makes its tile"):
+            if phase in phases:
+                return phase
+        return "has nothing"
 
 
 class Simulation:
@@ -121,7 +200,7 @@ class Simulation:
         self, blocks: CostGrid, machines: Sequence[tuple[int, float]], costs: Costs
     ) -> None:
         self.blocks, self.costs = blocks, costs
-        self.machines = [Machine(n, c, s, idle=c) for n, (c, s) in enumerate(machines)]
+        self.machines = [Machine(n, c, s) for n, (c, s) in enumerate(machines)]
         self.now = 0.0
         self.runs: dict[int, Run] = {}
         self.starts = self.cuts = 0
@@ -174,13 +253,24 @@ class Simulation:
         ]
         run = Run(attempt, machine, rect, of_rect, rect.area, self.now)
         self.runs[attempt] = run
+        machine.pass_time(self.now)
         machine.runs.append(run)
         self.starts += 1
+        begun_at = self.now + self.costs.wire_s
 
         def parse() -> None:
-            if not run.over:
+            if not run.dropped:
+                self._turn(run, "parses")
                 self.head.phase(attempt, "parsing")
-                self._chore(machine, self.costs.parse_s, lambda: self._begin_run(run), run)
+                self._thread(machine, self.costs.parse_s, render, run)
+
+        def render() -> None:
+            run.start_s = self.now - begun_at
+            self._turn(run, "renders")
+            run.note(self.now)
+            self.head.phase(attempt, "rendering")
+            for _ in range(min(machine.cores, run.limit)):
+                self._next_block(run)
 
         self.after(self.costs.wire_s + self.costs.start_s, parse)
         return attempt
@@ -200,7 +290,7 @@ class Simulation:
         """Have one core of a machine render something small beside its bands."""
 
         def begin() -> None:
-            self._chore(machine, self.costs.parse_s + work_s, tell)
+            self._thread(machine, self.costs.parse_s + work_s, tell)
 
         def tell() -> None:
             self.after(self.costs.wire_s, happen)
@@ -215,16 +305,15 @@ class Simulation:
 
     def slow(self, machine: Machine, factor: float) -> None:
         """From now on the machine is so many times slower."""
+        machine.pass_time(self.now)
         machine.speed /= factor
-        for task, (end, happen, run) in list(machine.tasks.items()):
-            del machine.tasks[task]
-            self._task(machine, (end - self.now) * factor, happen, run)
+        self._wake(machine)
 
     def kill(self, machine: Machine) -> None:
         """The machine is gone for good."""
+        machine.pass_time(self.now)
         machine.alive = False
-        machine.tasks.clear()
-        machine.chores.clear()
+        machine.threads.clear()
         for run in list(machine.runs):
             self._forget(run)
         self.head.lost(machine)
@@ -236,73 +325,84 @@ class Simulation:
             if not machine.alive:
                 return
             for run in list(machine.runs):
-                if run.ready and not run.over:
+                if run.renders:
                     self.head.progress(run.attempt, run.done)
             self.after(self.costs.progress_s, tell)
 
         return tell
 
-    def _task(
-        self, machine: Machine, seconds: float, happen: Callable[[], None], run: Run | None
-    ) -> None:
-        """Have one core be at it for so long."""
-
-        def end() -> None:
-            if machine.tasks.pop(number, None) is None:
-                return
-            happen()
-
-        number = self.after(seconds, end)
-        machine.tasks[number] = self.now + seconds, happen, run
-
-    def _chore(
+    def _thread(
         self, machine: Machine, work_s: float, happen: Callable[[], None], run: Run | None = None
     ) -> None:
-        machine.chores.append((work_s, happen, run))
-        self._feed(machine)
+        """Have a thread do so much."""
+        if not machine.alive:
+            return
+        machine.pass_time(self.now)
+        self._number += 1
+        thread = Thread(happen, run, work_s)
+        heapq.heappush(machine.threads, (machine.clock + work_s, self._number, thread))
+        self._wake(machine)
 
-    def _feed(self, machine: Machine) -> None:
-        """Give idle cores something to do: chores first, then blocks of the oldest run."""
-        while machine.idle and machine.alive:
-            if machine.chores:
-                work_s, happen, about = machine.chores.popleft()
-                self._occupy(machine, work_s, happen, about)
-                continue
-            run = next((r for r in machine.runs if r.ready and r.begun < r.limit), None)
-            if run is None:
-                return
-            cost = run.costs[run.begun]
-            run.begun += 1
-            machine.busy_s += cost
-            self._occupy(machine, cost, self._block_of(run), run)
+    def _wake(self, machine: Machine) -> None:
+        """Look at a machine again when the first of its threads is done."""
+        machine.wakes = 0
+        if not machine.threads:
+            return
+        done_in_s = max(0.0, machine.threads[0][0] - machine.clock) / machine.pace
 
-    def _occupy(
-        self, machine: Machine, work_s: float, happen: Callable[[], None], run: Run | None
-    ) -> None:
-        machine.idle -= 1
+        def wake() -> None:
+            if machine.wakes == number:
+                self._end_threads(machine)
 
-        def end() -> None:
-            machine.idle += 1
-            happen()
-            self._feed(machine)
+        machine.wakes = number = self.after(done_in_s, wake)
 
-        self._task(machine, work_s / machine.speed, end, run)
+    def _end_threads(self, machine: Machine) -> None:
+        machine.pass_time(self.now)
+        threads = machine.threads
+        # The first is done, whatever rounding says.
+        _, _, thread = heapq.heappop(threads)
+        if thread.run is None:
+            machine.waste("scout", thread.work_s)
+        thread.happen()
+        self._wake(machine)
 
-    def _begin_run(self, run: Run) -> None:
-        run.ready = True
-        self.head.phase(run.attempt, "rendering")
+    def _turn(self, run: Run, phase: str) -> None:
+        run.machine.pass_time(self.now)
+        run.phase = phase
 
-    def _block_of(self, run: Run) -> Callable[[], None]:
+    def _next_block(self, run: Run) -> None:
+        """Have a thread of a run's POV-Ray take the next block, if there is one."""
+        if run.begun == run.limit:
+            return
+        cost = run.costs[run.begun]
+        run.begun += 1
+
         def done() -> None:
             run.done += 1
-            if run.done == run.limit and not run.over:
+            run.note(self.now)
+            self._next_block(run)
+            self._give_place(run)
+            if run.done == run.limit:
                 self._end_run(run)
 
-        return done
+        self._thread(run.machine, cost, done, run)
+
+    def _give_place(self, run: Run) -> None:
+        """Say so if a run ends soon, unless the machine has another one."""
+        others = [other for other in run.machine.runs if other is not run]
+        alone = all(other.phase == "makes its tile" for other in others)
+        if not self.costs.overlaps or run.place or not alone or not run.ends_soon():
+            return
+        run.place = True
+        self.after(self.costs.wire_s, lambda: self._tell_place(run))
+
+    def _tell_place(self, run: Run) -> None:
+        if run.machine.alive and not run.dropped and run.attempt in self.runs:
+            self.head.place(run.attempt, run.done)
 
     def _cut(self, run: Run, keep: Rect) -> None:
         rect = run.rect
-        if run.over or run.attempt not in self.runs:
+        if run.dropped or run.attempt not in self.runs or run.phase == "makes its tile":
             return
         if keep.width == rect.width:
             rows = max(keep.height, -(-run.begun // rect.width))
@@ -315,28 +415,31 @@ class Simulation:
             run.rect, run.limit, run.cut = real, real.area, True
             self.cuts += 1
         self.after(self.costs.wire_s, lambda: self.head.was_cut(run.attempt, real))
-        if run.done == run.limit:
-            self._end_run(run)
+        if run.renders:
+            self._give_place(run)
+            if run.done == run.limit:
+                self._end_run(run)
 
     def _end_run(self, run: Run) -> None:
-        """All blocks are done: the tile is made, and then the place is free."""
-        run.over = True
-        if self.costs.beside:
-            self.after(self.costs.wire_s, lambda: self._tell_rendered(run))
+        """All blocks are done: the tile is made, and then the place is free for sure."""
+        self._turn(run, "makes its tile")
         work_s, sleep_s = self.costs.encode_s, self.costs.exit_s
         if run.cut:
             work_s += self.costs.parse_s if self.costs.tile_parses else 0.0
             sleep_s = self.costs.tile_s
         self.after(
-            sleep_s, lambda: self._chore(run.machine, work_s, lambda: self._rendered(run), run)
+            sleep_s, lambda: self._thread(run.machine, work_s, lambda: self._rendered(run), run)
         )
 
     def _rendered(self, run: Run) -> None:
         if run.attempt not in self.runs:
             return
+        run.machine.pass_time(self.now)
         run.machine.runs.remove(run)
-        if not self.costs.beside:
-            self.after(self.costs.wire_s, lambda: self._tell_rendered(run))
+        for other in run.machine.runs:
+            if other.renders:
+                self._give_place(other)
+        self.after(self.costs.wire_s, lambda: self._tell_rendered(run))
         self.after(self.costs.wire_s + self.costs.upload_s, lambda: self._accepted(run))
 
     def _tell_rendered(self, run: Run) -> None:
@@ -360,15 +463,16 @@ class Simulation:
 
     def _forget(self, run: Run) -> None:
         machine = run.machine
+        machine.pass_time(self.now)
         self.runs.pop(run.attempt, None)
         if run in machine.runs:
             machine.runs.remove(run)
-        run.over, run.limit = True, run.begun
-        machine.chores = deque(chore for chore in machine.chores if chore[2] is not run)
-        for task in [task for task, (_, _, of) in machine.tasks.items() if of is run]:
-            del machine.tasks[task]
-            machine.idle += 1
-        self._feed(machine)
+        run.dropped = True
+        machine.threads = [each for each in machine.threads if each[2].run is not run]
+        heapq.heapify(machine.threads)
+        if run.phase in ("renders", "makes its tile"):
+            machine.waste("dropped", sum(run.costs[: run.done]))
+        self._wake(machine)
 
 
 class Sums:

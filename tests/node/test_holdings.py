@@ -5,14 +5,17 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from clusterray.core.model import Rect
-from clusterray.node.holdings import Gone, Holdings, Names, Stage
+from clusterray.node.held import Gone, Held, Names, Stage
+from clusterray.node.holdings import Holdings
 from clusterray.wire.protocol import (
     Cut,
     CutTo,
     Done,
+    Draining,
     Failed,
     Grant,
     HandBack,
@@ -100,8 +103,14 @@ def test_leases_are_rendered_in_their_order(holdings: Holdings, scene: Scene) ->
     joined(holdings)
     for name in ("z", "a", "m"):
         holdings.lease(lease(scene, name))
-    taken = [holdings.next_to_render() for _ in range(3)]
-    assert [held.attempt for held in taken if held is not None] == ["z", "a", "m"]
+    taken: list[str] = []
+    while len(taken) < 3:
+        held = holdings.next_to_render()
+        assert held is not None
+        taken.append(held.attempt)
+        holdings.rendered(held)
+        holdings.let_go(held)
+    assert taken == ["z", "a", "m"]
 
 
 @pytest.mark.parametrize("attempt", ["..", "."])
@@ -337,3 +346,118 @@ def test_a_cut_of_what_is_over_is_not_answered(holdings: Holdings) -> None:
     head = joined(holdings)
     holdings.cut(Cut("a1", (0, 0, 48, 64)))
     assert head.heard == []
+
+
+# ---------------------------------------------------------------- two bands
+
+
+def taken(holdings: Holdings) -> Held | None:
+    """Take an attempt if one may begin now."""
+    return holdings.next_to_render(0.0)
+
+
+def test_a_second_band_begins_only_beside_one_that_ends_soon(
+    holdings: Holdings, scene: Scene
+) -> None:
+    joined(holdings)
+    for name in ("a1", "a2"):
+        holdings.lease(lease(scene, name))
+    first = taken(holdings)
+    assert first is not None and taken(holdings) is None
+    holdings.rendered(first)
+    second = taken(holdings)
+    assert second is not None and second.attempt == "a2"
+    holdings.give_place(second)
+    for name in ("a3", "a4"):
+        holdings.lease(lease(scene, name))
+    third = taken(holdings)
+    assert third is not None and third.attempt == "a3"
+    assert taken(holdings) is None, "two render already"
+    assert holdings.is_younger(third) and not holdings.is_younger(second)
+
+
+def test_a_place_is_told_at_once_and_ever_after(holdings: Holdings, scene: Scene) -> None:
+    head = joined(holdings)
+    holdings.lease(lease(scene))
+    held = taken(holdings)
+    assert held is not None
+    holdings.progress(held, "rendering", 100, 1000)
+    holdings.give_place(held)
+    holdings.give_place(held)
+    said = Progress("a1", "rendering", 100, 1000)
+    assert head.heard == [said, msgspec.structs.replace(said, place=True)]
+    held.told_at -= 1.0
+    holdings.progress(held, "rendering", 200, 1000)
+    assert head.heard[2:] == [Progress("a1", "rendering", 200, 1000, place=True)]
+
+
+def test_a_place_is_told_again_to_the_next_connection(holdings: Holdings, scene: Scene) -> None:
+    joined(holdings)
+    holdings.lease(lease(scene))
+    held = taken(holdings)
+    assert held is not None
+    holdings.detach()
+    holdings.give_place(held)
+    head = joined(holdings)
+    assert head.heard == []
+    holdings.keep(Keep("a1", Grant("w2", "p", "a1.again")))
+    (said,) = head.heard
+    assert isinstance(said, Progress) and said.place
+
+
+@pytest.mark.parametrize("why", ["drains", "has another", "has it no more"])
+def test_a_node_that_takes_nothing_more_has_no_place(
+    holdings: Holdings, scene: Scene, why: str
+) -> None:
+    head = joined(holdings)
+    holdings.lease(lease(scene))
+    held = taken(holdings)
+    assert held is not None
+    if why == "drains":
+        holdings.drain()
+    elif why == "has it no more":
+        holdings.drop("a1", "its job was cancelled")
+    else:
+        holdings.lease(lease(scene, "a2"))
+    holdings.give_place(held)
+    assert not [said for said in head.heard if isinstance(said, Progress)]
+
+
+def test_of_two_bands_the_younger_goes_when_memory_is_scarce(
+    holdings: Holdings, scene: Scene
+) -> None:
+    head = joined(holdings)
+    holdings.lease(lease(scene, "a1"))
+    older = taken(holdings)
+    assert older is not None
+    holdings.give_place(older)
+    holdings.lease(lease(scene, "a2"))
+    younger = taken(holdings)
+    assert younger is not None
+    aborted: list[bool] = []
+    with pytest.raises(Gone), holdings.abortable(younger, aborted.append):
+        holdings.hand_back_younger(younger, "memory ran short")
+    holdings.let_go(younger)
+    assert aborted == [True] and head.heard[-1] == HandBack("a2", "memory ran short")
+    # The head believes that there is a place still.
+    holdings.lease(lease(scene, "a3"))
+    assert taken(holdings) is None, "memory would run short again"
+    holdings.rendered(older)
+    assert taken(holdings) is not None
+
+
+def test_povray_is_tested_when_no_band_renders_any_more(holdings: Holdings, scene: Scene) -> None:
+    head = joined(holdings)
+    holdings.lease(lease(scene, "a1"))
+    older = taken(holdings)
+    assert older is not None
+    holdings.give_place(older)
+    holdings.lease(lease(scene, "a2"))
+    younger = taken(holdings)
+    assert younger is not None
+    holdings.hand_back_for_test(younger)
+    holdings.let_go(younger)
+    assert head.kinds()[-2:] == [Draining, HandBack]
+    assert not holdings.povray_changed
+    holdings.rendered(older)
+    assert holdings.povray_changed

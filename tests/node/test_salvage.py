@@ -24,7 +24,8 @@ from clusterray.core.model import FileFormat, Rect
 from clusterray.images.tile import crop_tile
 from clusterray.node.cut_line import CutLine
 from clusterray.node.folders import AttemptFolder
-from clusterray.node.holdings import Held, Holdings
+from clusterray.node.held import Held
+from clusterray.node.holdings import Holdings
 from clusterray.node.machine import boot_id
 from clusterray.node.renderer import Render, RenderCancelled, RenderCut
 from clusterray.node.salvage import Salvage

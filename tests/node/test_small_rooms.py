@@ -18,6 +18,7 @@ from clusterray.node.machine import (
     memory_bytes,
     memory_left,
     process_cpu_s,
+    process_largest,
     usable_cores,
 )
 from clusterray.node.stop import StopFlag
@@ -64,6 +65,18 @@ def test_memory_that_is_left_is_what_the_limit_leaves(tmp_path: Path) -> None:
     assert memory_left(tmp_path) == 400_000
     (tmp_path / "memory.current").write_text("1400000\n")
     assert memory_left(tmp_path) == 0
+
+
+def test_the_largest_size_of_a_process_is_remembered_and_counts_its_children() -> None:
+    code = "import sys; x = bytearray(50 << 20); del x; print(flush=True); sys.stdin.read()"
+    words = ["/bin/sh", "-c", 'echo; "$0" -c "$1"; :', sys.executable, code]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for _ in range(2):
+            process.stdout.readline()
+        assert 50 << 20 < process_largest(process.pid) < 200 << 20
+    assert process_largest(process.pid) == 0
 
 
 def test_the_work_of_a_process_counts_its_children_that_ended() -> None:

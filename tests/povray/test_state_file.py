@@ -24,6 +24,7 @@ from clusterray.povray.state_file import (
     NoStateFile,
     Origin,
     StateReader,
+    finished_pixels,
     keep_blocks,
     read_blocks,
     read_origin,
@@ -174,6 +175,19 @@ def test_a_full_block_takes_20724_bytes(am1: tuple[Bench, Rendered]) -> None:
     assert len(plain.blocks[0].record) == 20_724
     size = plain.state.stat().st_size
     assert size == HEADER_BYTES + sum(len(block.record) for block in plain.blocks)
+
+
+def test_how_many_pixels_are_finished_is_seen_from_the_size(
+    am1: tuple[Bench, Rendered], tmp_path: Path
+) -> None:
+    bench, plain = am1
+    size = bench.spec.block_size
+    counted = finished_pixels(plain.state, size)
+    assert WHOLE.area <= counted <= WHOLE.area + 13 * len(plain.blocks)
+    whole = [block for block in plain.blocks if block.rect.area == size * size]
+    assert finished_pixels(bench.write(whole, plain), size) == len(whole) * size * size
+    assert finished_pixels(bench.write([], plain), size) == 0
+    assert finished_pixels(tmp_path / "none", size) == 0
 
 
 # ---------------------------------------------------------------- going on from blocks
