@@ -108,15 +108,15 @@ class TwoBands:
 
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_a_machine_starts_its_next_band_beside_one_that_ends_soon(overlaps: bool) -> None:
-    """A core: 1 s of start, 1 s of parse, two blocks of 2 s. The place is told after the first, for
-    the second takes no longer than a start: 1 s of it is left when the parse begins, so that both
-    have half a core until 8 s, and then the second band's blocks the whole. It is worth the start.
+    """A core: 2 s of start, 1 s of parse, two blocks of 2 s. The place is told after the first, for
+    the second takes no longer than a start: it is done when the other band's parse begins. So it is
+    worth the start.
     """
-    costs = Costs(1.0, 1.0, exit_s=0.0, overlaps=overlaps, upload_s=0.0, wire_s=0.0)
+    costs = Costs(1.0, 2.0, exit_s=0.0, overlaps=overlaps, upload_s=0.0, wire_s=0.0)
     sim = Simulation(CostGrid(4, 1, (2.0, 2.0, 2.0, 2.0)), [(1, 1.0)], costs)
     head = TwoBands(sim)
-    assert sim.run(head) == pytest.approx(11.0 if overlaps else 12.0)
-    assert head.places[:1] == ([pytest.approx(4.0)] if overlaps else [])
+    assert sim.run(head) == pytest.approx(12.0 if overlaps else 14.0)
+    assert head.places[:1] == ([pytest.approx(5.0)] if overlaps else [])
 
 
 def test_recorded_costs_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -349,7 +349,10 @@ class Holdings:
             if held.gone or held.place or others or closed:
                 return
             held.place = True
-            told = held.told or Progress(held.attempt, "rendering", 0, whole)
+            told = held.told
+            if told is None or told.phase != "rendering":
+                # A quick band may have said no more than that it fetches its scene.
+                told = Progress(held.attempt, "rendering", 0, whole)
             news = held.told = msgspec.structs.replace(told, place=True)
             held.told_at = time.monotonic()
             self._changed.notify_all()

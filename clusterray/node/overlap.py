@@ -36,6 +36,7 @@ class Outlook:
     def __init__(self) -> None:
         self.largest_bytes = 0
         """The largest resident size that a POV-Ray of it had."""
+        self._threads = 1
         self._fetch_s = 0.0
         self._began_at = 0.0
         self._start_s = START_S
@@ -46,9 +47,9 @@ class Outlook:
         """Its scene is there, which took so long."""
         self._fetch_s = min(seconds, MOST_FETCH_S)
 
-    def begins(self, now: float) -> None:
-        """A POV-Ray of it is started; another one than before, if it goes on."""
-        self._began_at = now
+    def begins(self, now: float, threads: int) -> None:
+        """A POV-Ray of it with so many threads is started; another than before, if it goes on."""
+        self._began_at, self._threads = now, threads
         self._steps.clear()
 
     def is_due(self, now: float) -> bool:
@@ -63,7 +64,8 @@ class Outlook:
         often.
         """
         steps = self._steps
-        if not steps:
+        if not steps and self._threads > 1:
+            # A lone thread loses what a parse beside it takes: there only the sleep is hidden.
             self._start_s = max(START_S, now - self._began_at)
         if not steps or finished != steps[-1][1]:
             steps.append((now, finished))

@@ -320,7 +320,7 @@ class RenderLoop:
             lit=any(light.kind == "radiosity" for light in held.lease.lights),
             line=held.line,
         )
-        held.outlook.begins(time.monotonic())
+        held.outlook.begins(time.monotonic(), self._threads)
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             try:
                 times = render.run()

@@ -265,7 +265,8 @@ class Simulation:
                 self._thread(machine, self.costs.parse_s, render, run)
 
         def render() -> None:
-            run.start_s = self.now - begun_at
+            # A lone core loses what a parse beside its band takes.
+            run.start_s = self.now - begun_at if machine.cores > 1 else self.costs.start_s
             self._turn(run, "renders")
             run.note(self.now)
             self.head.phase(attempt, "rendering")

@@ -19,11 +19,11 @@ MIB = 1 << 20
 BLOCK = 1024
 
 
-def rendering(parse_s: float = 0.0, fetch_s: float = 0.0) -> Outlook:
+def rendering(parse_s: float = 0.0, fetch_s: float = 0.0, threads: int = 2) -> Outlook:
     """Give an attempt that has parsed at 100 s, and begins to render then."""
     outlook = Outlook()
     outlook.fetched(fetch_s)
-    outlook.begins(100.0 - START_S - parse_s)
+    outlook.begins(100.0 - START_S - parse_s, threads)
     outlook.note(100.0, 0)
     return outlook
 
@@ -45,6 +45,11 @@ def test_a_band_ends_soon_when_the_rest_takes_no_longer_than_a_start() -> None:
     """100 blocks of 0.1 s: said when 0.4 s are left, or with a parse of 2 s when 2.4 s are."""
     assert said_at(rendering(), 100 * BLOCK, 0.1) == pytest.approx(9.6)
     assert said_at(rendering(parse_s=2.0), 100 * BLOCK, 0.1) == pytest.approx(7.6)
+
+
+def test_a_lone_thread_parses_nothing_beside_its_band() -> None:
+    """It would lose what the parse takes: only the sleep of 0.4 s is hidden."""
+    assert said_at(rendering(parse_s=2.0, threads=1), 100 * BLOCK, 0.1) == pytest.approx(9.6)
 
 
 def test_where_threads_will_be_idle_before_a_band_ends_that_is_what_counts() -> None:
@@ -95,7 +100,7 @@ def test_a_band_that_stands_still_does_not_end_soon() -> None:
 
 def test_nothing_is_known_before_a_block_is_finished_nor_in_a_pretrace() -> None:
     outlook = Outlook()
-    outlook.begins(99.0)
+    outlook.begins(99.0, 2)
     assert not outlook.ends_soon(99.5, BLOCK) and not outlook.is_keen(99.5, BLOCK)
     for at in range(100, 200):
         outlook.note(float(at), 0)
@@ -111,7 +116,7 @@ def test_when_all_that_is_left_of_a_band_is_done_it_ends_soon() -> None:
 
 def test_blocks_kept_from_before_say_nothing_of_the_pace() -> None:
     outlook = Outlook()
-    outlook.begins(99.0)
+    outlook.begins(99.0, 2)
     outlook.note(100.0, 90 * BLOCK)
     assert not outlook.ends_soon(100.1, 100 * BLOCK)
     outlook.note(110.0, 91 * BLOCK)
