@@ -28,9 +28,15 @@ from clusterray.core.model import LightKind, Rect
 from clusterray.node import launcher
 from clusterray.node.cut_line import CutLine
 from clusterray.node.folders import AttemptFolder
-from clusterray.node.machine import process_cpu_s, process_largest, process_written
+from clusterray.node.machine import (
+    memory_left,
+    process_cpu_s,
+    process_largest,
+    process_written,
+)
 from clusterray.node.sandbox import Sandbox
 from clusterray.povray.command import environment, prepare_home, render_argv
+from clusterray.povray.pixel_buffer import buffer_words
 from clusterray.povray.progress import ProgressParser, RenderProblem
 from clusterray.povray.spec import RenderSpec
 from clusterray.povray.state_file import PIXEL_BYTES, NoStateFile, StateReader
@@ -377,7 +383,7 @@ class Render:
             light=self._folder.samples if self._lit else None,
             resume=self._kept_pixels > 0,
         )
-        return [*argv, *self._words]
+        return [*argv, *buffer_words(self._pixels, memory_left()), *self._words]
 
     def _enough(self) -> bool:
         """Tell whether POV-Ray may be ended, because nothing more is wanted of it."""
@@ -437,7 +443,7 @@ class Render:
                 f"POV-Ray ran for {limits.wall_s:g} s and was ended: longer than this node lets it "
                 "(wall_limit_s)"
             )
-        most = limits.all_files(self._pixels)
+        most = limits.all_files(self._pixels, self._spec.block_size)
         if process_written(self._pid) > most:
             return (
                 f"POV-Ray wrote more than {most} bytes in all and was ended: more than this node "

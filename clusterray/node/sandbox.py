@@ -24,6 +24,7 @@ from clusterray.core.errors import LocalFault
 from clusterray.node import landlock, launcher
 from clusterray.node.folders import AttemptFolder
 from clusterray.node.machine import memory_bytes
+from clusterray.povray.pixel_buffer import buffer_writes
 
 NO_WALL = "none-i-trust-every-scene"
 CHOICES = ("auto", "landlock", "bubblewrap", NO_WALL)
@@ -49,7 +50,8 @@ PIXEL_BYTES = 24
 """What POV-Ray may need in one file for each pixel: 20 for a finished one, or for the picture in
 its making (POV-Ray, source/base/image/image.cpp); at most 16, and little more, for the picture."""
 WRITES_PER_FILE = 4
-"""POV-Ray's writes in all are bounded by so many of the largest file it may write."""
+"""POV-Ray's writes in all are bounded by so many of the largest file it may write, and what it
+writes of a picture that it keeps in a file."""
 _MEMORY_SHARE = 10
 _LEAST_LEFT = 128 << 20
 _BWRAP_TRIAL_S = 20.0
@@ -93,9 +95,9 @@ class Limits:
         """Give the bytes that a file may have where the whole picture has so many pixels."""
         return self.file_bytes + PIXEL_BYTES * pixels
 
-    def all_files(self, pixels: int) -> int:
-        """Give the bytes that may be written in all."""
-        return WRITES_PER_FILE * self.largest_file(pixels)
+    def all_files(self, pixels: int, block: int) -> int:
+        """Give the bytes that may be written in all, for blocks of so many rows and columns."""
+        return WRITES_PER_FILE * self.largest_file(pixels) + buffer_writes(pixels, block)
 
 
 @dataclass(frozen=True, slots=True)

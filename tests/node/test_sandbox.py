@@ -152,6 +152,8 @@ def test_povray_may_have_most_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> 
 def test_limits_follow_the_picture_and_the_threads() -> None:
     limits = Limits(1 << 30, file_bytes=1000, wall_s=60)
     assert limits.largest_file(100) == 1000 + 2400
-    assert limits.all_files(100) == 4 * 3400
+    assert limits.all_files(100, 32) == 4 * 3400
+    large = 3840 * 2160
+    assert limits.all_files(large, 32) == 4 * (1000 + 24 * large) + 680 * large
     assert limits.cpu_seconds(8) == 480
     assert Limits(1, cpu_s=7.5).cpu_seconds(8) == 8

@@ -1,4 +1,5 @@
-// Cheap pixels: a plain, a sky, a few spheres. What a farm costs beside them shows most here.
+// Cheap pixels: a plain, a sky, a few spheres, each pixel antialiased. What a farm costs beside them
+// shows most here.
 #version 3.7;
 global_settings { assumed_gamma 1 }
 camera { location <0, 1.6, -6> look_at <0, 0.8, 0> }
