@@ -225,6 +225,14 @@ class Frame:
         return START_S + (self.parse_s or 0.0)
 
     @property
+    def file_s(self) -> float:
+        """Seconds that each POV-Ray takes to write the whole frame's file, however small its band
+        (0.07 to 0.1 s a million pixels, POVRAY.md 10).
+        """
+        picture = self.job.request.picture
+        return FILE_S * picture.width * picture.height
+
+    @property
     def tile_s(self) -> float:
         """Seconds that a POV-Ray takes which makes the tile of a band that was cut."""
         return self.start_s if self.tile_parses else START_S
@@ -356,6 +364,8 @@ class Standing:
     reason: str = ""
 
 
+FILE_S = 0.1e-6
+"""Seconds for each pixel of a frame."""
 MOST_RENDERING = 2
 """So many attempts a node renders at most, and of two the older one ends soon."""
 

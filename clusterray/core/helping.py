@@ -38,6 +38,8 @@ WIDE = 6
 """A rest with more blocks in a row than so many for each thread of its taker is halved: a row would
 be much of it, and what is begun cannot be cut (scripts/bench/balance: 8 nodes 0.84 instead of 0.71
 of the ideal in the worst of 11 scenes)."""
+WORTH_STARTS = 4.0
+"""Unless such a row takes less than so many starts: each half is a POV-Ray of its own."""
 SEEK_S = 0.25
 """Nodes for which nothing was found to help with look again after that."""
 LOOKED_AT = 16
@@ -119,8 +121,12 @@ class Helping(Lighting):
         """Halve a rest that is wide for who takes it; the other half waits for another node."""
         step = row_step(band.frame.job.request.picture)
         rect = band.rect
-        columns = BlockGrid(rect, step).columns
-        if rect.height <= step or columns <= WIDE * node.threads:
+        grid, frame = BlockGrid(rect, step), band.frame
+        columns = grid.columns
+        if grid.rows == 1 or columns <= WIDE * node.threads:
+            return
+        row_s = frame.work(rect) / grid.rows / (frame.rate * node.speed)
+        if row_s < WORTH_STARTS * (frame.start_s + frame.file_s):
             return
         middle = rect.x0 + step * -(-columns // 2)
         self._cut(band, Rect(rect.x0, rect.y0, middle, rect.y1))

@@ -26,8 +26,8 @@ Stage: TypeAlias = Literal["photons", "light", "final", "verify"]
 """What a band is for: a frame's photon map, its radiosity samples, its picture, or a comparison
 with a tile of the picture."""
 STAGE_OF: Final[Mapping[LightKind, Stage]] = {"photons": "photons", "radiosity": "light"}
-LIGHT_STAGES: Final = frozenset(STAGE_OF.values())
 """The stage in which each kind of light is made."""
+LIGHT_STAGES: Final = frozenset(STAGE_OF.values())
 MAX_BANDS: Final = 100_000
 """The most bands a person may ask for."""
 VerifyBands: TypeAlias = int | Literal["all"]

@@ -18,7 +18,7 @@ here, but a node that takes it early only shares its cores for longer."""
 RECENT_S = 3.0
 LEAST_STEPS = 4
 """The recent pace is that of so long a time, and of so many moments at which blocks were done."""
-LEAST_SHARE = 0.25
+LEAST_SHARE = 0.5
 """What a band shows of itself before its pace is believed: its first rows may be sky."""
 LOOK_S = 0.04
 """No attempt is looked at more often."""

@@ -53,7 +53,7 @@ class Costs:
     progress_s: float = 0.5
 
 
-RECENT_S, LEAST_STEPS, LEAST_SHARE = 3.0, 4, 0.25
+RECENT_S, LEAST_STEPS, LEAST_SHARE = 3.0, 4, 0.5
 """How a node judges whether a band ends soon, as ``clusterray.node.overlap`` does: by the pace of
 so many seconds and moments, once so much of the band is there."""
 

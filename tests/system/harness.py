@@ -116,6 +116,18 @@ class Process:
             self.kill()
             raise
 
+    def stop_at_once(self) -> None:
+        """Ask again until it ends: of two signals that come together one is heard."""
+        give_up_at = time.monotonic() + 30
+        while time.monotonic() < give_up_at:
+            if self.popen.poll() is None:
+                self.signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.wait(0.1)
+                return
+        self.kill()
+        raise AssertionError(f"{self.popen.args} did not end when asked again and again")
+
 
 def clean_environment() -> dict[str, str]:
     return {
@@ -198,10 +210,10 @@ class Farm:
         for process in self.submits:
             process.kill()
         for node in self.nodes.values():
-            node.signal(signal.SIGTERM) if node.popen.poll() is None else None
-            node.signal(signal.SIGTERM) if node.popen.poll() is None else None
+            if node.popen.poll() is None:
+                node.signal(signal.SIGTERM)
         for node in self.nodes.values():
-            node.stop()
+            node.stop_at_once()
         if self.head is not None:
             self.head.stop()
 
