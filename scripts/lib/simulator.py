@@ -284,8 +284,10 @@ class Simulation:
         self.after(self.costs.wire_s, lambda: self._cut(self.runs[attempt], keep))
 
     def drop(self, attempt: int) -> None:
-        """Stop an attempt: it counts no more."""
-        self._forget(self.runs[attempt])
+        """Stop an attempt: it counts no more. Its tile may have been on its way."""
+        run = self.runs.get(attempt)
+        if run is not None:
+            self._forget(run)
 
     def beside(self, machine: Machine, work_s: float, happen: Callable[[], None]) -> None:
         """Have one core of a machine render something small beside its bands."""
