@@ -254,7 +254,8 @@ def test_a_band_that_has_come_to_its_cut_ends_soon(
     talk.send(head.lease(slow_scene, LARGE))
     talk.expect_progress("rendering")
     talk.send(Cut("a1", (0, 0, 320, 32)))
-    assert talk.expect(CutTo).keep == (0, 0, 320, 32)
+    # Or what it had begun by then.
+    assert talk.expect(CutTo).keep[3] < 320
     expect_place(talk, "a1")
     assert finish_band(talk).attempt == "a1"
 
