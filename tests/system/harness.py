@@ -126,7 +126,7 @@ class Process:
                 self.wait(0.1)
                 return
         self.kill()
-        raise AssertionError(f"{self.popen.args} did not end when asked again and again")
+        raise AssertionError("it did not end when it was asked again and again")
 
 
 def clean_environment() -> dict[str, str]:
