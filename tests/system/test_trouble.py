@@ -204,7 +204,10 @@ def test_a_host_that_is_cut_off_while_it_renders(
             shown = subprocess.run(ask, capture_output=True, text=True, check=True)
             tries = [a for band in json.loads(shown.stdout)["bands"] for a in band["attempts"]]
             gone = [a for a in tries if a["state"] == "lost"]
-            assert (len(tries), len(gone)) == ((3, 1) if lost else (2, 0))
+            accepted = [a for a in tries if a["state"] == "accepted"]
+            # One with nothing to do may have begun the silent one's band before that was lost.
+            assert (len(accepted), len(gone)) == (2, 1 if lost else 0)
+            assert lost or len(tries) == 2
             assert all("nothing was heard" in attempt["reason"] for attempt in gone)
             if lost and seconds is not None:
                 nodes[two.name].err.wait_for("dropped: nothing was heard")
