@@ -8,8 +8,8 @@ scene at 5850x4388. What is in the picture does not depend on it.
 
 from __future__ import annotations
 
-PIXEL_BYTES = 20
-"""Five floats."""
+from clusterray.povray.state_file import PIXEL_BYTES
+
 IN_MEMORY_BYTES = 128_000_000
 """POV-Ray's own bound, if it is told none."""
 _LEAST_TIMES = 4
