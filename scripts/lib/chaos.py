@@ -296,8 +296,9 @@ def leak_faults(before: Mapping[str, Footprint], after: Mapping[str, Footprint])
     faults = [f"{name} is gone" for name in before if name not in after]
     for name, last in after.items():
         first = before[name]
-        # The second thread that renders keeps an FTP session from its first file on.
-        kept = 1 if name.startswith("node") else 0
+        # A node's second thread that renders keeps an FTP session from its first file on: a
+        # descriptor of the node's, and of the head's.
+        kept = 1 if name.startswith("node") else sum(node.startswith("node") for node in after)
         if last.threads > first.threads or last.descriptors > first.descriptors + kept:
             faults.append(
                 f"{name} idle: {first.threads} threads and {first.descriptors} descriptors before, "
