@@ -14,7 +14,7 @@ from typing import Final
 from clusterray.images.png_reader import PngFile
 
 MOST_BYTES: Final = 16 << 20
-MOST_TILES: Final = 512
+MOST_TILES: Final = 2048
 
 
 class CheckedTiles:

@@ -82,6 +82,11 @@ class OneCore:
         self._placed: set[int] = set()
         self.look_at = clock() + LOOK_EVERY_S if len(self._allowed) > 1 else math.inf
 
+    @property
+    def calm(self) -> bool:
+        """Tell whether the threads hand the lock round so little that they need not be together."""
+        return not self._rule.together
+
     def look(self) -> None:
         """See how much the lock went round since the last time, and act upon it."""
         now, sleeps = self._clock(), _sleeps()

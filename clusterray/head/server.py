@@ -21,7 +21,7 @@ from clusterray.core.errors import LocalFault, NoHead
 from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId
-from clusterray.head.allocator import give_back, look_seldom, share_arenas
+from clusterray.head.allocator import give_back, look_at_all, look_seldom, share_arenas
 from clusterray.head.certificate import HeadCertificate, head_certificate
 from clusterray.head.checked_tiles import CheckedTiles
 from clusterray.head.chores import Chores
@@ -302,6 +302,8 @@ class Head:
 
     def _tidy(self) -> None:
         self._forget_ended()
+        if self._cores and self._cores.calm:
+            look_at_all()
         give_back()
 
     def _forget_ended(self) -> None:
