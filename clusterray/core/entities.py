@@ -227,10 +227,12 @@ class Frame:
     @property
     def file_s(self) -> float:
         """Seconds that each POV-Ray takes to write the whole frame's file, however small its band
-        (0.07 to 0.1 s a million pixels, POVRAY.md 10).
+        (0.07 to 0.1 s a million pixels, POVRAY.md 10); where its blocks are enough for a tile, no
+        more than another start.
         """
         picture = self.job.request.picture
-        return FILE_S * picture.width * picture.height
+        whole_s = FILE_S * picture.width * picture.height
+        return whole_s if self.tile_parses else min(whole_s, START_S)
 
     @property
     def tile_s(self) -> float:

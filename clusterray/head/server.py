@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+from wsgiref.types import WSGIApplication
 
 from clusterray.core.errors import LocalFault, NoHead
 from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
@@ -42,7 +43,7 @@ from clusterray.head.stitcher import Stitcher
 from clusterray.head.store import Store
 from clusterray.head.task_manager import TaskManager
 from clusterray.head.tokens import TokenRecord, TokenStore
-from clusterray.head.web.app import create_app
+from clusterray.head.web.late_app import LateApp
 from clusterray.head.web.web_server import WebServer
 from clusterray.wire.scene_names import ArchiveLimits
 from clusterray.wire.trust import JoinToken
@@ -243,16 +244,21 @@ class Head:
             return stitcher.preview(JobId(job)) if may_touch(who, token) else None
 
         context = self._certificate.context if self._certificate else None
-        app = create_app(
-            view=lambda who: seen_by(who, manager.view()),
-            preview=preview_for,
-            check_token=visitor_of,
-            wrong_secret=self._doorkeeper.wrong_secret,
-            hosts=_names_of(self._settings),
-            secure=context is not None,
-        )
+
+        def make_app() -> WSGIApplication:
+            from clusterray.head.web.app import create_app
+
+            return create_app(
+                view=lambda who: seen_by(who, manager.view()),
+                preview=preview_for,
+                check_token=visitor_of,
+                wrong_secret=self._doorkeeper.wrong_secret,
+                hosts=_names_of(self._settings),
+                secure=context is not None,
+            )
+
         return WebServer(
-            app,
+            LateApp(make_app),
             self._settings.listen,
             port,
             context,

@@ -25,6 +25,7 @@ from clusterray.core.errors import ClusterRayError, LocalFault
 from clusterray.core.model import BandId, FileFormat, JobId, Light, LightKind, Rect
 from clusterray.core.verify import Comparison
 from clusterray.head.checked_tiles import CheckedTiles
+from clusterray.head.looks import Looks
 from clusterray.images.compare import compare_tiles
 from clusterray.images.preview import Layer
 from clusterray.images.stitch import FrameWriter
@@ -48,6 +49,8 @@ PREVIEW_PATIENCE_S: Final = 2.0
 """So much later it is made if there is always something else to do."""
 PREVIEW_SHARE: Final = 0.1
 """Previews may take no more than this share of the thread's time."""
+LOOK_WAIT_S: Final = 1.0
+"""So long at most somebody who begins to look waits for a preview; then he sees the last one."""
 KEPT_PREVIEWS: Final = 50
 """Of so many jobs the last preview is kept."""
 _WAY_OUT: Final = "look after the head's disk and submit the job again"
@@ -119,12 +122,16 @@ class _Abandon:
     job: JobId
 
 
+class _Look:
+    """Somebody has begun to look at previews: see what is due."""
+
+
 class _Stop:
     """Nothing after this note is looked at."""
 
 
 _FrameNote: TypeAlias = _Begin | _Join | _Add | _Sketch | _Finish
-_Note: TypeAlias = _FrameNote | _Compare | _Abandon | _Stop
+_Note: TypeAlias = _FrameNote | _Compare | _Abandon | _Look | _Stop
 
 
 @dataclass(slots=True)
@@ -172,7 +179,8 @@ class Stitcher:
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="stitcher")
         self._frames: dict[tuple[JobId, int], _Frame] = {}
-        self._due: dict[JobId, _Due] = {}
+        self._due: dict[str, _Due] = {}
+        self._looks = Looks(clock)
         # Replaced as a whole, never changed, so any thread can read it.
         self._previews: Mapping[str, bytes] = {}
 
@@ -230,7 +238,15 @@ class Stitcher:
         self._inbox.put(_Abandon(job))
 
     def preview(self, job: str) -> bytes | None:
-        """Give the job's picture as it was a moment ago, a PNG; None if there is none (yet)."""
+        """Give the job's picture as it was a moment ago, a PNG; None if there is none (yet).
+
+        It is made for those who look: the first one waits for it.
+        """
+        if job in self._due:
+            awaited = self._looks.look(job)
+            if awaited is not None:
+                self._inbox.put(_Look())
+                awaited.wait(LOOK_WAIT_S)
         return self._previews.get(job)
 
     def stop(self, *, drain: bool = True) -> None:
@@ -258,14 +274,20 @@ class Stitcher:
             self._let_go(key)
 
     def _next_note(self) -> _Note | None:
-        waits = [due.not_before_at for due in self._due.values() if due.frame is not None]
+        waits = [
+            due.not_before_at
+            for job, due in self._due.items()
+            if due.frame is not None and self._looks.is_looked_at(job)
+        ]
         timeout = max(0.0, min(waits) - self._clock()) if waits else None
         try:
             return self._inbox.get(timeout=timeout)
         except queue.Empty:
             return None
 
-    def _handle(self, note: _FrameNote | _Compare | _Abandon) -> None:
+    def _handle(self, note: _FrameNote | _Compare | _Abandon | _Look) -> None:
+        if isinstance(note, _Look):
+            return
         if isinstance(note, _Abandon):
             self._forget_job(note.job)
             return
@@ -355,7 +377,7 @@ class Stitcher:
         if due is not None and due.frame == frame:
             due.frame = None
         if not any(known == job for known, _ in self._frames):
-            self._due.pop(job, None)
+            self._drop_due(job)
 
     def _let_go(self, key: tuple[JobId, int]) -> None:
         frame = self._frames.pop(key, None)
@@ -365,10 +387,14 @@ class Stitcher:
     def _forget_job(self, job: JobId) -> None:
         for key in [key for key in self._frames if key[0] == job]:
             self._let_go(key)
-        self._due.pop(job, None)
+        self._drop_due(job)
         self._previews = {known: png for known, png in self._previews.items() if known != job}
 
     # ------------------------------------------------------------ previews
+
+    def _drop_due(self, job: JobId) -> None:
+        self._due.pop(job, None)
+        self._looks.forget(job)
 
     def _mark_due(self, job: JobId, frame: int) -> None:
         due = self._due.get(job)
@@ -379,19 +405,23 @@ class Stitcher:
 
     def _publish_due(self) -> None:
         for job, due in list(self._due.items()):
-            frame = None if due.frame is None else self._frames.get((job, due.frame))
+            if not self._looks.is_looked_at(job):
+                continue
+            frame = None if due.frame is None else self._frames.get((JobId(job), due.frame))
             begun_at = self._clock()
             if frame is None or begun_at < due.not_before_at:
+                self._looks.answer(job)
                 continue
             if begun_at < due.not_before_at + PREVIEW_PATIENCE_S and not self._inbox.empty():
                 # The next note may be that somebody waits for the picture.
                 continue
             self._publish(job, frame.writer)
+            self._looks.answer(job)
             ended_at = self._clock()
             pause_s = max(PREVIEW_EVERY_S, (ended_at - begun_at) / PREVIEW_SHARE)
             self._due[job] = _Due(None, begun_at + pause_s)
 
-    def _publish(self, job: JobId, writer: FrameWriter) -> None:
+    def _publish(self, job: str, writer: FrameWriter) -> None:
         try:
             png = writer.preview(PREVIEW_SIDE)
         except Exception:  # noqa: BLE001 - see below; it is logged with its traceback

@@ -35,6 +35,8 @@ class CutLine:
         self.parses = True
         """Whether the tile of what a cut leaves takes a parse of the scene, as far as is known: set
         by the thread that renders."""
+        self.by_blocks = False
+        """Whether no more is wanted of POV-Ray than its blocks, cut or not: set by that thread."""
 
     @property
     def rect(self) -> Rect:

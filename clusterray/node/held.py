@@ -114,7 +114,8 @@ class Held:
     thread that is at work on it removes its folder when it lets go. ``leased_in`` is the number of
     the connection whose LEASE or KEEP vouches for it, None once its write grant was refused;
     ``announced_in`` the one that has been told UPLOADING. ``place``: it ends soon, so that another
-    may begin beside it. ``line`` has a lock of its own.
+    may begin beside it. ``looked``: it is known how it will get its tile. ``own_frame``: the
+    picture that POV-Ray has left is of the band alone. ``line`` has a lock of its own.
     """
 
     attempt: str
@@ -144,6 +145,8 @@ class Held:
     used: tuple[LightKind, ...] = ()
     outlook: Outlook = field(default_factory=Outlook)
     probe_begun: bool = False
+    looked: bool = False
+    own_frame: bool = False
     text: str = ""
 
     @property

@@ -39,7 +39,7 @@ from clusterray.povray.command import environment, prepare_home, render_argv
 from clusterray.povray.pixel_buffer import buffer_words
 from clusterray.povray.progress import ProgressParser, RenderProblem
 from clusterray.povray.spec import RenderSpec
-from clusterray.povray.state_file import PIXEL_BYTES, NoStateFile, StateReader
+from clusterray.povray.state_file import PIXEL_BYTES, NoStateFile, StateReader, has_bytes_of
 
 TERMINATE_S = 2.0
 """How long POV-Ray may take to end after SIGTERM before SIGKILL follows (DESIGN 6)."""
@@ -94,11 +94,13 @@ class RenderFailed(Exception):
         self.killed = killed
 
 
-class RenderCut(Exception):
-    """The render has reached the line at which its band was cut, and was ended there."""
+class BlocksDone(Exception):
+    """The blocks that are wanted are there, up to the line at which the band was cut, or all; so
+    the render was ended before it had written a picture.
+    """
 
     def __init__(self, times: RenderTimes) -> None:
-        super().__init__("cut")
+        super().__init__("all blocks are there")
         self.times = times
 
 
@@ -227,7 +229,7 @@ class Render:
     def run(self) -> RenderTimes:
         """Render into ``folder.picture``.
 
-        Raises RenderCut once all that is left of a band that was cut is done; RenderCancelled,
+        Raises BlocksDone where its ``line`` wants no more than is there; RenderCancelled,
         RenderFailed, or OSError or LocalFault if the folder cannot be used.
         In every case no process of the render is left.
         """
@@ -262,7 +264,7 @@ class Render:
         if self._is_whole:
             status = 0
         if self._reached and status != 0:
-            raise RenderCut(self._times(began_at))
+            raise BlocksDone(self._times(began_at))
         if self._excess:
             raise RenderFailed("scene", self._excess, text=self._parser.text_tail)
         self._check(status)
@@ -313,17 +315,24 @@ class Render:
         """Tell whether less than the whole rectangle is wanted by now."""
         return self._line is not None and self._line.rect != self._rect
 
-    def _at_line(self) -> bool:
-        """Tell whether all that is left of a band that was cut is done."""
-        if self._line is None:
+    def _all_there(self) -> bool:
+        """Tell whether all blocks are there that are wanted, and nothing else is."""
+        line = self._line
+        if line is None:
             return False
+        if line.rect != self._rect:
+            return self._at_line(line)
+        return line.by_blocks and has_bytes_of(self._folder.blocks, self._grid)
+
+    def _at_line(self, line: CutLine) -> bool:
+        """Tell whether all that is left of a band that was cut is done."""
         try:
             self._finished.update(block.serial for block in self._blocks.new_blocks())
         except (OSError, NoStateFile):
             # It goes on to its end then, and the tile is what is left of it.
             return False
         # What is left are the first blocks of the whole.
-        left = BlockGrid(self._line.rect, self._spec.block_size)
+        left = BlockGrid(line.rect, self._spec.block_size)
         return self._finished.issuperset(range(left.count))
 
     def _name_blocks(self) -> None:
@@ -422,9 +431,8 @@ class Render:
                     tick_s = min(tick_s, _SOON_TICK_S)
                 if not self._is_whole and self._has_picture():
                     self._is_whole, kill_at = True, now
-                if self._is_cut and not self._reached:
-                    self._reached = self._at_line()
-                    kill_at = now if self._reached else kill_at
+                if not self._reached and self._all_there():
+                    self._reached, kill_at = True, now
                 if now >= look_at and not self._excess:
                     look_at = now + _LOOK_S
                     self._excess = self._find_excess(late=now >= ends_at)

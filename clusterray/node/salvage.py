@@ -123,7 +123,7 @@ class Salvage:
         if held.lease.stage != "final":
             return 0
         try:
-            if not held.folder.blocks.exists() or not _may_go_on(held):
+            if not held.folder.blocks.exists() or not may_go_on(held):
                 return 0
             grid = _grid(held)
             return grid.area(keep_blocks([held.folder.blocks], held.folder.blocks, grid))
@@ -138,7 +138,7 @@ class Salvage:
             if other.agrees(origin) and other.rect.intersection(origin.rect) is not None
             for whole in (origin.rect.contains(other.rect),)
         ]
-        if not found or not _may_go_on(held):
+        if not found or not may_go_on(held):
             return 0
         grid = _grid(held)
         blocks = keep_blocks([state for state, _ in found], held.folder.blocks, grid)
@@ -216,7 +216,7 @@ def _grid(held: Held) -> BlockGrid:
     return BlockGrid(held.rect, held.spec.block_size)
 
 
-def _may_go_on(held: Held) -> bool:
+def may_go_on(held: Held) -> bool:
     """Tell whether a second POV-Ray sees the light that the first one saw.
 
     It makes radiosity samples and photon maps anew and not the same, which would show as steps

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from clusterray.core.errors import LocalFault
+from clusterray.core.model import Rect
 from clusterray.images.tile import TileFault, crop_tile
 from clusterray.node.beside import Beside, Task
 from clusterray.node.canary import PovrayWatch
@@ -29,9 +30,9 @@ from clusterray.node.live import LiveBlocks
 from clusterray.node.lookout import Lookout
 from clusterray.node.probe import TOO_MANY, TOO_SHORT, Prober, is_due
 from clusterray.node.renderer import (
+    BlocksDone,
     Render,
     RenderCancelled,
-    RenderCut,
     RenderFailed,
     RenderTimes,
 )
@@ -215,10 +216,12 @@ class RenderLoop:
         """Make the tile of what POV-Ray has left."""
         folder, stage = held.folder, held.lease.stage
         if stage == "final":
+            rect, kind = held.line.close(), held.spec.file_format
             size = (held.spec.width, held.spec.height)
-            rect, threads = held.line.close(), self._threads
-            kind = held.spec.file_format
-            crop_tile(folder.picture, rect, folder.tile, kind, size=size, threads=threads)
+            if held.own_frame:
+                size = (rect.width, rect.height)
+                rect = Rect(0, 0, *size)
+            crop_tile(folder.picture, rect, folder.tile, kind, size=size, threads=self._threads)
             return
         if stage == "light":
             seat_samples(folder.made_light)
@@ -261,12 +264,14 @@ class RenderLoop:
             try:
                 self._run_povray(held, scene, kept)
                 return
-            except RenderCut as cut:
+            except BlocksDone as cut:
                 held.line.close()
                 self._count(held, cut.times)
                 kept = self._salvage.finished(held)
                 if self._stubs.make(held, scene, kept):
                     return
+                # The next one makes its tile itself.
+                held.line.by_blocks = False
                 if not held.folder.blocks.exists():
                     kept = 0
             except RenderFailed as failure:
@@ -324,7 +329,7 @@ class RenderLoop:
         with self._holdings.abortable(held, lambda at_once: render.cancel(at_once=at_once)):
             try:
                 times = render.run()
-            except RenderCut:
+            except BlocksDone:
                 self._lookout.all_done(held)
                 raise
         self._count(held, times)

@@ -78,13 +78,15 @@ class NoStateFile(Exception):
 class Block:
     """One finished block: its serial in the render that made it, its pixels' place, its record.
 
-    ``serial_at`` and ``pixels_at`` are where in ``record`` these stand.
+    ``serial_at``, ``place_at`` (left, top, right, bottom) and ``pixels_at`` are where in ``record``
+    these stand.
     """
 
     serial: int
     rect: Rect
     record: bytes
     serial_at: int
+    place_at: tuple[int, int, int, int]
     pixels_at: int
 
     def renumbered(self, serial: int) -> Block:
@@ -143,6 +145,15 @@ def finished_pixels(path: Path, block_size: int) -> int:
         return 0
     area = block_size * block_size
     return max(0, size) * area // (RECORD_BYTES + PIXEL_BYTES * area)
+
+
+def has_bytes_of(path: Path, grid: BlockGrid) -> bool:
+    """Tell whether a state file is as large as one with all blocks of ``grid``."""
+    whole = HEADER_BYTES + RECORD_BYTES * grid.count + PIXEL_BYTES * grid.rect.area
+    try:
+        return path.stat().st_size >= whole
+    except OSError:
+        return False
 
 
 class StateReader:
@@ -216,13 +227,18 @@ def _parse(record: bytes) -> Block:
     places, end = _attributes(record)
     if end != len(record) or record[slice(*places[b"MIDE"])] != b"PxBS":
         raise ValueError("not a message of a block")
-    x0, y0, x1, y1 = (_int_at(record, places[key]) for key in _PLACE)
+    left, top, right, bottom = (places[key][0] for key in _PLACE)
+    x0, y0, x1, y1 = (_int_at(record, at) for at in (left, top, right, bottom))
     rect = Rect(x0, y0, x1 + 1, y1 + 1)
     pixels_at, pixels_end = places[b"PBlo"]
-    if pixels_end - pixels_at != PIXEL_BYTES * rect.area or _int_at(record, places[b"PiSi"]) != 1:
+    if (
+        pixels_end - pixels_at != PIXEL_BYTES * rect.area
+        or _int_at(record, places[b"PiSi"][0]) != 1
+    ):
         raise ValueError("not one value for each pixel")
-    serial = _int_at(record, places[b"PiId"])
-    return Block(serial, rect, record, places[b"PiId"][0], pixels_at)
+    serial_at = places[b"PiId"][0]
+    place_at = left, top, right, bottom
+    return Block(_int_at(record, serial_at), rect, record, serial_at, place_at, pixels_at)
 
 
 def _attributes(record: bytes) -> tuple[dict[bytes, tuple[int, int]], int]:
@@ -241,8 +257,8 @@ def _attributes(record: bytes) -> tuple[dict[bytes, tuple[int, int]], int]:
     return places, at
 
 
-def _int_at(record: bytes, place: tuple[int, int]) -> int:
-    (value,) = _INT.unpack_from(record, place[0])
+def _int_at(record: bytes, at: int) -> int:
+    (value,) = _INT.unpack_from(record, at)
     return int(value)
 
 
@@ -326,6 +342,21 @@ def _tidied(path: Path, grid: BlockGrid) -> frozenset[int] | None:
     with path.open("r+b") as file:
         file.truncate(reader.read_bytes)
     return frozenset(serials)
+
+
+def move_blocks(path: Path, right: int, down: int) -> None:
+    """Have all blocks of a state file lie so many pixels further right and down, in place.
+
+    Their serials stay. After an error some may have moved. Raises NoStateFile, OSError.
+    """
+    steps = (right, down, right, down)
+    with path.open("r+b") as file:
+        begins_at = HEADER_BYTES
+        for block in read_blocks(path):
+            for at, step in zip(block.place_at, steps, strict=True):
+                file.seek(begins_at + at)
+                file.write(_INT.pack(_int_at(block.record, at) + step))
+            begins_at += len(block.record)
 
 
 # ---------------------------------------------------------------- pictures of what is there

@@ -52,6 +52,7 @@ _MAX_DEPTH = 32
 """POV-Ray nests no more includes."""
 _OF_THE_SCENE = frozenset({"Include_Header", "Library_Path", "Declare"})
 """Options that say what a scene reads and means; the stub reads nothing."""
+_OWN_FRAMES = frozenset("NPTB")
 _DEFAULT_VERSION = 3.7
 """What ``version`` is before any #version; measured with 3.7.0.10."""
 
@@ -307,11 +308,33 @@ def _values(spec: RenderSpec, name: str) -> list[str]:
     return [str(value) for key, value in spec.options if key == name]
 
 
-def stub_spec(spec: RenderSpec) -> RenderSpec:
-    """Give the spec with which the stub makes the file that the scene would make with ``spec``."""
+def has_own_frame(spec: RenderSpec) -> bool:
+    """Tell whether a band's pixels are the same in a picture of the band alone.
+
+    Dithering looks at where in the picture a pixel lies, and the rows of other files than these are
+    not pixels side by side.
+    """
+    return spec.file_format.tile.letter in _OWN_FRAMES and spec.value("Dither") is not True
+
+
+def stub_spec(spec: RenderSpec, size: tuple[int, int] | None = None) -> RenderSpec:
+    """Give the spec with which the stub makes the file that the scene would make with ``spec``.
+
+    ``size`` is that of the band, where the picture is to have no more (``has_own_frame``).
+    """
+    width, height = size or (spec.width, spec.height)
     options = tuple(pair for pair in spec.options if pair[0] not in _OF_THE_SCENE)
     return replace(
-        spec, input=STUB_NAME, start=".", options=options, light=(), photon_files=(), sources={}
+        spec,
+        input=STUB_NAME,
+        start=".",
+        width=width,
+        height=height,
+        region=None,
+        options=options,
+        light=(),
+        photon_files=(),
+        sources={},
     )
 
 

@@ -269,8 +269,12 @@ def test_previews_come_at_once_then_twice_a_second_and_once_more_when_idle(
 
     begin(stitcher, tmp_path)
     step()
-    assert made == []
-    for number in range(3):
+    stitcher.add(JOB, 0, tiles[0], rows[0])
+    step()
+    assert made == [], "nobody looks"
+    stitcher._looks.look(JOB)
+    stitcher._publish_due()
+    for number in range(1, 3):
         stitcher.add(JOB, 0, tiles[number], rows[number])
         step()
     assert made == [64 * 8], "the first tile at once, the next ones not yet"
@@ -281,12 +285,16 @@ def test_previews_come_at_once_then_twice_a_second_and_once_more_when_idle(
     clock.now += 0.02
     step()
     assert made == [64 * 8, 64 * 32], "one for all that came since, without waiting for a note"
-    clock.now += 10
+    clock.now += 9
     stitcher._publish_due()
     assert len(made) == 2, "nothing new, no preview"
     stitcher.add(JOB, 0, tiles[4], rows[4])
     step()
     assert made == [64 * 8, 64 * 32, 64 * 40]
+    clock.now += 9
+    stitcher.add(JOB, 0, tiles[5], rows[5])
+    step()
+    assert len(made) == 3, "nobody has looked for long"
     stitcher.stop()
 
 
@@ -316,6 +324,7 @@ def test_previews_wait_for_what_else_there_is_to_do_and_not_for_ever(
     stitcher.add(JOB, 0, tile(tmp_path, UPPER, (9, 9, 9)), UPPER)
     stitcher.add(JOB, 0, tile(tmp_path, LOWER, (9, 9, 9)), LOWER)
     stitcher.finish(JOB, 0)
+    stitcher._looks.look(JOB)
     step()
     step()
     assert order == []
@@ -338,6 +347,7 @@ def test_slow_previews_take_a_tenth_of_the_time_at_most(
     stitcher = Stitcher(outcomes.on_finished, outcomes.on_failed, clock=clock)
     stitcher._frames[(JOB, 0)] = module._Frame(FrameWriter(REGION, FileFormat()), tmp_path / "x")
     stitcher._mark_due(JOB, 0)
+    stitcher._looks.look(JOB)
     stitcher._publish_due()
     assert stitcher._due[JOB].not_before_at == pytest.approx(120.0)
     stitcher.stop()
@@ -354,6 +364,38 @@ def test_the_preview_shows_what_is_there(
     assert picture.size == (64, 48)
     assert picture.getpixel((5, 5)) == (200, 10, 20)
     assert picture.getpixel((5, 40)) != (200, 10, 20)
+
+
+def test_who_begins_to_look_sees_what_is_there_now(
+    stitcher: Stitcher, clock: Clock, tmp_path: Path, wait_for: WaitFor
+) -> None:
+    begin(stitcher, tmp_path)
+    stitcher.add(JOB, 0, tile(tmp_path, UPPER, (200, 10, 20)), UPPER)
+    wait_for(lambda: stitcher.preview(JOB) is not None)
+    clock.now += 60
+    # The one note is done when the other job's frame is written.
+    stitcher.add(JOB, 0, tile(tmp_path, LOWER, (0, 90, 0)), LOWER)
+    begin(stitcher, tmp_path, OTHER)
+    stitcher.add(OTHER, 0, tile(tmp_path, REGION, (9, 9, 9)), REGION)
+    stitcher.finish(OTHER, 0)
+    wait_for(lambda: stitcher.preview(OTHER) is not None)
+    assert shown(stitcher).getpixel((5, 40)) == (0, 90, 0)
+
+
+@pytest.mark.timeout(30)
+def test_who_looks_where_nothing_is_new_does_not_wait(
+    stitcher: Stitcher,
+    clock: Clock,
+    tmp_path: Path,
+    wait_for: WaitFor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "LOOK_WAIT_S", 1000.0)
+    begin(stitcher, tmp_path)
+    stitcher.add(JOB, 0, tile(tmp_path, UPPER, (200, 10, 20)), UPPER)
+    wait_for(lambda: stitcher.preview(JOB) is not None)
+    clock.now += 60
+    assert shown(stitcher).getpixel((5, 5)) == (200, 10, 20)
 
 
 def test_only_recent_previews_are_kept(

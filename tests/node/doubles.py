@@ -92,10 +92,11 @@ class Scene:
     tar: Path
     ref: SceneRef
 
-    def plain(self, target: Path) -> Path:
-        """Render the whole picture with plain povray."""
+    def plain(self, target: Path, *more: str) -> Path:
+        """Render the whole picture, or the part that ``more`` says, with plain povray."""
         size = [f"+W{self.spec.width}", f"+H{self.spec.height}"]
-        argv = [POVRAY, "-D", "+A0.3", "+AM1", *size, f'+I"{self.spec.input}"', f'+O"{target}"']
+        argv = [POVRAY, "-D", "+A0.3", "+AM1", *size, *more, f'+I"{self.spec.input}"']
+        argv.append(f'+O"{target}"')
         subprocess.run(argv, cwd=self.root, check=True, capture_output=True)
         return target
 

@@ -27,7 +27,7 @@ from clusterray.node.folders import AttemptFolder
 from clusterray.node.held import Held
 from clusterray.node.holdings import Holdings
 from clusterray.node.machine import boot_id
-from clusterray.node.renderer import Render, RenderCancelled, RenderCut
+from clusterray.node.renderer import BlocksDone, Render, RenderCancelled
 from clusterray.node.salvage import Salvage
 from clusterray.node.scene_cache import link_tree
 from clusterray.povray.state_file import (
@@ -592,7 +592,7 @@ def test_a_running_band_is_cut_and_what_is_left_becomes_the_tile_at_once(
             line.cut(Rect(0, 0, WIDTH, 64), lambda _keep: None)
 
     render = running(scene, folder, notice, line)
-    with pytest.raises(RenderCut):
+    with pytest.raises(BlocksDone):
         render.run()
     kept = line.close()
     assert kept.y1 % 32 == 0 and 64 <= kept.y1 < HEIGHT

@@ -116,3 +116,68 @@ def test_where_the_stub_fails_the_scene_is_parsed_after_all(
     answer, _done = cut_band(head, start_node, tmp_path / "the work", scene, program)
     assert "its scene is parsed once more for its tile" in caplog.text
     assert same(head.stage.folder / "a1.part", plain, Rect(*answer.keep))
+
+
+# ---------------------------------------------------------------- a band of a large picture
+
+LARGE = (2048, 2240)
+PLAIN = SLOW.replace("area_light x*4, y*4, 30, 30", "")
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    folder = tmp_path_factory.mktemp("large")
+    return make_scene(folder, PLAIN, width=LARGE[0], height=LARGE[1])
+
+
+def plain_part(scene: Scene, rect: Rect, target: Path) -> Image.Image:
+    """Render a part with plain povray; give the whole picture, black elsewhere."""
+    part = [f"+SC{rect.x0 + 1}", f"+EC{rect.x1}", f"+SR{rect.y0 + 1}", f"+ER{rect.y1}"]
+    scene.plain(target, *part)
+    with Image.open(target) as picture:
+        picture.load()
+        return picture
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rect", [Rect(0, 1088, 2048, 1120), Rect(1024, 1088, 1100, 1120)])
+def test_a_band_of_a_large_picture_costs_no_file_of_the_whole(
+    head: HeadDouble,
+    start_node: StartNode,
+    tmp_path: Path,
+    large: Scene,
+    rect: Rect,
+) -> None:
+    program = stand_ins.stand_in(tmp_path, f'echo "$*" >> "{tmp_path}/asked"; exec "{POVRAY}" "$@"')
+    start_node(povray=program)
+    talk = head.meet()
+    talk.send(head.lease(large, rect.as_tuple()))
+    finish_band(talk)
+    assert same(head.stage.folder / "a1.part", plain_part(large, rect, tmp_path / "p.png"), rect)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    renders = [words for words in asked if "+SC" in words]
+    assert [f"+W{LARGE[0]} +H{LARGE[1]}" in words for words in renders] == [True, False]
+    assert f"+W{rect.width} +H{rect.height}" in renders[1] and "stub.pov" in renders[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behaviour", [FAILS, BEGINS_ANEW])
+def test_where_that_fails_the_file_of_the_whole_is_written_after_all(
+    head: HeadDouble,
+    start_node: StartNode,
+    tmp_path: Path,
+    large: Scene,
+    caplog: pytest.LogCaptureFixture,
+    behaviour: str,
+) -> None:
+    rect = Rect(1024, 1088, 1100, 1120)
+    does = behaviour.format(state="${out%.png}.pov-state", povray=POVRAY)
+    program = stand_ins.stand_in(
+        tmp_path, f'case "$*" in *stub.pov*) {does};; *) exec "{POVRAY}" "$@";; esac'
+    )
+    start_node(povray=program)
+    talk = head.meet()
+    talk.send(head.lease(large, rect.as_tuple()))
+    finish_band(talk)
+    assert "its scene is parsed once more for its tile" in caplog.text
+    assert same(head.stage.folder / "a1.part", plain_part(large, rect, tmp_path / "p.png"), rect)

@@ -8,16 +8,19 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from clusterray.core.model import Rect
+from clusterray.images.tile import crop_tile
 from clusterray.povray.command import environment, prepare_home, render_argv
 from clusterray.povray.option_table import Value
 from clusterray.povray.spec import RenderSpec, canonical_options
-from clusterray.povray.stub import STUB_NAME, scene_stub, stub_spec
+from clusterray.povray.state_file import move_blocks
+from clusterray.povray.stub import STUB_NAME, has_own_frame, scene_stub, stub_spec
 
 needs_povray = pytest.mark.skipif(shutil.which("povray") is None, reason="POV-Ray is not installed")
 EXAMPLES = Path("/usr/share/doc/povray/examples")
@@ -199,8 +202,13 @@ class Runs:
         self._root = root
         self._count = 0
 
-    def run(self, folder: Path, spec: RenderSpec, blocks: Path | None = None) -> tuple[Path, str]:
-        """Render, on from ``blocks`` if there are some; give the picture and what was said."""
+    def run(
+        self, folder: Path, spec: RenderSpec, blocks: Path | None = None, rect: Rect | None = None
+    ) -> tuple[Path, str]:
+        """Render ``rect``, or all; on from ``blocks`` if there are some.
+
+        Gives the picture and what was said.
+        """
         self._count += 1
         own = self._root / f"run {self._count}"
         own.mkdir()
@@ -215,7 +223,7 @@ class Runs:
         prepare_home(own, spec)
         argv = render_argv(
             spec,
-            Rect(0, 0, spec.width, spec.height),
+            rect or Rect(0, 0, spec.width, spec.height),
             threads=1,
             povray="povray",
             output=picture,
@@ -234,11 +242,17 @@ class Runs:
         assert done.returncode == 0, said[-2000:]
         return picture, said
 
-    def stub(self, spec: RenderSpec, text: str, blocks: Path | None = None) -> tuple[Path, str]:
+    def stub(
+        self,
+        spec: RenderSpec,
+        text: str,
+        blocks: Path | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> tuple[Path, str]:
         folder = self._root / f"stub {self._count}"
         folder.mkdir()
         (folder / STUB_NAME).write_text(text)
-        return self.run(folder, stub_spec(spec), blocks)
+        return self.run(folder, stub_spec(spec, size), blocks)
 
 
 @needs_povray
@@ -301,6 +315,49 @@ PAIRS = [
 @pytest.mark.parametrize(("said", "made"), PAIRS)
 def test_the_file_is_that_of_the_scene(tmp_path: Path, said: str, made: str) -> None:
     assert_same_file(tmp_path, scene(tmp_path, SAID[said] + BODY), MADE[made])
+
+
+OWN_FRAMES = {
+    name: made
+    for name, made in MADE.items()
+    if name in ("png", "png 16", "grey", "file gamma", "smoothed", "ppm 16", "targa", "bmp")
+}
+
+
+def test_what_has_no_frame_of_its_own_is_known() -> None:
+    assert {name for name, spec in MADE.items() if has_own_frame(spec)} == set(OWN_FRAMES)
+
+
+RECTS = [Rect(0, 0, 75, 32), Rect(0, 64, 75, 70), Rect(32, 32, 64, 64), Rect(64, 0, 65, 1)]
+FRAMED = [
+    (made, rect)
+    for row, made in enumerate(OWN_FRAMES)
+    for column, rect in enumerate(RECTS)
+    if (row + column) % 3 == 0
+]
+"""A spread again."""
+
+
+@needs_povray
+@pytest.mark.slow
+@pytest.mark.parametrize(("made", "rect"), FRAMED)
+def test_a_band_in_a_frame_of_its_own_has_the_same_tile(
+    tmp_path: Path, made: str, rect: Rect
+) -> None:
+    spec = replace(MADE[made], input="main.pov", width=75, height=70)
+    root, runs = scene(tmp_path, SAID["linear"] + BODY), Runs(tmp_path)
+    stub = scene_stub(root, spec)
+    assert stub is not None
+    picture, _said = runs.run(root, spec, rect=rect)
+    blocks, size = picture.with_name("blocks"), (rect.width, rect.height)
+    move_blocks(blocks, -rect.x0, -rect.y0)
+    own, said = runs.stub(spec, stub, blocks, size)
+    assert not re.search(r"Pixels: [1-9]", said), "nothing is rendered"
+    tiles = tmp_path / "of the whole", tmp_path / "of its own"
+    kind = spec.file_format
+    crop_tile(picture, rect, tiles[0], kind, size=(75, 70))
+    crop_tile(own, Rect(0, 0, *size), tiles[1], kind, size=size)
+    assert tiles[0].read_bytes() == tiles[1].read_bytes()
 
 
 SHIPPED = {

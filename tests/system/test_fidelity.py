@@ -38,6 +38,7 @@ class HeldBands:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_an_exact_a_noisy_and_a_radiosity_picture_are_told_apart(tmp_path: Path) -> None:
     held = HeldBands(tmp_path)
     farm = Farm(tmp_path / "farm")

@@ -163,11 +163,10 @@ def _is_shooting(process: psutil.Process) -> bool:
 @pytest.mark.timeout(900)
 def test_bands_that_share_photons_meet_without_seams(tmp_path: Path) -> None:
     with farm_of(tmp_path / "farm", 1, 2, 3) as farm:
-        for sample in PHOTONS[1:3]:
-            folder = tmp_path / Path(sample.path).stem
-            folder.mkdir()
-            figures = measure(farm, sample, folder)
-            assert figures.photons > 1000, figures
-            assert figures.against_same_light == 0, figures
-            assert figures.seam <= TOLERANCE * max(figures.plain_seams), figures
-            assert figures.mean <= TOLERANCE * max(figures.plain_means), figures
+        # All of them: python -m tests.system.light_figures photons.
+        sample = PHOTONS[1]
+        figures = measure(farm, sample, tmp_path)
+        assert figures.photons > 1000, figures
+        assert figures.against_same_light == 0, figures
+        assert figures.seam <= TOLERANCE * max(figures.plain_seams) < figures.naive_seam, figures
+        assert figures.mean <= TOLERANCE * max(figures.plain_means), figures

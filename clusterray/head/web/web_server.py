@@ -11,8 +11,8 @@ import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, Final
+from wsgiref.types import WSGIApplication
 
-from flask import Flask
 from waitress import create_server, wasyncore
 from waitress.channel import HTTPChannel
 from waitress.task import ThreadedTaskDispatcher
@@ -37,7 +37,7 @@ class WebServer:
 
     def __init__(
         self,
-        app: Flask,
+        app: WSGIApplication,
         host: str,
         port: int,
         context: ssl.SSLContext | None = None,
