@@ -132,3 +132,17 @@ def test_another_grid_has_the_same_costs_in_all() -> None:
     grid = CostGrid(24, 13, tuple(numbers.random() for _ in range(24 * 13)))
     assert grid.at(7, 5).total == pytest.approx(grid.total)
     assert grid.at(48, 26).at(24, 13).costs == pytest.approx(grid.costs)
+
+
+def test_the_file_of_the_whole_frame_is_charged_but_where_blocks_are_enough() -> None:
+    """A core renders two bands of two blocks, one after the other."""
+    sums = []
+    for encode_s in (0.0, 0.25, 2.0):
+        costs = Costs(
+            1.0, 0.5, encode_s, 0.25, tile_s=0.75, overlaps=False, upload_s=0.0, wire_s=0.0
+        )
+        sim = Simulation(CostGrid(4, 1, (3.0, 3.0, 3.0, 3.0)), [(1, 1.0)], costs)
+        sums.append(sim.run(TwoBands(sim)))
+    plain_s = 2 * (0.5 + 1.0 + 6.0 + 0.25)
+    own_s = 2 * (0.5 + 1.0 + 6.0 + 0.75 + 2.0 / 2)
+    assert sums == [pytest.approx(plain_s), pytest.approx(plain_s + 2 * 0.25), pytest.approx(own_s)]

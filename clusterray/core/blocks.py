@@ -46,16 +46,20 @@ class BlockGrid:
 
     def serial(self, block: Rect) -> int | None:
         """Give the serial of a block, None if no block of the grid has exactly these pixels."""
-        if not self.rect.contains(block):
+        rect, size = self.rect, self.size
+        column, left = divmod(block.x0 - rect.x0, size)
+        row, above = divmod(block.y0 - rect.y0, size)
+        if left or above or column < 0 or row < 0:
             return None
-        column, left = divmod(block.x0 - self.rect.x0, self.size)
-        row, above = divmod(block.y0 - self.rect.y0, self.size)
-        serial = row * self.columns + column
-        return None if left or above or self.block(serial) != block else serial
+        right, bottom = min(block.x0 + size, rect.x1), min(block.y0 + size, rect.y1)
+        return row * self.columns + column if (block.x1, block.y1) == (right, bottom) else None
 
     def area(self, serials: Iterable[int]) -> int:
         """Give the number of pixels in these blocks."""
-        return sum(self.block(serial).area for serial in serials)
+        wanted = frozenset(serials)
+        if len(wanted) == self.count:
+            return self.rect.area
+        return sum(self.block(serial).area for serial in wanted)
 
     def whole_rows(self, serials: Iterable[int]) -> list[tuple[int, int]]:
         """Give the rows of pixels whose blocks are all among ``serials``: half-open ranges."""

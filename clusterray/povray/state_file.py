@@ -36,9 +36,10 @@ from __future__ import annotations
 
 import functools
 import json
+import mmap
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -78,15 +79,13 @@ class NoStateFile(Exception):
 class Block:
     """One finished block: its serial in the render that made it, its pixels' place, its record.
 
-    ``serial_at``, ``place_at`` (left, top, right, bottom) and ``pixels_at`` are where in ``record``
-    these stand.
+    ``serial_at`` and ``pixels_at`` are where in ``record`` these stand.
     """
 
     serial: int
     rect: Rect
     record: bytes
     serial_at: int
-    place_at: tuple[int, int, int, int]
     pixels_at: int
 
     def renumbered(self, serial: int) -> Block:
@@ -227,18 +226,13 @@ def _parse(record: bytes) -> Block:
     places, end = _attributes(record)
     if end != len(record) or record[slice(*places[b"MIDE"])] != b"PxBS":
         raise ValueError("not a message of a block")
-    left, top, right, bottom = (places[key][0] for key in _PLACE)
-    x0, y0, x1, y1 = (_int_at(record, at) for at in (left, top, right, bottom))
+    x0, y0, x1, y1 = (_int_at(record, places[key]) for key in _PLACE)
     rect = Rect(x0, y0, x1 + 1, y1 + 1)
     pixels_at, pixels_end = places[b"PBlo"]
-    if (
-        pixels_end - pixels_at != PIXEL_BYTES * rect.area
-        or _int_at(record, places[b"PiSi"][0]) != 1
-    ):
+    if pixels_end - pixels_at != PIXEL_BYTES * rect.area or _int_at(record, places[b"PiSi"]) != 1:
         raise ValueError("not one value for each pixel")
-    serial_at = places[b"PiId"][0]
-    place_at = left, top, right, bottom
-    return Block(_int_at(record, serial_at), rect, record, serial_at, place_at, pixels_at)
+    serial = _int_at(record, places[b"PiId"])
+    return Block(serial, rect, record, places[b"PiId"][0], pixels_at)
 
 
 def _attributes(record: bytes) -> tuple[dict[bytes, tuple[int, int]], int]:
@@ -257,8 +251,8 @@ def _attributes(record: bytes) -> tuple[dict[bytes, tuple[int, int]], int]:
     return places, at
 
 
-def _int_at(record: bytes, at: int) -> int:
-    (value,) = _INT.unpack_from(record, at)
+def _int_at(record: bytes, place: tuple[int, int]) -> int:
+    (value,) = _INT.unpack_from(record, place[0])
     return int(value)
 
 
@@ -347,16 +341,39 @@ def _tidied(path: Path, grid: BlockGrid) -> frozenset[int] | None:
 def move_blocks(path: Path, right: int, down: int) -> None:
     """Have all blocks of a state file lie so many pixels further right and down, in place.
 
-    Their serials stay. After an error some may have moved. Raises NoStateFile, OSError.
+    The file holds whole records of blocks and nothing else. Their serials stay. After an error some
+    may have moved. Raises NoStateFile, OSError.
     """
-    steps = (right, down, right, down)
+    steps = dict(zip(_PLACE, (right, down, right, down), strict=True))
     with path.open("r+b") as file:
-        begins_at = HEADER_BYTES
-        for block in read_blocks(path):
-            for at, step in zip(block.place_at, steps, strict=True):
-                file.seek(begins_at + at)
-                file.write(_INT.pack(_int_at(block.record, at) + step))
-            begins_at += len(block.record)
+        _check_header(file)
+        with mmap.mmap(file.fileno(), 0) as data:
+            try:
+                _move(data, steps)
+            except (struct.error, KeyError, ValueError) as error:
+                raise NoStateFile(f"{path.name} has a record of another form: {error}") from None
+
+
+def _move(data: mmap.mmap, steps: Mapping[bytes, int]) -> None:
+    at = HEADER_BYTES
+    # Records of one length have all their values in the same places.
+    layouts: dict[int, list[tuple[int, bytes, int]]] = {}
+    while at < len(data):
+        _magic, _version, length, _encoding = _RECORD.unpack_from(data, at)
+        end = at + _RECORD.size + length
+        if length not in layouts:
+            places, _end = _attributes(data[at:end])
+            layouts[length] = [
+                (places[key][0], _ATTRIBUTE.pack(key, b"INT4", _INT.size), step)
+                for key, step in steps.items()
+            ]
+        for place, attribute, step in layouts[length]:
+            value_at = at + place
+            if data[value_at - _ATTRIBUTE.size : value_at] != attribute:
+                raise ValueError("not a block's")
+            (value,) = _INT.unpack_from(data, value_at)
+            _INT.pack_into(data, value_at, value + step)
+        at = end
 
 
 # ---------------------------------------------------------------- pictures of what is there

@@ -22,6 +22,8 @@ from clusterray.core.costs import CostMap
 DATA = Path(__file__).resolve().parents[1] / "bench" / "data"
 HD, UHD = (60, 34), (240, 135)
 """Blocks of 32 pixels that 1920x1080 and 7680x4320 have."""
+FILE_S = 0.08e-6
+"""CPU seconds for each pixel of a frame, which POV-Ray takes to write its file, empty or not."""
 LOOK_S = 0.004
 """How often a scout looks what is done."""
 GLANCES = (2, 1)
@@ -49,6 +51,12 @@ class Mix:
     def machines(self) -> list[tuple[int, float]]:
         """Cores and their speed."""
         return list(zip(self.cores, self.speeds or (1.0,) * len(self.cores), strict=True))
+
+    @property
+    def file_s(self) -> float:
+        """CPU seconds that POV-Ray takes to write the whole frame's file."""
+        columns, rows = self.grid
+        return FILE_S * columns * rows * BLOCK * BLOCK
 
 
 MIXES = (

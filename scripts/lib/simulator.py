@@ -35,8 +35,10 @@ class Costs:
 
     ``parse_s`` is work of one core of speed 1, ``encode_s`` too: POV-Ray writes the whole frame's
     file, however small the band. ``exit_s`` is from the whole file to when the node goes on.
-    ``tile_s`` is what a cut band's tile takes, from the kill of the first POV-Ray to the whole file
-    of the second; if ``tile_parses``, that one parses besides. ``overlaps``: a node says so when
+    ``tile_s`` is what a tile takes that is made of a band's blocks, from the kill of the first
+    POV-Ray to the beginning of the file of the second, which is of the band alone; if
+    ``tile_parses``, that one parses besides. So does a cut band get its tile, and each one that
+    spares ``SPARED_S`` of the frame's file. ``overlaps``: a node says so when
     its band ends soon. ``upload_s`` is until a finished tile is accepted, ``wire_s`` until a
     message is there, ``progress_s`` between two words of progress.
     """
@@ -53,6 +55,8 @@ class Costs:
     progress_s: float = 0.5
 
 
+SPARED_S = 0.3
+"""As ``clusterray.node.stub_tile`` has it, in pixels."""
 RECENT_S, LEAST_STEPS, LEAST_SHARE = 3.0, 4, 0.5
 """How a node judges whether a band ends soon, as ``clusterray.node.overlap`` does: by the pace of
 so many seconds and moments, once so much of the band is there."""
@@ -427,8 +431,10 @@ class Simulation:
         """All blocks are done: the tile is made, and then the place is free for sure."""
         self._turn(run, "makes its tile")
         work_s, sleep_s = self.costs.encode_s, self.costs.exit_s
-        if run.cut:
-            work_s += self.costs.parse_s if self.costs.tile_parses else 0.0
+        own_s = work_s * run.rect.area / self.area.area
+        spared = work_s - own_s >= SPARED_S and not self.costs.tile_parses
+        if run.cut or spared:
+            work_s = own_s + (self.costs.parse_s if self.costs.tile_parses else 0.0)
             sleep_s = self.costs.tile_s
         self.after(
             sleep_s, lambda: self._thread(run.machine, work_s, lambda: self._rendered(run), run)

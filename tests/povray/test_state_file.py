@@ -26,6 +26,7 @@ from clusterray.povray.state_file import (
     StateReader,
     finished_pixels,
     keep_blocks,
+    move_blocks,
     read_blocks,
     read_origin,
 )
@@ -281,6 +282,31 @@ def test_blocks_move_to_another_rectangle(
     tile = bench.resumed(kept, rect)
     assert same(tile.picture, plain.picture, rect)
     assert len(tile.blocks) == grid.count
+
+
+def test_blocks_are_moved_in_place_and_back(am1: tuple[Bench, Rendered], tmp_path: Path) -> None:
+    _bench, plain = am1
+    moved = tmp_path / "moved.pov-state"
+    shutil.copy(plain.state, moved)
+    move_blocks(moved, 5, 96)
+    before = [(block.serial, block.rect) for block in plain.blocks]
+    assert [(block.serial, block.rect) for block in read_blocks(moved)] == [
+        (serial, Rect(rect.x0 + 5, rect.y0 + 96, rect.x1 + 5, rect.y1 + 96))
+        for serial, rect in before
+    ]
+    move_blocks(moved, -5, -96)
+    assert moved.read_bytes() == plain.state.read_bytes()
+
+
+@pytest.mark.parametrize("end", [10, HEADER_BYTES + 5, HEADER_BYTES + 150, -5])
+def test_what_is_not_all_whole_blocks_is_not_moved(
+    am1: tuple[Bench, Rendered], tmp_path: Path, end: int
+) -> None:
+    _bench, plain = am1
+    torn = tmp_path / "torn.pov-state"
+    torn.write_bytes(plain.state.read_bytes()[:end])
+    with pytest.raises(NoStateFile):
+        move_blocks(torn, 32, 32)
 
 
 @pytest.mark.parametrize(
