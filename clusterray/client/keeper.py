@@ -28,9 +28,12 @@ from pathlib import Path
 from typing import NoReturn
 
 STOP_WITHIN_S = 1.2
-"""How long children may take after SIGTERM until they are killed."""
+"""How long children may take after a first signal that they could heed, until they are killed."""
 _REMOVE_TRIES = 10
 _REMOVE_PAUSE_S = 0.05
+_FIRST_SIGNAL = signal.SIGKILL if sys.platform.startswith("linux") else signal.SIGTERM
+"""Nothing of the farm is kept, so nobody waits for its daemons to tidy up; what POV-Ray they run
+Linux kills with them (``node.launcher``)."""
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _EXEC_FAILED = 127
@@ -131,7 +134,7 @@ class Keeper:
 
     def _stop_children(self) -> None:
         self._selector.unregister(self._commands)
-        self._signal_all(signal.SIGTERM)
+        self._signal_all(_FIRST_SIGNAL)
         kill_at = time.monotonic() + STOP_WITHIN_S
         while self._children and (left_s := kill_at - time.monotonic()) > 0:
             for key, _ in self._selector.select(left_s):

@@ -375,28 +375,27 @@ def submit_locally(
     Raises the faults of the exit codes; KeyboardInterrupt when all its processes are gone.
     """
     began_at = time.monotonic()
-    prepared = prepare(options, report)
     words = (
         *("--max-scene-bytes", str(options.max_scene_bytes)),
         *("--max-scene-files", str(options.max_scene_files)),
     )
     try:
-        with (
-            LocalFarm(nodes, head_words=words, say=report.say) as farm,
-            HeadLink(farm.wait_ready, say=report.say, look=farm.check) as head,
-        ):
-            submission = Submission(head, prepared, report, passing=farm.nodes_running)
-            submission.read_scene()
-            farm.wait_ready()
-            head.open()
-            submission.send()
-            try:
-                submission.finish()
-            except LocalFault as fault:
-                raise _kept_elsewhere(fault, head, submission.job, prepared, report) from None
-            report.close()
-            tell(prepared.output.shown)
-            report.say(f"took {duration_text(time.monotonic() - began_at)}")
+        with LocalFarm(nodes, head_words=words, say=report.say) as farm:
+            # While its programs start.
+            prepared = prepare(options, report)
+            with HeadLink(farm.wait_ready, say=report.say, look=farm.check) as head:
+                submission = Submission(head, prepared, report, passing=farm.nodes_running)
+                submission.read_scene()
+                farm.wait_ready()
+                head.open()
+                submission.send()
+                try:
+                    submission.finish()
+                except LocalFault as fault:
+                    raise _kept_elsewhere(fault, head, submission.job, prepared, report) from None
+                report.close()
+                tell(prepared.output.shown)
+                report.say(f"took {duration_text(time.monotonic() - began_at)}")
     except KeyboardInterrupt:
         report.close()
         report.say("interrupted: the job is cancelled and nothing of it runs any more")

@@ -19,7 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from clusterray.images.filters import filter_rows
+from clusterray.images.filters import filter_rows, sub_rows
 from clusterray.images.rows import Strips
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ _THOROUGH: Final = (5, zlib.DEFLATED, -15, 9, zlib.Z_FILTERED)
 """zlib's, for files as small as POV-Ray's own; level 6 saves 0.5 to 1.5 % of rendered pictures, 6 %
 of an empty one, for a third more time."""
 _QUICK: Final = (1, zlib.DEFLATED, -15, 9, zlib.Z_RLE)
-"""For somebody who waits: of rendered pictures 5 % larger, in a seventh of the time."""
+"""For somebody who waits, its rows less their left neighbours: 5 to 8 % larger, in a seventh of the
+time."""
 _WINDOW: Final = 1 << 15
 BLOCK_BYTES: Final = 1 << 19
 """So many bytes of rows are one thread's work at a time."""
@@ -112,6 +113,7 @@ class Packing:
         self._row_bytes = row_bytes
         self._pixel_bytes = pixel_bytes
         self._threads = threads
+        self._quick = quick
         self._settings = _QUICK if quick else _THOROUGH
         self.adler = 1
         self.stored_bytes = 0
@@ -149,12 +151,17 @@ class Packing:
         for strip in strips:
             for at in range(0, len(strip), step):
                 rows = strip[at : at + step]
-                stored = filter_rows(above, rows, self._row_bytes, self._pixel_bytes)
+                stored = self._filtered(above, rows)
                 self.adler = zlib.adler32(stored, self.adler)
                 self.stored_bytes += len(stored)
                 yield stored, before
                 above = rows[-self._row_bytes :]
                 before = (before + stored[-_WINDOW:])[-_WINDOW:]
+
+    def _filtered(self, above: bytes | None, rows: bytes) -> bytes:
+        if self._quick:
+            return sub_rows(rows, self._row_bytes, self._pixel_bytes)
+        return filter_rows(above, rows, self._row_bytes, self._pixel_bytes)
 
     def _deflated(self, stored: bytes, before: bytes) -> bytes:
         settings = self._settings

@@ -84,8 +84,8 @@ def run_node(
     _check_name(settings.work)
     with _locked(settings.work):
         povray = find_povray(settings.povray)
-        if not _await_node_token(settings, stop, environ, home):
-            return 0
+        if not settings.join_wait_s:
+            _find_node_token(settings.join, environ, home)
         sandbox = find_sandbox(settings, look_for_walls(settings.sandbox))
         _say_wall(sandbox)
         watch = PovrayWatch(povray, settings.work, sandbox, canary=settings.canary)
@@ -94,7 +94,10 @@ def run_node(
             identity = _identity(settings, povray_class, watch.canary_cpu_s)
         except CanaryStopped:
             return 0
-        _Node(settings, stop, environ, home, povray, sandbox, watch, identity).run(ready)
+        node = _Node(settings, stop, environ, home, povray, sandbox, watch, identity)
+        # Last of all: whoever makes the token starts meanwhile.
+        if _await_node_token(settings, stop, environ, home):
+            node.run(ready)
     return 0
 
 

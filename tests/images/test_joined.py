@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clusterray.core.model import FileFormat, Rect
-from clusterray.images.filters import filter_rows, unfilter_rows
+from clusterray.images.filters import filter_rows, sub_rows, unfilter_rows
 from clusterray.images.formats import write_tile
 from clusterray.images.png import FORMATS, PixelFormat
 from clusterray.images.png_reader import Reading, read_png
@@ -128,6 +128,14 @@ def test_filtered_rows_are_what_a_png_reader_turns_back(
     assert pngraw.unfilter(whole, row_bytes, pixels.pixel_bytes)[1:] == rows
     begin = above or bytes(row_bytes)
     assert unfilter_rows(begin, stored, size[0], pixels) == b"".join(rows)
+
+
+@pytest.mark.parametrize("pixels", FORMATS, ids=lambda each: each.name)
+def test_rows_less_their_left_neighbours_are_turned_back(pixels: PixelFormat) -> None:
+    rows = smooth_rows(7, 5, pixels)
+    stored = sub_rows(b"".join(rows), len(rows[0]), pixels.pixel_bytes)
+    begin = bytes(len(rows[0]))
+    assert unfilter_rows(begin, stored, 7, pixels) == b"".join(rows)
 
 
 def test_both_filters_are_used_where_they_serve() -> None:
