@@ -157,6 +157,19 @@ def test_core_is_pure(source: Source) -> None:
     assert impurities(source) == []
 
 
+def test_the_head_starts_no_programs() -> None:
+    # They would inherit that its threads are on one core (head.one_core).
+    starters = {"subprocess", "multiprocessing", "clusterray.povray.command"}
+    found = [
+        f"{source.name}:{line} imports {name}"
+        for source in sources()
+        if source.room in {"core", "wire", "images", "head"}
+        for line, name in imported(source)
+        if starters & {name, name.rpartition(".")[0]}
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize(
     ("module", "text"),
     [

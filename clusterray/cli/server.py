@@ -32,7 +32,7 @@ def _serve(words: Sequence[str]) -> int:
         return 0
     settings = head_settings(resolved)
     start_logging(str(resolved["log_level"]))
-    head = Head(settings)
+    head = Head(settings, alone=True)
     with StopSignals(lambda: _begin_stop(head), lambda: os._exit(_STOPPED_AT_ONCE)):
         try:
             say_on_stdout(head.start().line())

@@ -140,7 +140,7 @@ class Helping(Lighting):
         """Let the nodes with a place, for which no band waits, help with those that run."""
         if self.seek_at is None or self.seek_at > self._now:
             return
-        if not self.hungry:
+        if not (self.hungry and self._some_run()):
             self.seek_at = None
             return
         awaiting = {ask.wanted_by for ask in self.asks.values() if self._is_fresh(ask)}
@@ -150,8 +150,10 @@ class Helping(Lighting):
             in_vain = 0 if self._help(node) else in_vain + 1
             if in_vain == NODES_LOOKED_FOR:
                 break
-        runs = any(job.ends for job in islice(self.open_jobs, JOBS_LOOKED_AT))
-        self.seek_at = self._now + SEEK_S if self.hungry and runs else None
+        self.seek_at = self._now + SEEK_S if self.hungry and self._some_run() else None
+
+    def _some_run(self) -> bool:
+        return any(job.ends for job in islice(self.open_jobs, JOBS_LOOKED_AT))
 
     def _is_fresh(self, ask: Ask) -> bool:
         return self._now - ask.at < ANSWER_S

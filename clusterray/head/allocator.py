@@ -17,6 +17,11 @@ from typing import Final
 ARENAS: Final = 2
 YOUNG_OBJECTS: Final = 20_000
 """Of so many new objects Python looks for those that only hold each other."""
+_YOUNG_LOOKS: Final = 2
+"""After so many looks at new objects, and one more, those that stayed are looked at once more."""
+_OLDER_LOOKS: Final = 1000
+"""After so many looks at these Python would look at all objects. That takes a tenth of a second for
+ten thousand bands, in which nothing else happens: ``look_at_all`` does it in a quiet moment."""
 _M_ARENA_MAX: Final = -8
 """From glibc's malloc.h."""
 
@@ -34,7 +39,12 @@ def look_seldom() -> None:
     A head makes hundreds of objects for a band, and few that end so. With Python's own 700 a sixth
     of its time went into looking (docs/performance.md).
     """
-    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    gc.set_threshold(YOUNG_OBJECTS, _YOUNG_LOOKS, _OLDER_LOOKS)
+
+
+def look_at_all() -> None:
+    """Have Python let all objects go that only hold each other, however long they have been."""
+    gc.collect()
 
 
 def give_back() -> None:

@@ -8,14 +8,13 @@ first.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from clusterray.images.png_reader import PngFile
 
 MOST_BYTES: Final = 16 << 20
-MOST_TILES: Final = 512
+MOST_TILES: Final = 2048
 
 
 class CheckedTiles:
@@ -34,7 +33,7 @@ class CheckedTiles:
         if tile.proof is None:
             return
         size = len(tile.proof.stored)
-        self._tiles[path] = replace(tile, path=path)
+        self._tiles[path] = tile.moved_to(path)
         self._put.append((path, size))
         self._bytes += size
         while self._bytes > MOST_BYTES or len(self._put) > MOST_TILES:

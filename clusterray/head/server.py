@@ -22,7 +22,7 @@ from clusterray.core.errors import LocalFault, NoHead
 from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
 from clusterray.core.farm import Farm
 from clusterray.core.model import AttemptId, JobId
-from clusterray.head.allocator import give_back, look_seldom, share_arenas
+from clusterray.head.allocator import give_back, look_at_all, look_seldom, share_arenas
 from clusterray.head.certificate import HeadCertificate, head_certificate
 from clusterray.head.checked_tiles import CheckedTiles
 from clusterray.head.chores import Chores
@@ -33,6 +33,7 @@ from clusterray.head.ftp_server import FtpLimits, FtpServer
 from clusterray.head.keeper import Keeper
 from clusterray.head.letters import PictureWritten
 from clusterray.head.listening import bind
+from clusterray.head.one_core import OneCore
 from clusterray.head.ownership import may_touch, seen_by
 from clusterray.head.randomness import Randomness
 from clusterray.head.scene_store import SceneStore
@@ -73,10 +74,14 @@ class Ready:
 
 
 class Head:
-    """A head: ``start``, then ``run`` until ``request_stop``, then ``stop``."""
+    """A head: ``start``, then ``run`` until ``request_stop``, then ``stop``.
 
-    def __init__(self, settings: HeadSettings) -> None:
+    ``alone``: the process is the head's own, which may say on which cores its threads run.
+    """
+
+    def __init__(self, settings: HeadSettings, *, alone: bool = False) -> None:
         self.crashed = False
+        self._cores = OneCore() if alone else None
         self._settings = settings
         self._certificate: HeadCertificate | None = None
         self._doorkeeper = Doorkeeper(None if settings.tls else settings.plain_networks)
@@ -270,12 +275,15 @@ class Head:
             selector.register(self._listening, selectors.EVENT_READ)
             selector.register(self._wake_read, selectors.EVENT_READ)
             while True:
-                left_s = max(0.0, tidy_at - time.monotonic())
+                look_at = self._cores.look_at if self._cores else tidy_at
+                left_s = max(0.0, min(tidy_at, look_at) - time.monotonic())
                 ready = {key.fileobj for key, _ in selector.select(left_s)}
                 if self._wake_read in ready:
                     return
                 if self._listening in ready:
                     self._accept()
+                if self._cores and time.monotonic() >= self._cores.look_at:
+                    self._cores.look()
                 if time.monotonic() >= tidy_at:
                     self._tidy()
                     tidy_at = time.monotonic() + TIDY_EVERY_S
@@ -300,6 +308,8 @@ class Head:
 
     def _tidy(self) -> None:
         self._forget_ended()
+        if self._cores and self._cores.calm:
+            look_at_all()
         give_back()
 
     def _forget_ended(self) -> None:

@@ -374,8 +374,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _encode(value: object) -> bytes:
-    return msgspec.json.encode(value)
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def _read(data: bytes, kind: type[R]) -> R:

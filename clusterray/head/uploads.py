@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from clusterray.core.model import STAGE_OF, AttemptId, FileFormat, LightKind, Rect, Stage
 from clusterray.head.durable import sync, sync_all
@@ -26,6 +27,7 @@ from clusterray.povray.spec import RenderSpec
 
 CHUNK_BYTES = 1 << 20
 
+_MADE_IN: Final[Mapping[Stage, LightKind]] = {stage: kind for kind, stage in STAGE_OF.items()}
 _numbers = itertools.count()
 
 
@@ -114,7 +116,7 @@ def tile_limit(rect: Rect, spec: RenderSpec) -> int:
 
 
 def _light_made_in(stage: Stage) -> LightKind | None:
-    return next((kind for kind, made_in in STAGE_OF.items() if made_in == stage), None)
+    return _MADE_IN.get(stage)
 
 
 def arrived_whole(upload: Path, announced: Announced, tick: Callable[[], None]) -> bool:
@@ -153,7 +155,7 @@ def check_upload(expected: Expected, announced: Announced) -> Checked:
     # Under a name that no upload has: the node may be back already and upload once more.
     aside = Path(f"{expected.upload}.{next(_numbers)}")
     try:
-        expected.upload.rename(aside)
+        _move(expected.upload, aside)
     except FileNotFoundError:
         raise UploadFault("no tile was uploaded") from None
     try:
@@ -188,13 +190,17 @@ def keep(uploads: Sequence[Checked]) -> None:
     try:
         sync_all([upload.path for upload in uploads])
         for upload in uploads:
-            upload.path.rename(upload.tile)
+            _move(upload.path, upload.tile)
         for folder in {upload.tile.parent for upload in uploads}:
             sync(folder)
     except BaseException:
         for upload in uploads:
             upload.path.unlink(missing_ok=True)
         raise
+
+
+def _move(source: Path, target: Path) -> None:
+    os.rename(source, target)  # noqa: PTH104 - Path's makes a Path, which costs as much again
 
 
 def take_in(expected: Expected, announced: Announced) -> None:

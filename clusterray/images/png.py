@@ -67,12 +67,12 @@ FORMATS: Final = (
     PixelFormat("RGB, 16 bits", 16, 2, "RGB", ("RGB;16B", "RGB;16L")),
     PixelFormat("RGB and alpha, 16 bits", 16, 6, "RGBA", ("RGBA;16B", "RGBA;16L")),
 )
+_FORMAT_OF: Final = {(each.depth, each.grey, each.alpha): each for each in FORMATS}
 
 
 def pixel_format(bits: int, *, grey: bool, alpha: bool) -> PixelFormat:
     """Give the format that POV-Ray writes when asked for ``bits`` a channel (5 to 16)."""
-    wanted = (16 if grey or bits > 8 else 8, grey, alpha)
-    return next(each for each in FORMATS if (each.depth, each.grey, each.alpha) == wanted)
+    return _FORMAT_OF[16 if grey or bits > 8 else 8, grey, alpha]
 
 
 def as_seen(rows: bytes, width: int, pixels: PixelFormat) -> Image.Image:

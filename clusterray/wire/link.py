@@ -17,8 +17,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final, TypeVar
 
 from clusterray.wire import tls
@@ -227,21 +226,23 @@ class Link:
         Raises LinkClosed if it fails, or is not over after ``timeout_s`` seconds.
         """
         deadline = self._clock() + timeout_s
-        with self._owned():
-            try:
-                first = self._until_done(lambda: self._sock.recv(1, socket.MSG_PEEK), deadline)
-                if first and first[0] != tls.HANDSHAKE_BYTE:
-                    return False
-                secured = context.wrap_socket(
-                    self._sock, server_side=True, do_handshake_on_connect=False
-                )
-                self._sock = secured
-                self._until_done(secured.do_handshake, deadline)
-            except OSError as error:
-                reason = f"no TLS handshake with {self.peer}: {error.strerror or error}"
-                raise LinkClosed(reason) from None
+        self._enter()
+        try:
+            first = self._until_done(lambda: self._sock.recv(1, socket.MSG_PEEK), deadline)
+            if first and first[0] != tls.HANDSHAKE_BYTE:
+                return False
+            secured = context.wrap_socket(
+                self._sock, server_side=True, do_handshake_on_connect=False
+            )
+            self._sock = secured
+            self._until_done(secured.do_handshake, deadline)
             self._heard_at = self._clock()
             return True
+        except OSError as error:
+            reason = f"no TLS handshake with {self.peer}: {error.strerror or error}"
+            raise LinkClosed(reason) from None
+        finally:
+            self._leave()
 
     def _until_done(self, step: Callable[[], Result], deadline: float) -> Result:
         """Repeat what the socket is not ready for until it is; raises OSError, LinkClosed."""
@@ -271,7 +272,8 @@ class Link:
             self._readable = True
         if self._inbox and self._closed is None:
             return self._inbox.popleft()
-        with self._owned():
+        self._enter()
+        try:
             while True:
                 # What has been read is given first: each message would cost a look at the socket.
                 if not self._inbox:
@@ -286,6 +288,8 @@ class Link:
                 if deadline is not None and now >= deadline:
                     return None
                 self._wait(self._next_duty(deadline) - now)
+        finally:
+            self._leave()
 
     def service(self) -> None:
         """Read, write and send heartbeats without waiting, in the middle of other work.
@@ -293,16 +297,20 @@ class Link:
         What arrives stays for the next ``receive``. Raises as ``receive`` does.
         """
         self._readable = True
-        with self._owned():
+        self._enter()
+        try:
             self._pass()
             if self._ended is not None and not self._inbox:
                 raise LinkClosed(self._ended, silent=self._silent)
+        finally:
+            self._leave()
 
     def flush(self, timeout_s: float) -> bool:
         """Write the outbox, for at most ``timeout_s`` seconds; tell whether all of it went out."""
         deadline = self._clock() + timeout_s
         try:
-            with self._owned():
+            self._enter()
+            try:
                 while True:
                     self._check_open()
                     self._write_outbox()
@@ -314,6 +322,8 @@ class Link:
                     if now >= deadline:
                         return False
                     self._wait(deadline - now, reading=False)
+            finally:
+                self._leave()
         except LinkClosed:
             return False
 
@@ -354,16 +364,12 @@ class Link:
 
     # ------------------------------------------------------------ the owner's inner work
 
-    @contextmanager
-    def _owned(self) -> Iterator[None]:
+    def _enter(self) -> None:
+        """Be at work on the socket, until ``_leave``; a generator would double what that costs."""
         with self._lock:
             if self._closed is not None:
                 raise LinkClosed(self._closed)
             self._inside = True
-        try:
-            yield
-        finally:
-            self._leave()
 
     def _leave(self) -> None:
         with self._lock:

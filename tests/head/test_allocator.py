@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
 
-from clusterray.head import allocator, server
+from clusterray.head import allocator, one_core, server
 from tests.head.peers import Peer, running_head
 
 HAS_GLIBC = hasattr(ctypes.CDLL(None), "malloc_trim")
@@ -50,3 +52,30 @@ def test_a_head_gives_back_now_and_then_and_forgets_who_left(
             tidied.clear()
             assert tidied.wait(20)
         assert head.head._connections == []
+
+
+class Ring:
+    """Holds itself."""
+
+    def __init__(self) -> None:
+        self.ring = self
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_python_looks_at_all_objects_when_a_head_has_little_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, busy: bool
+) -> None:
+    tidied = threading.Event()
+    monkeypatch.setattr(server, "TIDY_EVERY_S", 0.01)
+    monkeypatch.setattr(server, "give_back", tidied.set)
+    monkeypatch.setattr(one_core.OneCore, "calm", not busy)
+    with running_head(tmp_path / "state") as head:
+        head.head._cores = one_core.OneCore()
+        gone = weakref.ref(old := Ring())
+        # It belongs to the old ones now, which only a look at all objects finds.
+        gc.collect(1)
+        del old
+        for _ in range(2):
+            tidied.clear()
+            assert tidied.wait(20)
+        assert (gone() is not None) == busy

@@ -10,6 +10,7 @@ import pytest
 from clusterray.core.errors import LocalFault
 from clusterray.core.model import FileFormat, Rect
 from clusterray.images.png import FORMATS, PixelFormat
+from clusterray.images.png_reader import read_png
 from clusterray.images.tile import TileFault, check_tile, crop_tile
 from tests.images import pngraw
 
@@ -131,3 +132,27 @@ def test_a_target_that_cannot_be_written_is_this_machines_fault(tmp_path: Path) 
     source = picture(tmp_path / "whole.png", (3, 3), FORMATS[0])
     with pytest.raises(LocalFault, match=r"gone/tile\.png: No such file"):
         crop_tile(source, Rect(0, 0, 3, 3), tmp_path / "gone" / "tile.png", RGB)
+
+
+def found_in(path: Path, content: bytes | None) -> object:
+    """What a reader says of a PNG: where everything lies in it, or what is wrong."""
+    try:
+        png = read_png(path, content)
+    except TileFault as fault:
+        return str(fault)
+    return png.width, png.height, png.format, png.colour, png.packed
+
+
+def test_a_small_file_is_read_in_memory_as_a_large_one_is_from_the_disk(tmp_path: Path) -> None:
+    source = picture(tmp_path / "whole.png", (9, 7), FORMATS[1])
+    crop_tile(source, Rect(0, 0, 9, 5), tmp_path / "tile.png", RGBA)
+    whole, damaged = (tmp_path / "tile.png").read_bytes(), tmp_path / "damaged.png"
+    cut = [whole[:kept] for kept in range(len(whole) + 1)]
+    flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
+    kinds = set()
+    for content in (*cut, *flipped, whole + b"more"):
+        damaged.write_bytes(content)
+        found = found_in(damaged, content)
+        assert found == found_in(damaged, None)
+        kinds.add(type(found))
+    assert kinds == {str, tuple}
