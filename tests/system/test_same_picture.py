@@ -79,3 +79,31 @@ def _check(submits: list[tuple[str, list[str], Path, Process]], folder: Path) ->
         assert differing_pixels(plain, out) == 0, (scene, options)
         plain.unlink()
         out.unlink()
+
+
+LARGE = """
+#version 3.7;
+global_settings { assumed_gamma 1 }
+camera { location <0, 1, -4> look_at 0 right x * image_width / image_height }
+light_source { <3, 5, -6> rgb 1 }
+background { rgbt <0.1, 0.2, 0.3, 0.5> }
+plane { y, -1 pigment { checker rgb 1 rgb <1, 0.2, 0> } finish { reflection 0.2 } }
+sphere { 0, 1 pigment { rgbft <0.2, 0.9, 0.3, 0.2, 0.3> } finish { phong 1 } }
+"""
+
+
+@needs_povray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_picture_whose_tiles_are_all_made_of_blocks_equals_plain_povray(tmp_path: Path) -> None:
+    (tmp_path / "large.pov").write_text(LARGE)
+    options = ["+W2401", "+H2567", "+FN16", "+UA"]
+    out = tmp_path / "farm.png"
+    with farm_of(tmp_path / "farm", 1, 2) as farm:
+        words = ["-o", str(out), "--", *options]
+        submit = farm.submit(tmp_path / "large.pov", *words, cwd=tmp_path)
+        assert submit.wait(240) == 0, submit.err.seen[-20:]
+        said = "\n".join(line for node in farm.nodes.values() for line in node.err.seen)
+    assert "its tile took no parse" in said
+    plain = plain_povray(tmp_path, tmp_path / "plain.png", "+Ilarge.pov", *options)
+    assert differing_pixels(plain, out) == 0
