@@ -17,10 +17,12 @@ from typing import Final
 ARENAS: Final = 2
 YOUNG_OBJECTS: Final = 5_000
 """Of so many new objects Python looks for those that only hold each other."""
-_NEVER: Final = 1_000_000
-"""After so many looks at new objects those that stayed would be looked at once more, then all.
-While a look lasts nothing else happens, 40 to 85 ms for 80,000 objects that lie all over the memory
-of a head with a thousand nodes: ``look_at_all`` is for a quiet moment."""
+_YOUNG_LOOKS: Final = 1000
+"""After so many looks at new objects, some ten thousand bands, those that stayed are looked at once
+more. While that lasts nothing else happens, 40 to 85 ms for 80,000 objects that lie all over the
+memory of a head with a thousand nodes: so ``look_at_all`` does it in quiet moments."""
+_OLDER_LOOKS: Final = 10
+"""After so many of these, all are. Both are for a head that never has a quiet moment."""
 _M_ARENA_MAX: Final = -8
 """From glibc's malloc.h."""
 
@@ -38,7 +40,7 @@ def look_seldom() -> None:
     A head makes hundreds of objects for a band, and few that end so. As Python does it by itself,
     a sixth of its time went into looking (docs/performance.md).
     """
-    gc.set_threshold(YOUNG_OBJECTS, _NEVER, _NEVER)
+    gc.set_threshold(YOUNG_OBJECTS, _YOUNG_LOOKS, _OLDER_LOOKS)
 
 
 def look_at_all() -> None:
