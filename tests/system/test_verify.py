@@ -44,7 +44,8 @@ def test_every_band_of_an_exact_scene_comes_out_the_same_on_another_node(tmp_pat
         assert check["first"] != check["second"]
         assert (check["state"], check["differing"], check["reason"]) == ("compared", 0, "")
     picture = [band for band in shown["bands"] if band["stage"] == "final"]
-    assert [check["rect"] for check in checks] == [band["rect"] for band in picture]
+    # A band that was cut meanwhile is checked in two.
+    assert sorted(check["rect"] for check in checks) == sorted(band["rect"] for band in picture)
     verified = shown["job"]["verified"]
     assert (shown["job"]["verify"], verified["compared"]) == ("all", len(picture))
     assert (verified["pixels"], verified["differing"], verified["failed"]) == (96 * 320, 0, 0)
