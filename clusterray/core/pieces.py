@@ -21,7 +21,7 @@ PIECE_S = 120.0
 """Seconds that a piece lasts, or longer where the scene takes long to parse."""
 PARSES = 100
 """A piece has so many times the work of a parse (`scripts/bench/balance --mixes "8 long" --policies
-farm`: a node that dies costs 3 %; in the short jobs of the mix 8, which have no pieces, 13 %)."""
+farm`: a node that dies costs 5 %; in the short jobs of the mix 8, which have no pieces, 13 %)."""
 PIECE_BLOCKS = 12
 """And so many blocks for each thread at least: at its end threads wait for the last of them."""
 MORE = 1.5

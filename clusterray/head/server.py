@@ -21,7 +21,7 @@ from wsgiref.types import WSGIApplication
 from clusterray.core.errors import LocalFault, NoHead
 from clusterray.core.events import Compared, FrameFailed, LightJoined, TileNotKept
 from clusterray.core.farm import Farm
-from clusterray.core.model import AttemptId, JobId
+from clusterray.core.model import AttemptId
 from clusterray.head.allocator import give_back, look_at_all, look_seldom, share_arenas
 from clusterray.head.certificate import HeadCertificate, head_certificate
 from clusterray.head.checked_tiles import CheckedTiles
@@ -239,9 +239,11 @@ class Head:
             except NoHead:
                 return None
 
+        def may_see(job: str, who: TokenRecord) -> bool:
+            return may_touch(who, manager.view().tokens.get(job, ""))
+
         def preview_for(job: str, who: TokenRecord) -> bytes | None:
-            token = manager.view().tokens.get(job, "")
-            return stitcher.preview(JobId(job)) if may_touch(who, token) else None
+            return stitcher.preview(job) if may_see(job, who) else None
 
         context = self._certificate.context if self._certificate else None
 
@@ -250,6 +252,7 @@ class Head:
 
             return create_app(
                 view=lambda who: seen_by(who, manager.view()),
+                pictured=lambda job, who: may_see(job, who) and stitcher.has_preview(job),
                 preview=preview_for,
                 check_token=visitor_of,
                 wrong_secret=self._doorkeeper.wrong_secret,

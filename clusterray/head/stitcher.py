@@ -249,6 +249,10 @@ class Stitcher:
                 awaited.wait(LOOK_WAIT_S)
         return self._previews.get(job)
 
+    def has_preview(self, job: str) -> bool:
+        """Tell whether there is something to be seen of a job; makes nothing."""
+        return job in self._due or job in self._previews
+
     def stop(self, *, drain: bool = True) -> None:
         """End the thread and wait for it; may be called twice, or without start.
 

@@ -264,9 +264,9 @@ class RenderLoop:
             try:
                 self._run_povray(held, scene, kept)
                 return
-            except BlocksDone as cut:
+            except BlocksDone as done:
                 held.line.close()
-                self._count(held, cut.times)
+                self._count(held, done.times)
                 kept = self._salvage.finished(held)
                 if self._stubs.make(held, scene, kept):
                     return

@@ -271,6 +271,7 @@ def test_previews_come_at_once_then_twice_a_second_and_once_more_when_idle(
     step()
     stitcher.add(JOB, 0, tiles[0], rows[0])
     step()
+    assert stitcher.has_preview(JOB) and not stitcher.has_preview(OTHER)
     assert made == [], "nobody looks"
     stitcher._looks.look(JOB)
     stitcher._publish_due()

@@ -122,6 +122,10 @@ def preview_for(job_id: str, who: Visitor) -> bytes | None:
     return preview(job_id)
 
 
+def pictured_for(job_id: str, who: Visitor) -> bool:
+    return preview(job_id) is not None
+
+
 def preview(job_id: str) -> bytes | None:
     colours = {"j7": (180, 110, 60), "j3": (70, 90, 140)}
     if job_id not in colours:

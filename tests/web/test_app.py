@@ -24,6 +24,7 @@ from tests.web.farm import (
     Visitor,
     busy_farm,
     job,
+    pictured_for,
     preview,
     preview_for,
     view,
@@ -37,6 +38,7 @@ def open_app(
     shown = busy_farm() if farm is None else farm
     app = create_app(
         view=lambda who: shown,
+        pictured=pictured_for,
         preview=preview_for,
         check_token=check_token,  # type: ignore[arg-type]
     )
@@ -201,6 +203,7 @@ def test_pictures_of_open_jobs_come_first_and_are_few() -> None:
     done = [job(number, state="done") for number in range(30, 10, -1)]
     app = create_app(
         view=lambda who: Farm(jobs=(*done, job(1))),
+        pictured=lambda job, who: True,
         preview=lambda job, who: b"png",
         check_token=visitor_of,
     )
@@ -258,6 +261,7 @@ def test_percent_is_hundred_only_when_all_is_there(done: int, total: int, shown:
 def test_an_address_or_a_name_of_the_head_is_answered(host: str) -> None:
     app = create_app(
         view=view,
+        pictured=pictured_for,
         preview=preview_for,
         check_token=visitor_of,
         hosts=("localhost", "render1.lan"),
@@ -289,7 +293,11 @@ def test_wrong_tokens_are_counted_and_right_ones_are_not() -> None:
         yield None if len(wrong) > 3 else 0.0
 
     client = create_app(
-        view=view, preview=preview_for, check_token=visitor_of, wrong_secret=wrong_secret
+        view=view,
+        pictured=pictured_for,
+        preview=preview_for,
+        check_token=visitor_of,
+        wrong_secret=wrong_secret,
     ).test_client()
     assert client.get("/").status_code == 401, "no token is no wrong token"
     assert client.get("/", headers=bearer("cr1-unknown")).status_code == 401
@@ -311,7 +319,7 @@ def test_only_one_worker_waits_over_a_wrong_token(monkeypatch: pytest.MonkeyPatc
         assert go_on.wait(10)
 
     monkeypatch.setattr("clusterray.head.web.app.time.sleep", wait)
-    app = create_app(view=view, preview=preview_for, check_token=visitor_of)
+    app = create_app(view=view, pictured=pictured_for, preview=preview_for, check_token=visitor_of)
     first = threading.Thread(
         target=lambda: app.test_client().get("/", headers=bearer("cr1-unknown"))
     )
@@ -324,7 +332,9 @@ def test_only_one_worker_waits_over_a_wrong_token(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_cookie_of_a_page_over_tls_never_goes_out_in_the_clear() -> None:
-    app = create_app(view=view, preview=preview_for, check_token=visitor_of, secure=True)
+    app = create_app(
+        view=view, pictured=pictured_for, preview=preview_for, check_token=visitor_of, secure=True
+    )
     answer = app.test_client().post("/login", data={"token": SUBMIT})
     assert "; Secure" in answer.headers["Set-Cookie"]
     assert "; HttpOnly" in answer.headers["Set-Cookie"]

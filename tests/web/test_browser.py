@@ -18,7 +18,7 @@ from tests.head.peers import Peer, running_head
 from tests.head.test_light import next_lease
 from tests.head.test_scout import GREEN, small, submit
 from tests.web.browser import Browser
-from tests.web.farm import HOSTILE, NODE, SUBMIT, preview_for, view, visitor_of
+from tests.web.farm import HOSTILE, NODE, SUBMIT, pictured_for, preview_for, view, visitor_of
 
 CHROMIUM = shutil.which("chromium")
 PICTURES = "[...document.querySelectorAll('figure img')]"
@@ -42,7 +42,9 @@ pytestmark = [
 
 @pytest.fixture
 def app() -> Flask:
-    app = create_app(view=view, preview=preview_for, check_token=visitor_of, secure=True)
+    app = create_app(
+        view=view, pictured=pictured_for, preview=preview_for, check_token=visitor_of, secure=True
+    )
     # The page must not go away while it is looked at.
     app.jinja_env.globals["refresh_s"] = 3600
     return app

@@ -18,7 +18,7 @@ from clusterray.head.certificate import HeadCertificate, head_certificate
 from clusterray.head.web.app import create_app
 from clusterray.head.web.web_server import WebServer
 from clusterray.wire.tls import fingerprint_of
-from tests.web.farm import SUBMIT, preview, preview_for, view, visitor_of
+from tests.web.farm import SUBMIT, pictured_for, preview, preview_for, view, visitor_of
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def nothing_left() -> Iterator[None]:
 
 
 def make_server(port: int = 0) -> WebServer:
-    app = create_app(view=view, preview=preview_for, check_token=visitor_of)
+    app = create_app(view=view, pictured=pictured_for, preview=preview_for, check_token=visitor_of)
     return WebServer(app, "127.0.0.1", port)
 
 
@@ -93,7 +93,9 @@ def test_a_taken_address_is_a_fault_in_words(nothing_left: None) -> None:
 @pytest.fixture
 def sealed(nothing_left: None, tmp_path: Path) -> Iterator[tuple[WebServer, HeadCertificate]]:
     certificate = head_certificate(tmp_path)
-    app = create_app(view=view, preview=preview_for, check_token=visitor_of, secure=True)
+    app = create_app(
+        view=view, pictured=pictured_for, preview=preview_for, check_token=visitor_of, secure=True
+    )
     big = bytes(range(256)) * 20_000
     app.add_url_rule("/big", "big", lambda: big)
     server = WebServer(app, "127.0.0.1", 0, certificate.context)
@@ -200,7 +202,7 @@ def test_many_addresses_do_not_take_all_places(
 
 
 def test_who_may_not_knock_is_closed_at_once(nothing_left: None) -> None:
-    app = create_app(view=view, preview=preview_for, check_token=visitor_of)
+    app = create_app(view=view, pictured=pictured_for, preview=preview_for, check_token=visitor_of)
     server = WebServer(app, "127.0.0.1", 0, None, lambda address: False)
     server.start()
     try:

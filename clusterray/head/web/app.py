@@ -80,6 +80,7 @@ class _Sources(Generic[Visitor]):
     """Where the pages get what they show."""
 
     view: Callable[[Visitor], FarmSnapshot]
+    pictured: Callable[[str, Visitor], bool]
     preview: Callable[[str, Visitor], bytes | None]
     check_token: Callable[[str], Visitor | None]
     wrong_secret: WrongSecret
@@ -131,6 +132,7 @@ class _Sessions:
 def create_app(
     *,
     view: Callable[[Visitor], FarmSnapshot],
+    pictured: Callable[[str, Visitor], bool],
     preview: Callable[[str, Visitor], bytes | None],
     check_token: Callable[[str], Visitor | None],
     wrong_secret: WrongSecret = lambda address: nullcontext(0.0),
@@ -139,9 +141,10 @@ def create_app(
 ) -> Flask:
     """Make the web application.
 
-    ``view`` gives the farm as a visitor may see it now, ``preview`` a job's picture so far as PNG
-    or None, ``check_token`` who comes with a token's text, None if it opens nothing. ``hosts`` are
-    the names of the head, in small letters; addresses are its own anyway. ``secure``: it is reached
+    ``view`` gives the farm as a visitor may see it now, ``pictured`` tells whether there is
+    something to be seen of a job, ``preview`` its picture so far as PNG or None, ``check_token``
+    who comes with a token's text, None if it opens nothing. ``hosts`` are the names of the head, in
+    small letters; addresses are its own anyway. ``secure``: it is reached
     over TLS. All callables are called by several threads at once.
     """
     app = Flask("clusterray.head.web")
@@ -159,7 +162,7 @@ def create_app(
     app.before_request(lambda: _check_host(hosts))
     app.after_request(_add_headers)
     app.register_error_handler(HTTPException, _error_page)
-    _add_routes(app, _Sources(view, preview, check_token, wrong_secret), _Sessions())
+    _add_routes(app, _Sources(view, pictured, preview, check_token, wrong_secret), _Sessions())
     return app
 
 
@@ -208,7 +211,7 @@ def _add_routes(app: Flask, sources: _Sources[Visitor], sessions: _Sessions) -> 
         who = visitor()
         if who is None:
             return _login_page("", 401)
-        return _status_page(sources.view(who), lambda job: sources.preview(job, who))
+        return _status_page(sources.view(who), lambda job: sources.pictured(job, who))
 
     @app.post("/login")
     def login() -> Response:
@@ -285,24 +288,24 @@ def _login_page(problem: str, code: int) -> Response:
     return response
 
 
-def _status_page(farm: FarmSnapshot, preview: Callable[[str], bytes | None]) -> str:
+def _status_page(farm: FarmSnapshot, pictured: Callable[[str], bool]) -> str:
     return flask.render_template(
         "status.html",
         farm=farm,
         jobs=farm.jobs[:SHOWN_JOBS],
         hidden_jobs=max(0, len(farm.jobs) - SHOWN_JOBS),
-        pictures=_pictures(farm.jobs, preview),
+        pictures=_pictures(farm.jobs, pictured),
         running=sum(job.state in _OPEN_STATES for job in farm.jobs),
         present=sum(node.state != "away" for node in farm.nodes),
         titles={job.id: job.title or job.output_name for job in farm.jobs},
     )
 
 
-def _pictures(jobs: tuple[JobView, ...], preview: Callable[[str], bytes | None]) -> list[JobView]:
+def _pictures(jobs: tuple[JobView, ...], pictured: Callable[[str], bool]) -> list[JobView]:
     """Choose the jobs whose picture is shown: those at work first, then the newest."""
-    pictured = [job for job in jobs if preview(job.id) is not None]
-    pictured.sort(key=lambda job: job.state not in _OPEN_STATES)
-    return pictured[:SHOWN_PICTURES]
+    seen = [job for job in jobs if pictured(job.id)]
+    seen.sort(key=lambda job: job.state not in _OPEN_STATES)
+    return seen[:SHOWN_PICTURES]
 
 
 def _see_other(place: str) -> Response:
